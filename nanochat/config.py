@@ -1,0 +1,392 @@
+"""One frozen description of a training run.
+
+A `TrainConfig` is everything that decides what a run computes. It is checked when it is built, it is never changed
+afterwards, and two runs are the same run when the digests of their configs are equal. How many GPUs serve a run is not
+in it: the batch is fixed in tokens, so the same config gives the same mathematics on any number of ranks.
+
+`None` means absent (no capacity bound, no evaluation); there are no sentinel numbers here, those live in `flags.py`.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union
+
+Precision = Literal["bf16", "fp8"]
+Fp8Recipe = Literal["tensorwise", "rowwise"]
+CompileMode = Literal["static", "dynamic", "none"]
+AttentionBackend = Literal["auto", "sdpa", "flash"]
+
+
+class ConfigError(ValueError):
+    """A config that cannot be: names the field, what was seen and what to do."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of the transformer; the width follows from depth x aspect_ratio, rounded up to whole heads."""
+
+    depth: int = 20
+    aspect_ratio: int = 64
+    head_dim: int = 128
+    seq_len: int = 2048
+    vocab_size: int = 32768
+    window_pattern: str = "SSSL"  # per layer, tiled: S = half the context, L = all of it; the last layer is always L
+    attention: AttentionBackend = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "aspect_ratio", "head_dim", "seq_len", "vocab_size"):
+            _require(getattr(self, name) > 0, f"model.{name} must be positive, got {getattr(self, name)}")
+        _require(self.head_dim % 2 == 0, f"model.head_dim must be even for rotary embeddings, got {self.head_dim}")
+        pattern_ok = bool(self.window_pattern) and set(self.window_pattern) <= {"S", "L"}
+        _require(pattern_ok, f"model.window_pattern holds letters S and L only, got {self.window_pattern!r}")
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads; keys and values have as many."""
+        return -(-self.depth * self.aspect_ratio // self.head_dim)
+
+    @property
+    def width(self) -> int:
+        """The residual stream's width D."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """The vocabulary rounded up to a multiple of 64; logits are sliced back to `vocab_size`."""
+        return -(-self.vocab_size // 64) * 64
+
+    def window_tokens(self, layer: int) -> int:
+        """How many tokens, itself included, a position of `layer` attends to at most."""
+        letter = "L" if layer == self.depth - 1 else self.window_pattern[layer % len(self.window_pattern)]
+        return self.seq_len if letter == "L" else max(1, self.seq_len // 2)
+
+    def has_value_embedding(self, layer: int) -> bool:
+        """Every second layer has its own value embedding table, the last layer included."""
+        return layer % 2 == (self.depth - 1) % 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoEConfig:
+    """Mixture of experts in place of the MLP in layers 0, every, 2 x every, ..."""
+
+    num_experts: int = 8
+    top_k: int = 2
+    every: int = 1
+    hidden_mult: int = 4
+    capacity_factor: float | None = None  # None: exact routing, no token is dropped
+    balance_loss_coeff: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("num_experts", "top_k", "every", "hidden_mult"):
+            _require(getattr(self, name) > 0, f"moe.{name} must be positive, got {getattr(self, name)}")
+        _require(self.top_k <= self.num_experts, f"moe.top_k {self.top_k} exceeds moe.num_experts {self.num_experts}")
+        if self.capacity_factor is not None:
+            _require(
+                self.capacity_factor > 0,
+                f"moe.capacity_factor must be positive, or None for exact routing; got {self.capacity_factor}",
+            )
+        _require(self.balance_loss_coeff >= 0, f"moe.balance_loss_coeff must be >= 0, got {self.balance_loss_coeff}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionConfig:
+    """Which matrices multiply in FP8. `linears` are attention and the head; router, embeddings and gates never are."""
+
+    linears: Precision = "bf16"
+    experts: Precision = "bf16"
+    recipe: Fp8Recipe = "tensorwise"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileConfig:
+    """How torch.compile sees a block: fixed shapes, symbolic shapes, or not at all."""
+
+    mode: CompileMode = "static"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Peak learning rates of Muon (block matrices) and AdamW (the rest), before scaling by width and batch."""
+
+    embedding_lr: float = 0.3
+    unembedding_lr: float = 0.004
+    matrix_lr: float = 0.02
+    scalar_lr: float = 0.5
+    weight_decay: float = 0.2
+    adam_beta1: float = 0.8
+    adam_beta2: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name in ("embedding_lr", "unembedding_lr", "matrix_lr", "scalar_lr", "weight_decay"):
+            _require(getattr(self, name) >= 0, f"optim.{name} must be >= 0, got {getattr(self, name)}")
+        for name in ("adam_beta1", "adam_beta2"):
+            _require(0 <= getattr(self, name) < 1, f"optim.{name} must lie in [0, 1), got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How long the run is (the first of the three that is set) and the learning rate's shape over it."""
+
+    num_steps: int | None = None
+    target_flops: float | None = None
+    target_param_data_ratio: float | None = 10.5
+    warmup_ratio: float = 0.0
+    warmdown_ratio: float = 0.5
+    final_lr_frac: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "target_flops", "target_param_data_ratio"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"schedule.{name} must be positive or None, got {value}")
+        some = (self.num_steps, self.target_flops, self.target_param_data_ratio) != (None, None, None)
+        _require(some, "schedule needs num_steps, target_flops or target_param_data_ratio; all three are None")
+        for name in ("warmup_ratio", "warmdown_ratio", "final_lr_frac"):
+            _require(0 <= getattr(self, name) <= 1, f"schedule.{name} must lie in [0, 1], got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is read and how much of it makes one optimizer step."""
+
+    source: str | None = None  # a folder of Parquet shards; None: the embedded Austen corpus
+    device_batch_size: int = 32  # rows of seq_len tokens in one micro-step of one rank
+    total_batch_tokens: int | None = None  # tokens per optimizer step over all ranks; None: from the model's size
+
+    def __post_init__(self) -> None:
+        _require(self.device_batch_size > 0, f"data.device_batch_size must be positive, got {self.device_batch_size}")
+        total = self.total_batch_tokens
+        _require(total is None or total > 0, f"data.total_batch_tokens must be positive or None, got {total}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """What is measured beside the loss, and how often; None switches a measure off."""
+
+    every: int | None = 250
+    num_tokens: int = 20 * 2**20
+    core_every: int | None = 2000
+    core_max_per_task: int = 500
+    sample_every: int | None = 2000
+
+    def __post_init__(self) -> None:
+        for name in ("every", "core_every", "sample_every"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"eval.{name} must be positive or None, got {value}")
+        _require(self.num_tokens > 0, f"eval.num_tokens must be positive, got {self.num_tokens}")
+        # The upstream format counts "all of them" as no bound.
+        _require(self.core_max_per_task != 0, "eval.core_max_per_task must not be 0; a negative number means all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """The run itself: its name, seed, device and checkpoints."""
+
+    name: str = "dummy"
+    seed: int = 42
+    device: Literal["cpu", "cuda"] | None = None  # None: the GPU if there is one
+    deterministic: bool = False
+    checkpoint_every: int | None = None
+    final_checkpoint: bool = True
+    log_every: int = 1
+
+    def __post_init__(self) -> None:
+        every = self.checkpoint_every
+        _require(every is None or every > 0, f"run.checkpoint_every must be positive or None, got {every}")
+        _require(self.log_every > 0, f"run.log_every must be positive, got {self.log_every}")
+        _require(self.seed >= 0, f"run.seed must be >= 0, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """A complete run. Build it by a recipe, change it by `with_overrides`."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    moe: MoEConfig | None = None
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    compile: CompileConfig = field(default_factory=CompileConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        for section in dataclasses.fields(self):
+            _check_types(section.name, getattr(self, section.name))
+        _require(
+            self.precision.experts == "bf16" or self.moe is not None,
+            "precision.experts is 'fp8' but the model has no experts (moe is None); set moe or keep experts in bf16",
+        )
+        total, micro = self.data.total_batch_tokens, self.micro_batch_tokens
+        if total is not None:
+            _require(
+                total % micro == 0,
+                f"data.total_batch_tokens {total:,} is no multiple of one micro-batch of {micro:,} tokens "
+                f"(device_batch_size {self.data.device_batch_size} x seq_len {self.model.seq_len})",
+            )
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Tokens in one forward and backward of one rank."""
+        return self.data.device_batch_size * self.model.seq_len
+
+
+def _allowed(annotation: Any) -> tuple[Any, ...]:
+    """The alternatives of a field's annotation: plain types and literal values."""
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        return tuple(a for member in typing.get_args(annotation) for a in _allowed(member))
+    if typing.get_origin(annotation) is Literal:
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _fits(value: Any, alternative: Any) -> bool:
+    if not isinstance(alternative, type):
+        return value == alternative and type(value) is type(alternative)
+    if alternative is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if alternative is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, alternative)
+
+
+def _check_types(section_name: str, section: Any) -> None:
+    if section is None:
+        return
+    _require(dataclasses.is_dataclass(section), f"{section_name} must be a config section, got {section!r}")
+    hints = typing.get_type_hints(type(section))
+    for f in dataclasses.fields(section):
+        value, alternatives = getattr(section, f.name), _allowed(hints[f.name])
+        if not any(_fits(value, a) for a in alternatives):
+            wanted = " or ".join(
+                ("None" if a is type(None) else a.__name__) if isinstance(a, type) else repr(a) for a in alternatives
+            )
+            raise ConfigError(f"{section_name}.{f.name} must be {wanted}, got {value!r}")
+
+
+_SECTION_TYPES: dict[str, type] = {
+    "model": ModelConfig,
+    "moe": MoEConfig,
+    "precision": PrecisionConfig,
+    "compile": CompileConfig,
+    "optim": OptimConfig,
+    "schedule": ScheduleConfig,
+    "data": DataConfig,
+    "eval": EvalConfig,
+    "run": RunConfig,
+}
+
+
+def field_paths() -> tuple[str, ...]:
+    """Every field of a TrainConfig as a dotted path, in order."""
+    return tuple(f"{name}.{f.name}" for name, kind in _SECTION_TYPES.items() for f in dataclasses.fields(kind))
+
+
+def field_alternatives(path: str) -> tuple[Any, ...]:
+    """What a field may hold: types (`int`, `type(None)`) and literal values. Raises ConfigError for an unknown path."""
+    check_path(path)
+    section, name = path.split(".")
+    return _allowed(typing.get_type_hints(_SECTION_TYPES[section])[name])
+
+
+def check_path(path: str) -> None:
+    """Raises ConfigError, with the nearest right name, unless `path` is a field of TrainConfig."""
+    known = field_paths()
+    if path not in known:
+        near = difflib.get_close_matches(path, known, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"unknown config field {path!r}{hint}")
+
+
+def get_field(config: TrainConfig, path: str) -> Any:
+    """The value at a dotted path; None where the whole section is absent."""
+    check_path(path)
+    section, name = path.split(".")
+    holder = getattr(config, section)
+    return None if holder is None else getattr(holder, name)
+
+
+def with_overrides(config: TrainConfig, overrides: dict[str, Any]) -> TrainConfig:
+    """A copy with the fields at the given dotted paths replaced. Raises ConfigError for unknown paths or bad values.
+
+    All changes to a section are made at once, so two that are only valid together are accepted.
+    """
+    by_section: dict[str, dict[str, Any]] = {}
+    for path, value in overrides.items():
+        check_path(path)
+        section, name = path.split(".")
+        by_section.setdefault(section, {})[name] = value
+    changed: dict[str, Any] = {}
+    for section, values in by_section.items():
+        holder = getattr(config, section)
+        if holder is None:
+            raise ConfigError(
+                f"{section}.{next(iter(values))} cannot be set: this config has no {section} section "
+                f"(start from a recipe that has one)"
+            )
+        for name, value in values.items():
+            if not any(_fits(value, a) for a in field_alternatives(f"{section}.{name}")):
+                _check_types(section, _Unchecked.like(holder, name, value))
+        changed[section] = dataclasses.replace(holder, **values)
+    return dataclasses.replace(config, **changed)
+
+
+class _Unchecked:
+    """Carries an ill-typed value to `_check_types` for its message, past the section's own checks."""
+
+    @staticmethod
+    def like(section: Any, name: str, value: Any) -> Any:
+        copy = object.__new__(type(section))
+        for f in dataclasses.fields(section):
+            object.__setattr__(copy, f.name, value if f.name == name else getattr(section, f.name))
+        return copy
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """The config as plain nested dicts, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> TrainConfig:
+    """The inverse of `to_dict`. Raises ConfigError for unknown sections or fields and for bad values."""
+    sections: dict[str, Any] = {}
+    for name, body in values.items():
+        if name not in _SECTION_TYPES:
+            near = difflib.get_close_matches(name, list(_SECTION_TYPES), n=1, cutoff=0.4)
+            raise ConfigError(f"unknown config section {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        if body is not None:
+            for key in body:
+                check_path(f"{name}.{key}")
+        sections[name] = None if body is None else _SECTION_TYPES[name](**body)
+    return TrainConfig(**sections)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text. 1.0 and 1 are equal values."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value
+
+
+def digest(value: Any) -> str:
+    """sha256, in hex, of the canonical JSON of a config (or of any plain value)."""
+    body = to_dict(value) if isinstance(value, TrainConfig) else value
+    return hashlib.sha256(canonical_json(body).encode()).hexdigest()

@@ -1,0 +1,54 @@
+"""Recipes: functions that return a complete TrainConfig.
+
+A recipe calls another recipe and changes a few fields, so that the difference between two is readable.
+"""
+
+from nanochat.config import (
+    CompileConfig,
+    DataConfig,
+    EvalConfig,
+    ModelConfig,
+    MoEConfig,
+    RunConfig,
+    ScheduleConfig,
+    TrainConfig,
+    with_overrides,
+)
+
+
+def d12_moe(num_steps: int) -> TrainConfig:
+    """Depth 12, width 768, 8 experts of which 2 serve a token: 456M parameters, 286M active, in bf16."""
+    return TrainConfig(
+        model=ModelConfig(depth=12, aspect_ratio=64, head_dim=64, seq_len=1024),
+        moe=MoEConfig(num_experts=8, top_k=2, every=1, hidden_mult=2, balance_loss_coeff=0.01),
+        compile=CompileConfig(mode="static"),
+        schedule=ScheduleConfig(num_steps=num_steps),
+        data=DataConfig(device_batch_size=16),
+        eval=EvalConfig(every=None, core_every=None, sample_every=None),
+        run=RunConfig(final_checkpoint=False),
+    )
+
+
+def d12_moe_fp8(num_steps: int) -> TrainConfig:
+    """`d12_moe` with attention, head and experts in FP8."""
+    base = d12_moe(num_steps)
+    return with_overrides(base, {"precision.linears": "fp8", "precision.experts": "fp8"})
+
+
+def shrink_to_tiny(config: TrainConfig) -> TrainConfig:
+    """The same run at a size that two CPU cores train in seconds: 2 layers of width 128, 128 tokens, 512 a step.
+
+    Every choice that a sweep may vary (experts, capacity, precision, compile mode) is kept.
+    """
+    return with_overrides(
+        config,
+        {
+            "model.depth": 2,
+            "model.aspect_ratio": 64,
+            "model.head_dim": 32,
+            "model.seq_len": 128,
+            "data.device_batch_size": 2,
+            "data.total_batch_tokens": 512,
+            "schedule.num_steps": 40,
+        },
+    )

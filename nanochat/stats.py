@@ -1,0 +1,92 @@
+"""What the trainer tells its caller: the facts of a start, one record per optimizer step, and the result.
+
+Plain frozen dataclasses of numbers and strings, so that a row of storage, a log line and a test can all be made from
+them without torch.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartFacts:
+    """Known once the model is built, before the first step."""
+
+    world_size: int
+    device: str  # "cpu" or "cuda"
+    device_name: str
+    peak_bf16_flops: float | None  # of the card, dense; None where it is not known (any CPU)
+    num_steps: int
+    first_step: int  # 0, or where a checkpoint continues
+    total_batch_tokens: int
+    grad_accum_steps: int
+    flops_per_token: float
+    num_params: int
+    num_active_params: int
+    backends: dict[str, str]  # role -> kernel: attention, experts, linears
+    compile_cache: str  # "cold", "warm" or "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepStats:
+    """One optimizer step, reduced over ranks. None means not measured here."""
+
+    step: int  # counts from 0
+    num_steps: int
+    loss: float  # cross-entropy in nats per token, mean over ranks and micro-steps
+    loss_ema: float  # debiased exponential average (0.9) of rank 0's last micro-batch; the log line's loss
+    bal: float | None  # balance loss summed over layers; top_k x layers is perfect
+    lr_mult: float
+    dt_ms: float  # wall time of the step on its slowest rank
+    dt_median_ms: float
+    slowest_rank: int
+    tok_per_sec: float
+    bf16_mfu_pct: float | None
+    useful_mfu_pct: float | None  # without the work of dropped assignments
+    epoch: int  # counts from 1
+    train_time_s: float  # sum of dt over steps > 10, over all attempts
+    dropped_pct: float | None  # of all (token, expert) assignments
+    max_vio: float | None  # worst layer's max expert load / mean load - 1
+    dead_experts: int | None  # experts, over all layers, with a load under 10 % of the mean
+    lost_tokens_pct: float | None  # tokens that lost all their experts, mean over layers
+    peak_mib: float  # max over ranks: torch's max_memory_allocated; on a CPU the peak resident set
+    val_bpb: float | None  # validation bits per byte, if measured after this step
+    flags: tuple[str, ...]  # why the step's time may not count: warmup, resumed, recompile, checkpoint, eval, ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a call of `train` ended."""
+
+    last_step: int  # of this call; first_step - 1 if none ran
+    completed: bool  # False: asked to stop before the last step
+    peak_mib: float
+    total_time_min: float  # steps > 10 only
+    min_val_bpb: float | None
+
+
+class Checkpointable(Protocol):
+    """A moment of training that can be written: every rank writes its part into its own or a shared folder."""
+
+    step: int  # the number of optimizer steps done, so the next step's index
+
+    def write(self, folder: Path) -> None:
+        """Collective over all ranks. Files appear in `folder`; the index that makes it complete comes last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """All that differs between torchrun and Ray Train. Called on every rank unless said."""
+
+    on_start: Callable[[StartFacts], None]  # rank 0
+    on_step: Callable[[StepStats], None]  # rank 0
+    save: Callable[[Checkpointable], None]
+    checkpoints: Callable[[], Iterable[Path]]  # complete or not, newest first; the trainer verifies them
+    should_stop: Callable[[], bool]  # asked on rank 0 only, after every step
+
+
+def stats_as_dict(stats: Any) -> dict[str, Any]:
+    """A flat dict of a stats dataclass, tuples as lists: what a JSON row holds."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(stats).items()}
