@@ -1,0 +1,133 @@
+"""How big a run is, from its config alone: parameters, FLOPs, the batch, the steps.
+
+One set of formulas, without torch, that the plan, the launcher and the trainer all use, so that a size that does not
+divide is refused before anything starts.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from nanochat.config import ConfigError, TrainConfig
+
+REFERENCE_BATCH_TOKENS = 2**19  # where the default learning rates were tuned
+REFERENCE_DEPTH = 12
+BATCH_EXPONENT = 0.383
+GATE_INPUTS = 32  # leading features of the residual stream that gate a value embedding
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParamCounts:
+    """Numbers of parameters by role; `moe_inactive` are those of the experts that a token does not visit."""
+
+    wte: int
+    value_embeds: int
+    lm_head: int
+    transformer_matrices: int
+    scalars: int
+    moe_inactive: int
+
+    @property
+    def total(self) -> int:
+        """All parameters of the model."""
+        return self.wte + self.value_embeds + self.lm_head + self.transformer_matrices + self.scalars
+
+    @property
+    def active_total(self) -> int:
+        """The parameters that take part in one token."""
+        return self.total - self.moe_inactive
+
+    @property
+    def scaling(self) -> int:
+        """The parameters that batch size and training length scale with: active matrices and the head."""
+        return self.transformer_matrices + self.lm_head - self.moe_inactive
+
+
+def is_moe_layer(config: TrainConfig, layer: int) -> bool:
+    """Whether a layer has experts in place of the MLP."""
+    return config.moe is not None and layer % config.moe.every == 0
+
+
+def count_params(config: TrainConfig) -> ParamCounts:
+    """The model's parameters by role."""
+    model, moe = config.model, config.moe
+    width, embedding = model.width, model.width * model.padded_vocab_size
+    matrices = inactive = value_embeds = 0
+    for layer in range(model.depth):
+        matrices += 4 * width * width
+        if model.has_value_embedding(layer):
+            value_embeds += embedding
+            matrices += GATE_INPUTS * model.num_heads
+        if moe is not None and is_moe_layer(config, layer):
+            expert = 2 * moe.hidden_mult * width * width
+            matrices += moe.num_experts * (width + expert)
+            inactive += (moe.num_experts - moe.top_k) * expert
+        else:
+            matrices += 8 * width * width
+    return ParamCounts(
+        wte=embedding,
+        value_embeds=value_embeds,
+        lm_head=embedding,
+        transformer_matrices=matrices,
+        scalars=2 * model.depth,
+        moe_inactive=inactive,
+    )
+
+
+def flops_per_token(config: TrainConfig) -> float:
+    """Floating-point operations of one token's forward and backward: matrices, and attention within the windows."""
+    model = config.model
+    windows = sum(min(model.window_tokens(layer), model.seq_len) for layer in range(model.depth))
+    return float(6 * count_params(config).scaling + 12 * model.width * windows)
+
+
+def scaling_ratio(config: TrainConfig) -> float:
+    """How much more data this model wants than the same one at depth 12 would."""
+    reference = replace(config, model=replace(config.model, depth=REFERENCE_DEPTH))
+    return count_params(config).scaling / count_params(reference).scaling
+
+
+def auto_batch_tokens(config: TrainConfig) -> int:
+    """Tokens per optimizer step that suit the model's size: a power of two."""
+    return 2 ** round(math.log2(REFERENCE_BATCH_TOKENS * scaling_ratio(config) ** BATCH_EXPONENT))
+
+
+def batch_tokens(config: TrainConfig) -> int:
+    """Tokens per optimizer step: the config's, or the automatic batch."""
+    fixed = config.data.total_batch_tokens
+    return fixed if fixed is not None else auto_batch_tokens(config)
+
+
+def num_lanes(config: TrainConfig) -> int:
+    """Micro-batches per optimizer step over all ranks. ConfigError where the batch is no whole number of them."""
+    total, micro = batch_tokens(config), config.micro_batch_tokens
+    if total % micro:
+        raise ConfigError(
+            f"the automatic batch of {total:,} tokens is no multiple of one micro-batch of {micro:,} tokens "
+            f"(device_batch_size {config.data.device_batch_size} x seq_len {config.model.seq_len}); "
+            f"set data.total_batch_tokens or another data.device_batch_size"
+        )
+    return total // micro
+
+
+def check_world_size(config: TrainConfig, world_size: int) -> None:
+    """Raises ConfigError unless the micro-batches of a step divide over the ranks."""
+    lanes = num_lanes(config)
+    if lanes % world_size:
+        fitting = ", ".join(str(n) for n in range(1, lanes + 1) if lanes % n == 0)
+        raise ConfigError(
+            f"a step of {batch_tokens(config):,} tokens has {lanes} micro-batches of {config.micro_batch_tokens:,} "
+            f"tokens, which do not divide over {world_size} workers; use {fitting} workers, or set "
+            f"data.device_batch_size or data.total_batch_tokens"
+        )
+
+
+def num_steps(config: TrainConfig) -> int:
+    """Optimizer steps of the run: given, or from FLOPs, or from tokens per scaling parameter; the first that is set."""
+    schedule = config.schedule
+    if schedule.num_steps is not None:
+        return schedule.num_steps
+    if schedule.target_flops is not None:
+        return max(1, round(schedule.target_flops / (flops_per_token(config) * batch_tokens(config))))
+    ratio = schedule.target_param_data_ratio
+    assert ratio is not None, "ScheduleConfig holds at least one of the three"
+    return max(1, int(ratio * count_params(config).scaling) // batch_tokens(config))

@@ -1,0 +1,19 @@
+"""Does the whole path work on this machine: trials, rows, checkpoints, tables and a report?
+
+Two tiny legs without compilation, on two CPU processes, in about a minute. The numbers mean nothing.
+"""
+
+from nanochat.recipes import d12_moe, shrink_to_tiny
+from sweeps.spec import Axis, Sweep, TailWindow
+
+SWEEP = Sweep(
+    name="smoke",
+    base=shrink_to_tiny(d12_moe(num_steps=20)),
+    num_workers=2,
+    checkpoint_every=10,
+    axes=[Axis("compile.mode", ["none"]), Axis("moe.capacity_factor", [None, 1.0])],
+    baseline={"moe.capacity_factor": None},
+    candidate={"moe.capacity_factor": 1.0},
+    window=TailWindow(num_steps=10),
+    leg_name=lambda config: "exact" if config.moe and config.moe.capacity_factor is None else "capped",
+)

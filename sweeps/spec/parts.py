@@ -1,0 +1,109 @@
+"""The parts that a sweep file is written with. Each checks itself when it is built.
+
+They are plain values: what they mean together (legs, trials, verdicts) is decided elsewhere.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat.config import ConfigError, check_path
+from sweeps.spec.errors import SweepError
+from sweeps.spec.names import check_name, nearest
+
+GATE_METRICS = (
+    "tok_per_sec",
+    "dt_ms",
+    "bf16_mfu_pct",
+    "useful_mfu_pct",
+    "peak_mib",
+    "loss",
+    "total_time_min",
+)
+
+PLAN_OWNED = {
+    "run.name": "a run is named after its trial",
+    "run.seed": "every block has its own seed, shared by all legs; use more blocks",
+    "run.checkpoint_every": "set Sweep.checkpoint_every, one number for all legs",
+}
+
+
+def _check_override(where: str, path: str) -> None:
+    try:
+        check_path(path)
+    except ConfigError as error:
+        raise SweepError(f"{where}: {error}") from None
+    if path in PLAN_OWNED:
+        raise SweepError(f"{where}: {path} cannot differ between legs: {PLAN_OWNED[path]}")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One config field, by dotted path, and the values it takes."""
+
+    path: str
+    values: Sequence[Any]
+
+    def __post_init__(self) -> None:
+        _check_override(f"axis {self.path!r}", self.path)
+        values = tuple(self.values)
+        if isinstance(self.values, str) or not values:
+            raise SweepError(f"axis {self.path} needs a list with at least one value, got {self.values!r}")
+        for index, value in enumerate(values):
+            if value in values[:index]:
+                raise SweepError(f"axis {self.path} lists {value!r} twice")
+        object.__setattr__(self, "values", values)
+
+
+@dataclass(frozen=True)
+class Control:
+    """A leg outside the grid: what it changes in the base."""
+
+    overrides: Mapping[str, Any]
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        for path in self.overrides:
+            _check_override(f"control {self.name or dict(self.overrides)}", path)
+        if self.name is not None:
+            check_name("control", self.name)
+        object.__setattr__(self, "overrides", dict(self.overrides))
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A bound on the candidate: it `improves` on a leg, or its ratio to the leg `versus` is `at_most` a number.
+
+    A leg is "baseline" or a leg's name.
+    """
+
+    metric: str
+    improves: str | None = None
+    at_most: float | None = None
+    versus: str = "baseline"
+
+    def __post_init__(self) -> None:
+        if self.metric not in GATE_METRICS:
+            known = f"; gates know {', '.join(GATE_METRICS)}"
+            raise SweepError(f"unknown gate metric {self.metric!r}{nearest(self.metric, GATE_METRICS) or known}")
+        if (self.improves is None) == (self.at_most is None):
+            raise SweepError(f"gate {self.metric} needs either improves=LEG or at_most=RATIO, not both and not neither")
+        if self.at_most is not None and not (math.isfinite(self.at_most) and self.at_most > 0):
+            raise SweepError(f"gate {self.metric}: at_most is a positive ratio, got {self.at_most!r}")
+
+    @property
+    def reference(self) -> str:
+        """The leg that the candidate is held against."""
+        return self.improves if self.improves is not None else self.versus
+
+
+@dataclass(frozen=True)
+class TailWindow:
+    """The last counted steps of a trial, over which it is measured."""
+
+    num_steps: int
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise SweepError(f"the tail window needs at least one step, got {self.num_steps}")

@@ -1,0 +1,137 @@
+"""The plan: every trial that one experiment will run, fully resolved and in order, and its form in storage.
+
+A trial is a leg in a block. Block b trains with seed + b, so all legs of a block see the same data in the same order.
+One block keeps the order of the definition; several blocks are each shuffled, seeded, against drift over time.
+"""
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat.config import ConfigError, TrainConfig, from_dict, to_dict, with_overrides
+from nanochat.sizes import check_world_size
+from sweeps.spec.errors import CorruptData, SweepError
+from sweeps.spec.legs import Leg
+from sweeps.spec.parts import Gate
+from sweeps.spec.sweep import Sweep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One leg in one block of one experiment."""
+
+    name: str
+    leg: Leg
+    block: int  # counts from 1
+    config: TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All trials of an experiment, in the order in which they start."""
+
+    sweep: str
+    question: str
+    num_workers: int
+    num_blocks: int
+    window_steps: int
+    gates: tuple[Gate, ...]
+    legs: tuple[Leg, ...]
+    trials: tuple[Trial, ...]
+
+    @property
+    def baseline(self) -> Leg:
+        """The leg that ratios divide by."""
+        return next(leg for leg in self.legs if leg.role == "baseline")
+
+    @property
+    def candidate(self) -> Leg | None:
+        """The leg whose verdict decides the gates, if the sweep has one."""
+        return next((leg for leg in self.legs if leg.role == "candidate"), None)
+
+
+def make_plan(sweep: Sweep, num_blocks: int = 1) -> Plan:
+    """Resolve a sweep into trials. SweepError where a leg's batch does not divide over the workers."""
+    if num_blocks < 1:
+        raise SweepError(f"the number of blocks must be at least 1, got {num_blocks}")
+    for leg in sweep.legs:
+        try:
+            check_world_size(leg.config, sweep.num_workers)
+        except ConfigError as error:
+            raise SweepError(f"leg {leg.name}: {error}") from None
+    trials = tuple(
+        _trial(sweep, leg, block)
+        for block in range(1, num_blocks + 1)
+        for leg in _block_order(sweep.legs, sweep.base.run.seed, block, shuffled=num_blocks > 1)
+    )
+    return Plan(
+        sweep=sweep.name,
+        question=sweep.question,
+        num_workers=sweep.num_workers,
+        num_blocks=num_blocks,
+        window_steps=sweep.window.num_steps,
+        gates=tuple(sweep.gates),
+        legs=sweep.legs,
+        trials=trials,
+    )
+
+
+def _block_order(legs: tuple[Leg, ...], seed: int, block: int, *, shuffled: bool) -> list[Leg]:
+    if not shuffled:
+        return list(legs)
+    # A digest as the sort key is a shuffle that no version of Python changes.
+    return sorted(legs, key=lambda leg: hashlib.sha256(f"{seed}/{block}/{leg.name}".encode()).digest())
+
+
+def _trial(sweep: Sweep, leg: Leg, block: int) -> Trial:
+    name = f"{leg.name}-b{block}"
+    fields = {
+        "run.name": name,
+        "run.seed": sweep.base.run.seed + block,
+        "run.checkpoint_every": sweep.checkpoint_every,
+    }
+    return Trial(name=name, leg=leg, block=block, config=with_overrides(leg.config, fields))
+
+
+def plan_to_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain values, with every config in full; trials name their legs."""
+    return {
+        "sweep": plan.sweep,
+        "question": plan.question,
+        "num_workers": plan.num_workers,
+        "num_blocks": plan.num_blocks,
+        "window_steps": plan.window_steps,
+        "gates": [dataclasses.asdict(gate) for gate in plan.gates],
+        "legs": [
+            {
+                "name": leg.name,
+                "id": leg.id,
+                "role": leg.role,
+                "overrides": leg.overrides,
+                "config": to_dict(leg.config),
+            }
+            for leg in plan.legs
+        ],
+        "trials": [
+            {"name": trial.name, "leg": trial.leg.name, "block": trial.block, "config": to_dict(trial.config)}
+            for trial in plan.trials
+        ],
+    }
+
+
+def plan_from_json(values: dict[str, Any]) -> Plan:
+    """The inverse of `plan_to_json`. CorruptData where the values are not a plan."""
+    try:
+        legs = {leg["name"]: Leg(**(leg | {"config": from_dict(leg["config"])})) for leg in values["legs"]}
+        trials = tuple(_trial_from_json(trial, legs) for trial in values["trials"])
+        gates = tuple(Gate(**gate) for gate in values["gates"])
+        parts: dict[str, Any] = {"gates": gates, "legs": tuple(legs.values()), "trials": trials}
+        return Plan(**(values | parts))
+    except (KeyError, TypeError, AttributeError, ConfigError, SweepError) as error:
+        raise CorruptData(f"the stored plan cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _trial_from_json(values: dict[str, Any], legs: dict[str, Leg]) -> Trial:
+    resolved: dict[str, Any] = {"leg": legs[values["leg"]], "config": from_dict(values["config"])}
+    return Trial(**(values | resolved))

@@ -1,0 +1,119 @@
+"""Presets and settings: the same sweep at another size or with a few fields changed, never with another grid.
+
+A setting that would have no effect, because the plan or an axis decides that field, is refused. When a setting changes
+the number of steps, two numbers follow it: the tail window is at most a quarter of the run, and checkpoints keep their
+number per run while none falls inside the window.
+"""
+
+import ast
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar
+
+from nanochat.config import ConfigError, check_path, field_alternatives, with_overrides
+from nanochat.recipes import shrink_to_tiny
+from sweeps.spec.errors import SweepError
+from sweeps.spec.names import nearest
+from sweeps.spec.parts import PLAN_OWNED, TailWindow
+from sweeps.spec.sweep import Sweep
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _tiny(sweep: Sweep) -> Sweep:
+    """Two CPU workers, 40 steps; a run of minutes on a laptop."""
+    base = _guarded("preset tiny", shrink_to_tiny, sweep.base)
+    return replace(sweep, base=base, num_workers=2, checkpoint_every=10, window=TailWindow(num_steps=10))
+
+
+PRESETS: dict[str, Callable[[Sweep], Sweep]] = {"tiny": _tiny}
+
+
+def apply_preset(sweep: Sweep, name: str | None) -> Sweep:
+    """The sweep at a preset's size; the sweep itself for None."""
+    if name is None:
+        return sweep
+    if name not in PRESETS:
+        raise SweepError(f"unknown preset {name!r}{nearest(name, PRESETS)}; presets: {', '.join(PRESETS)}")
+    return PRESETS[name](sweep)
+
+
+def apply_settings(
+    sweep: Sweep,
+    *,
+    num_workers: int | None = None,
+    num_steps: int | None = None,
+    sets: Sequence[str] = (),
+) -> Sweep:
+    """The sweep with the command line's settings, each checked like the sweep file."""
+    fields = parse_sets(sets)
+    if num_steps is not None and fields.setdefault("schedule.num_steps", num_steps) != num_steps:
+        raise SweepError("--num-steps and --set schedule.num_steps disagree; give one of them")
+    _refuse_without_effect(sweep, fields)
+    own_interval = "run.checkpoint_every" in fields
+    checkpoint_every = fields.pop("run.checkpoint_every", sweep.checkpoint_every)
+    base = _guarded("--set", with_overrides, sweep.base, fields)
+    window, steps = sweep.window.num_steps, base.schedule.num_steps
+    if fields.get("schedule.num_steps") is not None and steps is not None:
+        window = min(window, max(1, steps // 4))
+        if not own_interval:
+            checkpoint_every = scaled_interval(sweep.checkpoint_every, sweep.base.schedule.num_steps, steps, window)
+    return replace(
+        sweep,
+        base=base,
+        num_workers=sweep.num_workers if num_workers is None else num_workers,
+        checkpoint_every=checkpoint_every,
+        window=TailWindow(num_steps=window),
+    )
+
+
+def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
+    """`field=value` texts as overrides. Values are Python literals; text that is none stands for itself."""
+    fields: dict[str, Any] = {}
+    for text in sets:
+        path, equals, value = text.partition("=")
+        path = path.strip()
+        if not equals:
+            raise SweepError(f"--set {text!r} is not of the form field=value")
+        _guarded("--set", check_path, path)
+        if path in fields:
+            raise SweepError(f"--set names {path} twice")
+        fields[path] = _parse_value(path, value.strip())
+    return fields
+
+
+def scaled_interval(every: int | None, old_steps: int | None, new_steps: int, window: int) -> int | None:
+    """The checkpoint interval for another number of steps: as many per run as before, none inside the tail window."""
+    if every is None:
+        return None
+    interval = every if old_steps is None else max(1, -(-every * new_steps // old_steps))
+    while any(step % interval == 0 for step in range(new_steps - window + 1, new_steps)):
+        interval += 1
+    return interval
+
+
+def _parse_value(path: str, text: str) -> Any:
+    alternatives = field_alternatives(path)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    takes_text = str in alternatives or any(isinstance(a, str) for a in alternatives)
+    return value if value is None or isinstance(value, str) or not takes_text else text
+
+
+def _refuse_without_effect(sweep: Sweep, fields: dict[str, Any]) -> None:
+    swept = {axis.path for axis in sweep.axes}
+    for path in fields:
+        if path in swept:
+            raise SweepError(f"--set {path} has no effect: it is an axis of this sweep; change the axis in the file")
+        if path == "run.name":
+            raise SweepError(f"--set {path} has no effect: {PLAN_OWNED[path]}")
+
+
+def _guarded(where: str, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    try:
+        return function(*args, **kwargs)
+    except ConfigError as error:
+        raise SweepError(f"{where}: {error}") from None

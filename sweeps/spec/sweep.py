@@ -1,0 +1,86 @@
+"""A sweep: a named definition of runs to compare. It is code, written once, and it is not a run.
+
+Everything that can be wrong with a definition is found when it is built, before anything is launched.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nanochat.config import TrainConfig
+from sweeps.spec.errors import SweepError
+from sweeps.spec.legs import Leg, Role, expand, grid, pick
+from sweeps.spec.names import check_name, nearest
+from sweeps.spec.parts import Axis, Control, Gate, TailWindow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A base recipe, the axes of a grid, controls outside it, and what is measured and decided.
+
+    `baseline` and `candidate` pick a leg by axis values; the candidate alone decides the gates. `only` restricts the
+    grid to the listed points. `leg_name` names a leg from its config; without it names follow from the axis values.
+    `question` is the first paragraph of the sweep file's docstring.
+    """
+
+    name: str
+    base: TrainConfig
+    num_workers: int
+    window: TailWindow
+    baseline: Mapping[str, Any]
+    candidate: Mapping[str, Any] | None = None
+    axes: Sequence[Axis] = ()
+    only: Sequence[tuple[Any, ...]] | None = None
+    controls: Sequence[Control] = ()
+    gates: Sequence[Gate] = ()
+    checkpoint_every: int | None = None
+    leg_name: Callable[[TrainConfig], str] | None = None
+    question: str = ""
+    legs: tuple[Leg, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_name("sweep", self.name)
+        if self.num_workers < 1:
+            raise SweepError(f"sweep {self.name}: num_workers must be at least 1, got {self.num_workers}")
+        if self.checkpoint_every is not None and self.checkpoint_every < 1:
+            raise SweepError(f"sweep {self.name}: checkpoint_every must be positive, got {self.checkpoint_every}")
+        paths = [axis.path for axis in self.axes]
+        for path in paths:
+            if paths.count(path) > 1:
+                raise SweepError(f"sweep {self.name} has two axes on {path}")
+        points = grid(self.axes, None if self.only is None else [tuple(point) for point in self.only])
+        roles = _roles(self.baseline, self.candidate, points)
+        legs = expand(self.base, points, self.controls, roles, self.leg_name)
+        object.__setattr__(self, "legs", legs)
+        _check_gates(self.gates, self.candidate, [leg.name for leg in legs])
+        _check_window(self.window, legs)
+
+
+def _roles(
+    baseline: Mapping[str, Any], candidate: Mapping[str, Any] | None, points: Sequence[dict[str, Any]]
+) -> dict[int, Role]:
+    roles: dict[int, Role] = {pick("baseline", baseline, points): "baseline"}
+    if candidate is not None:
+        index = pick("candidate", candidate, points)
+        if index in roles:
+            raise SweepError(f"candidate {dict(candidate)} is the baseline itself; they must be two legs")
+        roles[index] = "candidate"
+    return roles
+
+
+def _check_gates(gates: Sequence[Gate], candidate: Mapping[str, Any] | None, leg_names: list[str]) -> None:
+    if gates and candidate is None:
+        raise SweepError("a sweep with gates needs a candidate: the leg whose verdict decides them")
+    for gate in gates:
+        if gate.reference != "baseline" and gate.reference not in leg_names:
+            hint = nearest(gate.reference, ["baseline", *leg_names])
+            raise SweepError(f"gate {gate.metric} compares with {gate.reference!r}, which is no leg{hint}")
+
+
+def _check_window(window: TailWindow, legs: Sequence[Leg]) -> None:
+    for leg in legs:
+        num_steps = leg.config.schedule.num_steps
+        if num_steps is not None and window.num_steps > num_steps:
+            raise SweepError(
+                f"the tail window of {window.num_steps} steps is longer than leg {leg.name}, which has {num_steps}"
+            )
