@@ -1,0 +1,248 @@
+"""Documents become training rows, in lanes that do not depend on how many processes there are.
+
+A lane is one endless stream of batches with its own documents and its own packing buffer. An optimizer step takes one
+batch of every lane; rank r serves lanes r, r+W, r+2W, ... So another number of ranks sees the same batches, and a lane
+moves to another rank as one small state: where it reads, and what is in its buffer.
+
+Rows hold T+1 tokens and start with BOS, as every document does. A row is filled best-fit from the buffer: the longest
+document that still fits, and when none fits the shortest one, cropped; the rest of that one is thrown away. Every
+position is used. Among equally long documents the one that came first is taken, so the rows follow from the documents'
+order alone.
+
+Lane l owns row groups l, l+L, l+2L, ... of the split. With fewer row groups than lanes, lanes share: lane l takes row
+group l mod G, of which its n sharers take every n-th document each. The buffer holds 1,000 documents, or all that the
+lane has if these are fewer, so that one pass over a small corpus is not in the buffer many times.
+"""
+
+import bisect
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from nanochat.config import ConfigError
+from nanochat.dataset import Corpus
+from nanochat.shards import RowGroup, RowGroups
+from nanochat.tokenizer import Tokenizer
+
+BUFFER_DOCUMENTS = 1000
+_REFILLS_PER_BUFFER = 8
+
+Split = Literal["train", "val"]
+Tokens = np.ndarray[Any, np.dtype[Any]]
+
+
+class PackingBuffer:
+    """Tokenized documents, found by length."""
+
+    def __init__(self) -> None:
+        self._order: list[tuple[int, int]] = []  # (length, arrival), ascending
+        self._documents: dict[int, Tokens] = {}  # by arrival
+        self._num_arrived = 0
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def add(self, document: Tokens) -> None:
+        """Puts a document in; it has at least one token."""
+        bisect.insort(self._order, (len(document), self._num_arrived))
+        self._documents[self._num_arrived] = document
+        self._num_arrived += 1
+
+    def take(self, space: int) -> Tokens:
+        """Removes and returns the longest document of at most `space` tokens, else `space` tokens of the shortest."""
+        num_fitting = bisect.bisect_left(self._order, (space + 1, -1))
+        longest = self._order[num_fitting - 1][0] if num_fitting else None
+        position = 0 if longest is None else bisect.bisect_left(self._order, (longest, -1))
+        _, arrival = self._order.pop(position)
+        return self._documents.pop(arrival)[:space]
+
+    def documents(self) -> list[Tokens]:
+        """What is in the buffer, in order of arrival."""
+        return [self._documents[arrival] for arrival in sorted(self._documents)]
+
+
+class Lane:
+    """One stream of documents and its packing buffer."""
+
+    def __init__(self, groups: RowGroups, tokenizer: Tokenizer, lane: int, num_lanes: int) -> None:
+        self._groups = groups
+        self._tokenizer = tokenizer
+        self._dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
+        self._share = _Share.of(groups, lane, num_lanes)
+        self._buffer_size = min(BUFFER_DOCUMENTS, self._share.count_documents(groups, BUFFER_DOCUMENTS))
+        if not self._buffer_size:
+            raise ConfigError(
+                f"lane {lane} of {num_lanes} has no documents: the corpus is too small for so many micro-batches per "
+                "step; use more text, larger micro-batches or a smaller total batch"
+            )
+        self._batch_size = max(1, self._buffer_size // _REFILLS_PER_BUFFER)
+        self._texts: list[str] | None = None  # this lane's documents of the current row group, once read
+        self._epoch, self._turn, self._next_text, self._num_read = 1, 0, 0, 0
+        self._buffer = PackingBuffer()
+
+    @property
+    def epoch(self) -> int:
+        """The pass, from 1, that the packed documents belong to by their count."""
+        return max(1, self._epoch - (len(self._buffer) > self._num_read))
+
+    def fill_row(self, row: Tokens) -> None:
+        """Packs documents into every position of `row`."""
+        filled = 0
+        while filled < len(row):
+            while len(self._buffer) < self._buffer_size:
+                self._refill()
+            document = self._buffer.take(len(row) - filled)
+            row[filled : filled + len(document)] = document
+            filled += len(document)
+
+    def _refill(self) -> None:
+        """Tokenizes the next few documents, at most up to the end of the row group."""
+        texts = self._read_group()
+        chosen = texts[self._next_text : self._next_text + self._batch_size]
+        for ids in self._tokenizer.encode_batch(chosen):
+            self._buffer.add(np.array([self._tokenizer.bos_id, *ids], dtype=self._dtype))
+        self._next_text += len(chosen)
+        self._num_read += len(chosen)
+
+    def _read_group(self) -> list[str]:
+        """The current row group's documents; moves on, and into the next epoch, when they are used up."""
+        while True:
+            if self._texts is None:
+                self._texts = self._share.read(self._groups, self._turn)
+            if self._next_text < len(self._texts):
+                return self._texts
+            self._texts, self._next_text, self._turn = None, 0, self._turn + 1
+            if self._share.group(self._groups, self._turn) is None:
+                self._turn, self._num_read, self._epoch = 0, 0, self._epoch + 1
+
+    def state(self) -> dict[str, Any]:
+        """Where the lane reads, and its buffer as one array of tokens with the documents' lengths."""
+        documents = self._buffer.documents()
+        return {
+            "epoch": self._epoch,
+            "turn": self._turn,
+            "next_text": self._next_text,
+            "num_read": self._num_read,
+            "tokens": np.concatenate(documents) if documents else np.zeros(0, self._dtype),
+            "lengths": np.array([len(document) for document in documents], dtype=np.int32),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state` was taken; nothing is tokenized again."""
+        self._epoch, self._turn = state["epoch"], state["turn"]
+        self._next_text, self._num_read = state["next_text"], state["num_read"]
+        self._texts = None
+        self._buffer = PackingBuffer()
+        tokens = np.asarray(state["tokens"]).astype(self._dtype)
+        for document in np.split(tokens, np.cumsum(np.asarray(state["lengths"]))[:-1]):
+            if len(document):
+                self._buffer.add(document)
+
+
+class _Share:
+    """Which row groups a lane reads, in which order, and which of their documents."""
+
+    def __init__(self, first_group: int, group_stride: int | None, first_row: int, row_stride: int) -> None:
+        self._first_group, self._group_stride = first_group, group_stride
+        self._first_row, self._row_stride = first_row, row_stride
+
+    @staticmethod
+    def of(groups: RowGroups, lane: int, num_lanes: int) -> "_Share":
+        if groups.get(num_lanes - 1) is not None:
+            return _Share(lane, num_lanes, 0, 1)
+        num_groups = next(number for number in range(num_lanes) if groups.get(number) is None)
+        group = lane % num_groups
+        num_sharers = len(range(group, num_lanes, num_groups))
+        return _Share(group, None, lane // num_groups, num_sharers)
+
+    def group(self, groups: RowGroups, turn: int) -> RowGroup | None:
+        """The row group read in this turn of an epoch; None when the epoch is over."""
+        if self._group_stride is None:
+            return groups.get(self._first_group) if turn == 0 else None
+        return groups.get(self._first_group + turn * self._group_stride)
+
+    def read(self, groups: RowGroups, turn: int) -> list[str]:
+        group = self.group(groups, turn)
+        return [] if group is None else groups.read(group)[self._first_row :: self._row_stride]
+
+    def count_documents(self, groups: RowGroups, enough: int) -> int:
+        """How many documents one epoch has; stops counting at `enough`."""
+        count = turn = 0
+        while count < enough and (group := self.group(groups, turn)) is not None:
+            count += len(range(self._first_row, group.num_rows, self._row_stride))
+            turn += 1
+        return count
+
+
+class Lanes:
+    """The lanes that one rank serves. `next_batch` is called by one thread at a time."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        *,
+        split: Split,
+        num_lanes: int,
+        rank: int,
+        world_size: int,
+        batch_size: int,
+        seq_len: int,
+    ) -> None:
+        if num_lanes < 1 or num_lanes % world_size:
+            raise ConfigError(
+                f"a step of {num_lanes} micro-batches cannot be shared evenly by {world_size} ranks; use a number of "
+                f"ranks that divides {num_lanes}, or change the total batch or the micro-batch"
+            )
+        self.my_lanes = range(rank, num_lanes, world_size)
+        self._corpus_digest = corpus.digest
+        self._num_lanes = num_lanes
+        self._tokenizer = tokenizer
+        self._batch_size, self._seq_len = batch_size, seq_len
+        self._groups = RowGroups(corpus.train_shards if split == "train" else (corpus.val_shard,))
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the first document of every lane."""
+        self._lanes = {lane: Lane(self._groups, self._tokenizer, lane, self._num_lanes) for lane in self.my_lanes}
+
+    @property
+    def epoch(self) -> int:
+        """The pass over the documents, from 1, of the lane that is furthest."""
+        return max(lane.epoch for lane in self._lanes.values())
+
+    def next_batch(self, lane: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs and targets of the lane's next micro-batch."""
+        rows = np.empty((self._batch_size, self._seq_len + 1), dtype=np.int64)  # (B, T+1)
+        for row in rows:
+            self._lanes[lane].fill_row(row)
+        packed = torch.from_numpy(rows)
+        return packed[:, :-1].contiguous(), packed[:, 1:].contiguous()  # (B, T), (B, T)
+
+    def state(self) -> dict[int, dict[str, Any]]:
+        """The state of every lane of this rank; together with the other ranks' the whole data position."""
+        common = {"corpus_digest": self._corpus_digest, "num_lanes": self._num_lanes}
+        return {number: common | lane.state() for number, lane in self._lanes.items()}
+
+    def load_state(self, states: Mapping[int, Mapping[str, Any]]) -> None:
+        """Takes this rank's lanes out of the states of all lanes."""
+        for number, lane in self._lanes.items():
+            if number not in states:
+                raise ConfigError(
+                    f"the checkpoint holds no data position for lane {number} of {self._num_lanes}, only for lanes "
+                    f"{sorted(states)}; resume with the total batch and micro-batch that it was written with"
+                )
+            state = states[number]
+            if state["num_lanes"] != self._num_lanes:
+                raise ConfigError(
+                    f"the checkpoint was written with {state['num_lanes']} micro-batches per step and this run has "
+                    f"{self._num_lanes}; resume with the same total batch and micro-batch"
+                )
+            if state["corpus_digest"] != self._corpus_digest:
+                raise ConfigError(
+                    f"the checkpoint was written on another corpus (digest {state['corpus_digest'][:8]}, this one is "
+                    f"{self._corpus_digest[:8]}); resume on the same shards"
+                )
+            lane.load_state(state)
