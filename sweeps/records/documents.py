@@ -1,0 +1,141 @@
+"""The small JSON documents of an experiment: what each holds, and the one way they are written and read.
+
+Every document carries its schema's name and version. Unknown keys are ignored, so a later version may add some; a
+document that cannot be understood is named with what is wrong with it.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar, cast
+
+from sweeps.spec.errors import CorruptData
+
+AttemptEnd = Literal["completed", "stopped", "failed"]
+TrialState = Literal["pending", "running", "interrupted", "failed", "completed", "stopped_early"]
+ExperimentState = Literal["running", "interrupted", "completed", "completed_with_failures"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What was launched: the plan with its resolved configs, and all that is needed to say where it came from."""
+
+    id: str
+    sweep: str
+    created_utc: str
+    argv: list[str]
+    git_commit: str | None  # of the code that runs; None outside a checkout
+    git_diff: str | None  # of uncommitted changes; None if clean or outside a checkout
+    versions: dict[str, str]  # python and the packages that decide numbers
+    plan: dict[str, Any]  # JSON of sweeps.spec.plan.Plan
+    plan_digest: str
+    settings: dict[str, Any]  # what the command line changed: preset, num_workers, ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptError:
+    """The exception of the rank that failed first."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptRecord:
+    """One unbroken execution of a trial. Without an end it still runs, or whoever ran it died."""
+
+    number: int
+    host: str
+    pid: int
+    started_utc: str
+    num_workers: int
+    first_step: int | None = None  # None until the trainer has said where it starts
+    ended_utc: str | None = None
+    end: AttemptEnd | None = None
+    error: AttemptError | None = None
+    facts: dict[str, Any] | None = None  # the trainer's StartFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """Written last: a trial is completed when this exists."""
+
+    trial: str
+    leg: str
+    block: int
+    status: Literal["completed", "stopped_early"]
+    last_step: int
+    num_attempts: int
+    peak_mib: float
+    total_time_min: float  # steps > 10 only, over all attempts
+    min_val_bpb: float | None
+    ended_utc: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopRequest:
+    """Somebody asked the experiment to stop after the current step."""
+
+    reason: str
+    requested_utc: str
+
+
+Document = Manifest | AttemptRecord | TrialResult | StopRequest
+D = TypeVar("D", Manifest, AttemptRecord, TrialResult, StopRequest)
+
+_SCHEMAS: dict[type, str] = {
+    Manifest: "nanochat-sweep/manifest/1",
+    AttemptRecord: "nanochat-sweep/attempt/1",
+    TrialResult: "nanochat-sweep/result/1",
+    StopRequest: "nanochat-sweep/stop-request/1",
+}
+
+
+def utc_now() -> str:
+    """The present moment as ISO 8601 with microseconds, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def parse_utc(text: str) -> datetime:
+    """The moment that `utc_now` wrote."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def to_bytes(document: Document) -> bytes:
+    """Readable JSON with the schema first; the same document gives the same bytes."""
+    return json_bytes({"schema": _SCHEMAS[type(document)], **dataclasses.asdict(document)})
+
+
+def json_bytes(value: dict[str, Any]) -> bytes:
+    """Readable JSON for a file; keys keep their order."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def json_object(data: bytes, where: str) -> dict[str, Any]:
+    """The object in a JSON file. Raises CorruptData, naming the file `where`."""
+    try:
+        value: Any = json.loads(data)
+    except ValueError as error:
+        raise CorruptData(f"{where} is damaged: it is no JSON ({error}); put back an earlier copy of it") from None
+    if not isinstance(value, dict):
+        raise CorruptData(f"{where} is damaged: it must hold a JSON object, not {type(value).__name__}")
+    return cast("dict[str, Any]", value)
+
+
+def from_bytes(kind: type[D], data: bytes, where: str) -> D:
+    """The document in a file. Raises CorruptData, naming the file `where` and what is wrong with it."""
+    values = json_object(data, where)
+    wanted, seen = _SCHEMAS[kind], values.get("schema")
+    if seen != wanted:
+        raise CorruptData(f"{where} is no {wanted} document: its schema is {seen!r}; read it with the version it is of")
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    required = [n for n, f in known.items() if f.default is dataclasses.MISSING]
+    missing = [n for n in required if n not in values]
+    if missing:
+        raise CorruptData(f"{where} is damaged: it lacks {', '.join(missing)}; put back an earlier copy of it")
+    chosen = {n: values[n] for n in known if n in values}
+    if kind is AttemptRecord and chosen.get("error") is not None:
+        chosen["error"] = AttemptError(**chosen["error"])
+    return kind(**chosen)

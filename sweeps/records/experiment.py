@@ -1,0 +1,195 @@
+"""One launch of one sweep into one storage folder: the only memory that survives a kill.
+
+All paths inside are relative, so the folder can be moved. The manifest is written once, by exclusive creation, and says
+everything that will be run; the rest says how far it is. State is never stored, it follows from what is there: a trial
+is completed when its result exists, it runs only while the experiment's owner lives.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable
+from functools import cached_property
+
+from nanochat.config import digest
+from sweeps.records.documents import (
+    ExperimentState,
+    Manifest,
+    StopRequest,
+    TrialState,
+    from_bytes,
+    to_bytes,
+    utc_now,
+)
+from sweeps.records.lock import Lock, current_owner
+from sweeps.records.owner import Owner
+from sweeps.records.store import Store
+from sweeps.records.trial import TrialRecord
+from sweeps.spec.errors import CorruptData, Locked, UsageError
+from sweeps.spec.plan import Plan, plan_from_json
+
+_STOP = "requests/stop.json"
+
+
+class Experiment:
+    """An experiment in storage. Make it by `create` or `open`."""
+
+    def __init__(self, store: Store, manifest: Manifest) -> None:
+        self.store, self.manifest = store, manifest
+        self._lock: Lock | None = None
+
+    @classmethod
+    def create(cls, store_root: str, id: str, manifest: Manifest) -> "Experiment":
+        """A new folder `store_root/id` with its manifest. Raises UsageError or Locked where it exists already."""
+        store = Store(f"{store_root.rstrip('/')}/{id}")
+        try:
+            _create_manifest(store, manifest)
+        except FileExistsError:
+            raise _already_there(store, id) from None
+        except OSError as error:
+            _remove_if_empty(store)
+            raise UsageError(
+                f"storage {store_root} cannot be written: {error}; choose another place with --storage"
+            ) from None
+        return cls(store, manifest)
+
+    @classmethod
+    def open(cls, uri: str) -> "Experiment":
+        """The experiment in a folder. Raises UsageError if it is none, CorruptData if its manifest is damaged."""
+        store = Store(uri)
+        try:
+            data = store.read("manifest.json")
+        except (FileNotFoundError, NotADirectoryError):
+            raise UsageError(
+                f"{uri} is no experiment: it holds no manifest.json; give an experiment's id, its folder or its address"
+            ) from None
+        except OSError as error:
+            raise UsageError(f"{uri} cannot be read: {error}") from None
+        manifest = from_bytes(Manifest, data, store.uri_of("manifest.json"))
+        if digest(manifest.plan) != manifest.plan_digest:
+            raise CorruptData(
+                f"{store.uri_of('manifest.json')} is damaged: its plan does not have the digest "
+                f"{manifest.plan_digest[:12]} that was stored with it; put back an earlier copy of it"
+            )
+        return cls(store, manifest)
+
+    @property
+    def id(self) -> str:
+        """The experiment's name, as its manifest says; the folder may have been renamed."""
+        return self.manifest.id
+
+    @property
+    def uri(self) -> str:
+        """Where the experiment lies now."""
+        return self.store.uri
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The legs and trials with their configs, in order."""
+        try:
+            return plan_from_json(self.manifest.plan)
+        except CorruptData as error:
+            raise CorruptData(
+                f"{self.store.uri_of('manifest.json')}: {error}; open it with the version that wrote it"
+            ) from None
+
+    def trials(self) -> list[TrialRecord]:
+        """Every trial of the plan, in order, started or not."""
+        return [self._record(trial.name) for trial in self.plan.trials]
+
+    def trial(self, name: str) -> TrialRecord:
+        """One trial of the plan by its name."""
+        if name not in {trial.name for trial in self.plan.trials}:
+            raise UsageError(f"experiment {self.id} has no trial {name!r}; `nanochat-sweep status` lists them")
+        return self._record(name)
+
+    def lock(self, owner: Owner | None = None) -> None:
+        """Makes this process (or `owner`) the one that runs the experiment. Raises Locked while another lives."""
+        lock = Lock(self.store, owner or Owner.this_process())
+        lock.acquire()
+        self._lock = lock
+
+    def unlock(self) -> None:
+        """Gives the experiment up; does nothing where `lock` was not called."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def ownership_lost(self) -> bool:
+        """Whether another may have taken over since `lock`, because storage has not been reached for too long."""
+        return self._lock is not None and self._lock.is_lost()
+
+    def owner(self) -> Owner | None:
+        """Who runs the experiment now; None if nobody does or the last owner died."""
+        return current_owner(self.store)
+
+    def request_stop(self, reason: str) -> None:
+        """Asks whoever runs the experiment to stop after the current step and checkpoint."""
+        self.store.write(_STOP, to_bytes(StopRequest(reason=reason, requested_utc=utc_now())))
+
+    def stop_requested(self) -> str | None:
+        """The reason of a pending stop request."""
+        try:
+            data = self.store.read(_STOP)
+        except FileNotFoundError:
+            return None
+        return from_bytes(StopRequest, data, self.store.uri_of(_STOP)).reason
+
+    def clear_requests(self) -> None:
+        """Forgets stop requests; for a new owner to call before it starts."""
+        self.store.delete(_STOP)
+
+    def trial_states(self) -> dict[str, TrialState]:
+        """The state of each trial by name, in plan order."""
+        return {trial.name: trial.state() for trial in self.trials()}
+
+    def state(self) -> ExperimentState:
+        """How far the experiment is."""
+        return experiment_state(self.trial_states().values(), owner_lives=self.owner() is not None)
+
+    def _record(self, name: str) -> TrialRecord:
+        return TrialRecord(self.store, name, owner_lives=lambda: self.owner() is not None)
+
+
+def experiment_state(trials: Iterable[TrialState], *, owner_lives: bool) -> ExperimentState:
+    """Done when every trial is; before that, running exactly while somebody owns it."""
+    states = set(trials)
+    if states <= {"completed", "stopped_early"}:
+        return "completed"
+    if states <= {"completed", "stopped_early", "failed"}:
+        return "completed_with_failures"
+    return "running" if owner_lives else "interrupted"
+
+
+def _create_manifest(store: Store, manifest: Manifest) -> None:
+    """Raises FileExistsError. Object storage has no exclusive creation: there the lock makes look-and-put safe."""
+    if store.is_local:
+        store.create("manifest.json", to_bytes(manifest))
+        return
+    if store.exists("manifest.json"):
+        raise FileExistsError(store.uri)
+    lock = Lock(store, Owner.this_process())
+    lock.acquire()
+    try:
+        store.create("manifest.json", to_bytes(manifest))
+    finally:
+        lock.release()
+
+
+def _already_there(store: Store, id: str) -> Exception:
+    owner = current_owner(store)
+    if owner is not None:
+        return Locked(
+            f"experiment {id} is being run by process {owner.pid} on {owner.host}; "
+            "wait until it ends, or choose another --name"
+        )
+    return UsageError(
+        f"experiment {id} exists already in {store.uri}; "
+        f"continue it with `nanochat-sweep restore {id}`, or choose another --name"
+    )
+
+
+def _remove_if_empty(store: Store) -> None:
+    folder = store.local_path()
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)

@@ -1,0 +1,174 @@
+"""One owner at a time for an experiment; a dead owner is recognised and replaced.
+
+Two ways to elect, one interface. On a local disk owners are numbered files, `lock/owner-000001.json` and on: whoever
+finds the newest one dead or released creates the next number, and exclusive creation has one winner, so a takeover
+cannot race. Nothing is ever deleted there; an owner only rewrites its own file (heartbeat, release), hence no process
+can damage another's claim, however long it was asleep.
+
+Elsewhere there is no exclusive creation: each bidder puts `lock/<uuid>.json`, waits, and lists. A held lease, or else
+the lowest (time, uuid) among the living bids, wins; losers delete theirs. The wait covers the time between a winner's
+look and its mark, so two bidders always see each other.
+"""
+
+import contextlib
+import dataclasses
+import json
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sweeps.records.documents import json_bytes, json_object, utc_now
+from sweeps.records.owner import HEARTBEAT_S, STALE_AFTER_S, Owner, is_alive
+from sweeps.records.store import Store
+from sweeps.spec.errors import CorruptData, Locked
+
+SETTLE_S = 2.0  # how long a bid on object storage waits for its rivals
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """An owner's claim as it stands in storage."""
+
+    owner: Owner
+    heartbeat_utc: str
+    held: bool = True  # False: still bidding
+    released: bool = False
+
+    def is_live(self) -> bool:
+        """Whether the claim still counts."""
+        return not self.released and is_alive(self.owner, self.heartbeat_utc, datetime.now(UTC))
+
+
+def current_owner(store: Store) -> Owner | None:
+    """The living owner, if there is one. Reads only."""
+    if store.is_local:
+        _, lease = _newest(store)
+        return lease.owner if lease and lease.is_live() else None
+    held = [lease for lease in _leases(store).values() if lease.held and lease.is_live()]
+    return min(held, key=_rank).owner if held else None
+
+
+class Lock:
+    """Holds an experiment for `owner` from `acquire` until `release`, with a heartbeat in between."""
+
+    def __init__(self, store: Store, owner: Owner, *, settle_s: float = SETTLE_S) -> None:
+        self.owner = owner
+        self._store, self._settle_s = store, settle_s
+        self._path = ""
+        self._stop = threading.Event()
+        self._pulse: threading.Thread | None = None
+        self._last_heartbeat = 0.0
+
+    def acquire(self) -> None:
+        """Raises Locked, naming the living owner and what to do."""
+        if self._store.is_local:
+            self._path = _claim_next_number(self._store, self.owner)
+        else:
+            self._path = _win_election(self._store, self.owner, self._settle_s)
+        self._last_heartbeat = time.monotonic()
+        self._pulse = threading.Thread(target=self._beat, name="experiment-heartbeat", daemon=True)
+        self._pulse.start()
+
+    def release(self) -> None:
+        """Gives the experiment up. Does nothing if it is not held."""
+        if self._pulse is None:
+            return
+        self._stop.set()
+        self._pulse.join()
+        self._pulse = None
+        if self._store.is_local:
+            self._store.write(self._path, _lease_bytes(_fresh(self.owner, released=True)))
+        else:
+            self._store.delete(self._path)
+
+    def is_lost(self) -> bool:
+        """Whether others may rightly believe this owner dead: no heartbeat has reached storage for too long."""
+        return self._pulse is not None and time.monotonic() - self._last_heartbeat > STALE_AFTER_S
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_S):
+            with contextlib.suppress(OSError):  # an outage shows in is_lost, not as a dead thread
+                self._store.write(self._path, _lease_bytes(_fresh(self.owner)))
+                self._last_heartbeat = time.monotonic()
+
+
+def _claim_next_number(store: Store, owner: Owner) -> str:
+    while True:
+        number, lease = _newest(store)
+        if lease and lease.is_live():
+            raise _locked(store, lease.owner)
+        path = f"lock/owner-{number + 1:06d}.json"
+        with contextlib.suppress(FileExistsError):  # somebody was faster: look again, it may live
+            store.create(path, _lease_bytes(_fresh(owner)))
+            return path
+
+
+def _win_election(store: Store, owner: Owner, settle_s: float) -> str:
+    mine = f"lock/{owner.id}.json"
+    store.write(mine, _lease_bytes(_fresh(owner, held=False)))
+    try:
+        time.sleep(settle_s)
+        leases = _leases(store)
+        rivals = [lease for path, lease in leases.items() if path != mine and lease.is_live()]
+        for rival in rivals:
+            if rival.held or _rank(rival) < _rank(leases[mine]):
+                raise _locked(store, rival.owner)
+        store.write(mine, _lease_bytes(_fresh(owner)))
+    except BaseException:
+        store.delete(mine)
+        raise
+    for path, lease in leases.items():
+        if path != mine and not lease.is_live():
+            store.delete(path)
+    return mine
+
+
+def _rank(lease: Lease) -> tuple[str, str]:
+    return (lease.owner.started_utc, lease.owner.id)
+
+
+def _newest(store: Store) -> tuple[int, Lease | None]:
+    names = [n for n in store.list("lock") if n.startswith("owner-") and n.endswith(".json")]
+    if not names:
+        return 0, None
+    return int(names[-1][6:-5]), _read(store, f"lock/{names[-1]}")
+
+
+def _leases(store: Store) -> dict[str, Lease]:
+    leases: dict[str, Lease] = {}
+    for name in store.list("lock"):
+        with contextlib.suppress(FileNotFoundError):  # withdrawn since it was listed
+            leases[f"lock/{name}"] = _read(store, f"lock/{name}")
+    return leases
+
+
+def _read(store: Store, path: str) -> Lease:
+    values: dict[str, Any] = json_object(store.read(path), store.uri_of(path))
+    try:
+        return Lease(
+            owner=Owner(**values["owner"]),
+            heartbeat_utc=values["heartbeat_utc"],
+            held=values["held"],
+            released=values["released"],
+        )
+    except (KeyError, TypeError):
+        raise CorruptData(
+            f"{store.uri_of(path)} is damaged: {json.dumps(values)[:200]}; delete it if nothing runs there"
+        ) from None
+
+
+def _fresh(owner: Owner, *, held: bool = True, released: bool = False) -> Lease:
+    return Lease(owner=owner, heartbeat_utc=utc_now(), held=held, released=released)
+
+
+def _lease_bytes(lease: Lease) -> bytes:
+    return json_bytes({"schema": "nanochat-sweep/lease/1", **dataclasses.asdict(lease)})
+
+
+def _locked(store: Store, owner: Owner) -> Locked:
+    return Locked(
+        f"{store.uri} is in use by process {owner.pid} on {owner.host} since {owner.started_utc} ({owner.command}); "
+        f"wait until it ends, or interrupt it there (kill -INT {owner.pid}), then try again"
+    )

@@ -1,0 +1,106 @@
+"""One row per optimizer step, as JSON lines: what rank 0 stores and all results are made of.
+
+A row is the trainer's StepStats plus the trial and the attempt that ran the step. JSON knows neither NaN nor infinity,
+and a loss that became NaN must not vanish, so such a number is stored as the string "NaN", "Infinity" or "-Infinity".
+
+A line counts only when it is whole: it ends in a newline and is one complete object. Whatever is not is skipped and
+reported, so a file torn at any byte still gives all the rows before the tear. Keys that this version does not know are
+ignored and optional ones may be missing: rows of other versions stay readable.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any, cast, get_type_hints
+
+from nanochat.stats import StepStats, stats_as_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRow(StepStats):
+    """A step's statistics and who ran it."""
+
+    trial: str
+    attempt: int  # counts from 0
+
+    @classmethod
+    def of(cls, stats: StepStats, *, trial: str, attempt: int) -> "StepRow":
+        """The row of a step that the trainer has just told about."""
+        return cls(**vars(stats), trial=trial, attempt=attempt)
+
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_HINTS = get_type_hints(StepRow)
+_NAMES = tuple(f.name for f in fields(StepRow))
+_OPTIONAL = tuple(n for n in _NAMES if type(None) in getattr(_HINTS[n], "__args__", ()))
+_NUMBERS = tuple(n for n in _NAMES if float in (_HINTS[n], *getattr(_HINTS[n], "__args__", ())))
+_INTEGERS = tuple(n for n in _NAMES if _HINTS[n] is int)
+
+
+def encode_rows(rows: Iterable[StepRow]) -> bytes:
+    """One JSON object per row, each line ended by a newline."""
+    return b"".join(_encode(row) for row in rows)
+
+
+def decode_rows(data: bytes) -> tuple[list[StepRow], bool]:
+    """All whole rows, and whether anything else was there (a torn tail, a damaged line)."""
+    rows: list[StepRow] = []
+    *lines, rest = data.split(b"\n")
+    torn = rest != b""
+    for line in lines:
+        row = _decode(line)
+        if row is None:
+            torn = True
+        else:
+            rows.append(row)
+    return rows, torn
+
+
+def merge_rows(parts: Iterable[Iterable[StepRow]]) -> list[StepRow]:
+    """Each step once, in order: of several attempts that cover a step, the latest wins."""
+    latest: dict[int, StepRow] = {}
+    for part in parts:
+        for row in part:
+            known = latest.get(row.step)
+            if known is None or row.attempt >= known.attempt:
+                latest[row.step] = row
+    return [latest[step] for step in sorted(latest)]
+
+
+def _encode(row: StepRow) -> bytes:
+    values = stats_as_dict(row)
+    for name in _NUMBERS:
+        value = values[name]
+        if value is not None and not math.isfinite(value):
+            values[name] = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _decode(line: bytes) -> StepRow | None:
+    try:
+        values: Any = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(values, dict):
+        return None
+    try:
+        return _row_of(cast("dict[str, Any]", values))
+    except (KeyError, TypeError):
+        return None
+
+
+def _row_of(values: dict[str, Any]) -> StepRow:
+    """Raises KeyError for a required value that is missing and TypeError for one of the wrong kind."""
+    for name in _OPTIONAL:
+        values.setdefault(name, None)
+    known = {name: values[name] for name in _NAMES}
+    for name in _NUMBERS:
+        value = known[name]
+        if value.__class__ is not float and value is not None:
+            known[name] = _NON_FINITE[value] if value.__class__ is str else float(value)
+    for name in _INTEGERS:
+        if known[name].__class__ is not int:
+            raise TypeError(f"{name} must be a whole number, got {known[name]!r}")
+    known["flags"] = tuple(known["flags"])
+    return StepRow(**known)

@@ -1,0 +1,200 @@
+"""What one trial leaves in storage: its config, its attempts, its rows, and at the very end its result.
+
+`EXP/trials/<trial>/` is written by two processes that never write the same file: the driver (config, attempts, result)
+and rank 0 of the worker group (row parts). A part is never changed once it is there. Before the result is written the
+parts are compacted into one file; whatever is killed in between, each row is found at least once and counted once.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanochat.config import TrainConfig, digest, to_dict
+from sweeps.records.documents import (
+    AttemptRecord,
+    TrialResult,
+    TrialState,
+    from_bytes,
+    json_bytes,
+    json_object,
+    to_bytes,
+    utc_now,
+)
+from sweeps.records.rows import StepRow, decode_rows, encode_rows, merge_rows
+from sweeps.records.store import Store
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """A trial's steps, each once, and the part files that were not whole."""
+
+    rows: list[StepRow]
+    torn: tuple[str, ...]  # addresses; their whole lines are among the rows
+
+
+class TrialRecord:
+    """One trial of an experiment. Holds no data itself: every answer is read from storage."""
+
+    def __init__(self, store: Store, name: str, owner_lives: Callable[[], bool]) -> None:
+        self.name = name
+        self._store, self._owner_lives = store, owner_lives
+        self._folder = f"trials/{name}"
+        self._next_part: dict[int, int] = {}
+
+    def write_config(self, config: TrainConfig) -> None:
+        """Stores the leg's resolved config and its digest."""
+        body = {"schema": "nanochat-sweep/trial/1", "trial": self.name, "digest": digest(config)}
+        self._store.write(f"{self._folder}/trial.json", json_bytes({**body, "config": to_dict(config)}))
+
+    def stored_digest(self) -> str | None:
+        """The digest of the config that the trial was started with; None before its first start."""
+        try:
+            data = self._store.read(f"{self._folder}/trial.json")
+        except FileNotFoundError:
+            return None
+        values: dict[str, Any] = json_object(data, self._store.uri_of(f"{self._folder}/trial.json"))
+        return values.get("digest")
+
+    def attempts(self) -> list[AttemptRecord]:
+        """All attempts, oldest first."""
+        return [self._read_attempt(name) for name in self._attempt_files()]
+
+    def start_attempt(self, *, num_workers: int) -> AttemptRecord:
+        """Opens the attempt with the next free number, run by the calling process."""
+        files = self._attempt_files()
+        number = int(files[-1].removesuffix(".json")) + 1 if files else 0
+        while True:
+            record = AttemptRecord(
+                number=number,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                started_utc=utc_now(),
+                num_workers=num_workers,
+            )
+            try:
+                self._store.create(self._attempt_path(number), to_bytes(record))
+                return record
+            except FileExistsError:
+                number += 1
+
+    def update_attempt(self, record: AttemptRecord) -> None:
+        """Stores what is now known of an attempt: its facts, its end, its error."""
+        self._store.write(self._attempt_path(record.number), to_bytes(record))
+
+    def append_rows(self, attempt: int, rows: Iterable[StepRow]) -> None:
+        """Stores finished steps as one new immutable part; nothing for no rows."""
+        data = encode_rows(rows)
+        if not data:
+            return
+        prefix = f"a{attempt:03d}-p"
+        if attempt not in self._next_part:
+            taken = [n for n in self._part_files() if n.startswith(prefix)]
+            self._next_part[attempt] = int(taken[-1][len(prefix) :].removesuffix(".jsonl")) + 1 if taken else 0
+        part = self._next_part[attempt]
+        self._store.create(f"{self._folder}/rows/{prefix}{part:06d}.jsonl", data)
+        self._next_part[attempt] = part + 1
+
+    def stored_rows(self) -> StoredRows:
+        """Each step once, the latest attempt that covers it, and which parts are torn."""
+        parts, torn = self._read_parts(self._part_files())
+        return StoredRows(merge_rows(parts.values()), tuple(self._rows_uri(name) for name in torn))
+
+    def rows(self) -> list[StepRow]:
+        """Each step once, in order: the latest attempt that covers it wins."""
+        return self.stored_rows().rows
+
+    def compact(self) -> None:
+        """Puts all whole rows, those of superseded attempts too, into one part and deletes the parts it replaces.
+
+        Torn parts stay where they are, so that they go on being named.
+        """
+        files = self._part_files()
+        parts, torn = self._read_parts(files)
+        if len(parts) <= 1:
+            return
+        once = {(row.attempt, row.step): row for rows in parts.values() for row in rows}
+        taken = [n for n in files if n.startswith("compacted-")]
+        number = int(taken[-1][10:].removesuffix(".jsonl")) + 1 if taken else 0
+        self._store.create(
+            f"{self._folder}/rows/compacted-{number:03d}.jsonl", encode_rows(once[key] for key in sorted(once))
+        )
+        for name in parts:
+            if name not in torn:
+                self._store.delete(f"{self._folder}/rows/{name}")
+
+    def write_result(self, result: TrialResult) -> None:
+        """Makes the trial completed; call it last."""
+        self._store.write(f"{self._folder}/result.json", to_bytes(result))
+
+    def result(self) -> TrialResult | None:
+        """The result of a completed trial."""
+        try:
+            data = self._store.read(f"{self._folder}/result.json")
+        except FileNotFoundError:
+            return None
+        return from_bytes(TrialResult, data, self._store.uri_of(f"{self._folder}/result.json"))
+
+    def state(self) -> TrialState:
+        """How far the trial is, from storage and the owner's life alone."""
+        result = self.result()
+        if result is not None:
+            return result.status
+        files = self._attempt_files()
+        if not files:
+            return "pending"
+        last = self._read_attempt(files[-1])
+        if last.end == "failed":
+            return "failed"
+        return "running" if last.end is None and self._owner_lives() else "interrupted"
+
+    @property
+    def train_uri(self) -> str:
+        """The folder that Ray Train gets as its storage: checkpoints live below it."""
+        return self._store.uri_of(f"{self._folder}/train")
+
+    @property
+    def log_path(self) -> Path | None:
+        """Where the trial's whole output goes; None on remote storage, which cannot append."""
+        return self._store.local_path(f"{self._folder}/log.txt")
+
+    @property
+    def log_name(self) -> str:
+        """The log's path relative to the experiment."""
+        return f"{self._folder}/log.txt"
+
+    def _attempt_files(self) -> list[str]:
+        return [n for n in self._store.list(f"{self._folder}/attempts") if n.endswith(".json")]
+
+    def _attempt_path(self, number: int) -> str:
+        return f"{self._folder}/attempts/{number:03d}.json"
+
+    def _read_attempt(self, name: str) -> AttemptRecord:
+        path = f"{self._folder}/attempts/{name}"
+        return from_bytes(AttemptRecord, self._store.read(path), self._store.uri_of(path))
+
+    def _part_files(self) -> list[str]:
+        return [n for n in self._store.list(f"{self._folder}/rows") if n.endswith(".jsonl")]
+
+    def _rows_uri(self, name: str) -> str:
+        return self._store.uri_of(f"{self._folder}/rows/{name}")
+
+    def _read_parts(self, files: list[str]) -> tuple[dict[str, list[StepRow]], list[str]]:
+        """The whole rows of each part, and the names of the torn ones.
+
+        A part that vanished since it was listed was compacted meanwhile: the list is made again.
+        """
+        while True:
+            parts: dict[str, list[StepRow]] = {}
+            torn: list[str] = []
+            try:
+                for name in files:
+                    data = self._store.read(f"{self._folder}/rows/{name}")
+                    parts[name], damaged = decode_rows(data)
+                    if damaged or not data:
+                        torn.append(name)
+                return parts, torn
+            except FileNotFoundError:
+                files = self._part_files()
