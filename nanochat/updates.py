@@ -1,0 +1,123 @@
+"""How a weight moves, given its gradient: Muon for matrices, AdamW for the rest, as pure tensor functions.
+
+Muon steps along the momentum with all its singular values set to about one. The orthogonal factor comes from Polar
+Express (Amsel et al., arXiv 2505.16932): odd quintic polynomials, each the best one for the interval that its
+predecessors leave; the coefficients are derived here. NorMuon (Li et al., arXiv 2510.05491) then evens out the neurons
+by a running second moment and keeps the update's Frobenius norm. Weight decay is cautious: it acts only where it pulls
+a weight the way the update does.
+
+`active` is 1 where a weight takes part in this step and 0 where neither it nor its state may change: a matrix without
+any gradient, or everything after a gradient that is not finite. All hyperparameters that change from step to step are
+0-d tensors, so the functions compile once and never make the host wait.
+
+Shapes: n matrices, r rows, c columns; a neuron is a row of a tall matrix, a column of a wide one.
+"""
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+NORMUON_BETA2 = 0.95
+ADAMW_EPS = 1e-10
+_POLAR_ITERATIONS = 5
+_POLAR_LOWEST = 1e-3  # singular values below this share of the norm are not promised to reach one
+_POLAR_CUSHION = 0.02407  # the interval's ends stay within this ratio: milder first polynomials
+_POLAR_MARGIN = 1.01  # head-room for bf16's rounding, except after the last iteration
+
+
+def _best_odd_quintic(low: float, high: float) -> tuple[float, float, float]:
+    """The a, b, c with the least max |1 - (ax + bx^3 + cx^5)| over [low, high], by Remez exchange."""
+    if low / high > 1 - 5e-6:
+        return 15 / 8 / high, -10 / 8 / high**3, 3 / 8 / high**5
+    left, right = (3 * low + high) / 4, (low + 3 * high) / 4
+    for _ in range(100):
+        points = np.array([low, left, right, high])
+        system = np.stack([points, points**3, points**5, [1.0, -1.0, 1.0, -1.0]], axis=1)
+        a, b, c, _error = np.linalg.solve(system, np.ones(4))
+        root = np.sqrt(9 * b * b - 20 * a * c)
+        extremes = np.sqrt((-3 * b - root) / (10 * c)), np.sqrt((-3 * b + root) / (10 * c))
+        moved = abs(extremes[0] - left) + abs(extremes[1] - right)
+        left, right = extremes
+        if moved < 1e-15:
+            break
+    return float(a), float(b), float(c)
+
+
+@cache
+def polar_coefficients() -> tuple[tuple[float, float, float], ...]:
+    """One (a, b, c) per iteration, for matrices of Frobenius norm at most one."""
+    low, high = _POLAR_LOWEST, 1.0
+    found: list[tuple[float, float, float]] = []
+    for iteration in range(_POLAR_ITERATIONS):
+        a, b, c = _best_odd_quintic(max(low, _POLAR_CUSHION * high), high)
+        at_low, at_high = (a * x + b * x**3 + c * x**5 for x in (low, high))  # the image's two ends
+        centre = 2 / (at_low + at_high)
+        low, high = centre * at_low, centre * at_high
+        margin = 1.0 if iteration == _POLAR_ITERATIONS - 1 else _POLAR_MARGIN
+        found.append((centre * a / margin, centre * b / margin**3, centre * c / margin**5))
+    return tuple(found)
+
+
+def orthogonal_factor(x: Tensor, work_dtype: torch.dtype) -> Tensor:
+    """About U V^T of each matrix U S V^T of `x` (n, r, c), computed in and returned as `work_dtype`."""
+    norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
+    y = (x / (norm * _POLAR_MARGIN + 1e-7)).to(work_dtype)
+    tall = y.size(-2) > y.size(-1)
+    for a, b, c in polar_coefficients():
+        gram = y.mT @ y if tall else y @ y.mT  # the smaller side
+        poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        y = torch.baddbmm(y, y, poly, beta=a) if tall else torch.baddbmm(y, poly, y, beta=a)
+    return y
+
+
+def neuron_dim(rows: int, cols: int) -> int:
+    """The dimension that a neuron's weights lie along: averaging over it leaves one number per neuron."""
+    return -1 if rows >= cols else -2
+
+
+def muon_update(
+    value: Tensor,
+    grad: Tensor,
+    momentum_buffer: Tensor,
+    second_moment: Tensor,
+    *,
+    lr: Tensor,
+    active: Tensor,
+    momentum: Tensor,
+    weight_decay: Tensor,
+    work_dtype: torch.dtype,
+) -> None:
+    """One Muon step of `value` (n, r, c), in place, with its state; `lr` and `active` are (n, 1, 1)."""
+    grad = torch.where(active > 0, grad.float(), 0.0)
+    momentum_buffer.lerp_(grad, (1 - momentum) * active)
+    update = orthogonal_factor(torch.lerp(grad, momentum_buffer, momentum), work_dtype).float()
+    energy = update.square().mean(dim=neuron_dim(value.size(-2), value.size(-1)), keepdim=True)
+    second_moment.lerp_(energy, (1 - NORMUON_BETA2) * active)
+    scale = second_moment.clamp_min(1e-10).rsqrt()
+    total, scaled_total = (e.sum(dim=(-2, -1), keepdim=True) for e in (energy, energy * scale.square()))
+    update = update * (scale * (total / scaled_total.clamp_min(1e-20)).sqrt())
+    agrees = (update * value) >= 0
+    value.sub_(lr * active * (update + weight_decay * value * agrees))
+
+
+def adamw_update(
+    value: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    *,
+    lr: Tensor,
+    active: Tensor,
+    beta1: float,
+    beta2: float,
+    bias1: Tensor,
+    bias2: Tensor,
+) -> None:
+    """One step of Adam without weight decay, in place; `bias` = 1 - beta^step. `value` may be bf16."""
+    grad = torch.where(active > 0, grad.float(), 0.0)
+    exp_avg.lerp_(grad, (1 - beta1) * active)
+    exp_avg_sq.lerp_(grad.square(), (1 - beta2) * active)
+    denominator = (exp_avg_sq / bias2).sqrt() + ADAMW_EPS
+    value.copy_(value.float() - lr * active / bias1 * (exp_avg / denominator))
