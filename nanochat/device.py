@@ -1,0 +1,106 @@
+"""The processor a run is on: which one, what it is called, how fast it could be, how much memory it took.
+
+Everything that differs between a GPU and a CPU is decided here once; the rest of the trainer asks `Device`.
+"""
+
+import os
+import platform
+import resource
+from dataclasses import dataclass
+
+import torch
+
+from nanochat.config import ConfigError, RunConfig
+
+# Dense bf16 peaks in FLOP/s by a part of the card's name, the most telling part first. Sources: the vendors' datasheets.
+_PEAK_BF16_FLOPS: tuple[tuple[str, float], ...] = (
+    ("B200", 2.25e15),
+    ("GB200", 2.25e15),
+    ("B100", 1.75e15),
+    ("H200", 989e12),
+    ("H20", 148e12),
+    ("H100 NVL", 835e12),
+    ("H100 PCIe", 756e12),
+    ("H800 PCIe", 756e12),
+    ("H100", 989e12),
+    ("H800", 989e12),
+    ("A100", 312e12),
+    ("A800", 312e12),
+    ("L40S", 362e12),
+    ("RTX 4090", 165e12),
+)
+
+
+def peak_bf16_flops(device_name: str) -> float | None:
+    """Dense bf16 FLOP/s of a card by its name as the driver gives it; None for a card that is not in the table."""
+    for part, flops in _PEAK_BF16_FLOPS:
+        if part.lower() in device_name.lower():
+            return flops
+    return None
+
+
+@dataclass(frozen=True)
+class Device:
+    """One rank's processor and the dtype its matrices multiply in."""
+
+    torch_device: torch.device
+    name: str
+    compute_dtype: torch.dtype
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether this is a GPU."""
+        return self.torch_device.type == "cuda"
+
+    @property
+    def peak_flops(self) -> float | None:
+        """Dense bf16 FLOP/s; None where unknown (every CPU)."""
+        return peak_bf16_flops(self.name) if self.is_cuda else None
+
+    def synchronize(self) -> None:
+        """Waits until all work given to the GPU is done."""
+        if self.is_cuda:
+            torch.cuda.synchronize(self.torch_device)
+
+    def peak_mib(self) -> float:
+        """Most memory taken so far: torch's max_memory_allocated on a GPU, the peak resident set on a CPU."""
+        if self.is_cuda:
+            return torch.cuda.max_memory_allocated(self.torch_device) / 2**20
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _cpu_has_fast_bf16() -> bool:
+    try:
+        flags = next(line for line in open("/proc/cpuinfo", encoding="ascii", errors="replace") if "flags" in line)
+    except (OSError, StopIteration):
+        return False
+    return bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))
+
+
+def open_device(run: RunConfig, uses_fp8: bool) -> Device:
+    """Picks the device for this rank (LOCAL_RANK's GPU, or the CPU), and sets torch's global switches for it.
+
+    Raises ConfigError where a GPU is asked for and there is none, or where it cannot multiply in FP8.
+    """
+    wants_cuda = run.device == "cuda" or (run.device is None and torch.cuda.is_available())
+    if wants_cuda and not torch.cuda.is_available():
+        raise ConfigError("run.device is 'cuda' but torch sees no GPU; check nvidia-smi, or leave run.device unset")
+    if run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    if not wants_cuda:
+        dtype = torch.bfloat16 if _cpu_has_fast_bf16() else torch.float32
+        return Device(torch.device("cpu"), platform.processor() or platform.machine(), dtype)
+    index = int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.device_count() > 1 else 0
+    torch_device = torch.device("cuda", index)
+    torch.cuda.set_device(torch_device)
+    torch.cuda.reset_peak_memory_stats(torch_device)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    capability = torch.cuda.get_device_capability(torch_device)
+    name = torch.cuda.get_device_name(torch_device)
+    if uses_fp8 and capability < (8, 9):
+        raise ConfigError(
+            f"{name} (compute capability {capability[0]}.{capability[1]}) has no FP8 matrix units; "
+            f"8.9 or later is needed: set precision.linears and precision.experts to 'bf16'"
+        )
+    return Device(torch_device, name, torch.bfloat16)
