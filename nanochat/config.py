@@ -9,12 +9,14 @@ in it: the batch is fixed in tokens, so the same config gives the same mathemati
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import types
 import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union
+from typing import Any, Literal, Union, cast
 
 Precision = Literal["bf16", "fp8"]
 Fp8Recipe = Literal["tensorwise", "rowwise"]
@@ -66,7 +68,7 @@ class ModelConfig:
         return -(-self.vocab_size // 64) * 64
 
     def window_tokens(self, layer: int) -> int:
-        """How many tokens, itself included, a position of `layer` attends to at most."""
+        """How far back, in tokens, a position of `layer` sees; the whole context where the layer has no window."""
         letter = "L" if layer == self.depth - 1 else self.window_pattern[layer % len(self.window_pattern)]
         return self.seq_len if letter == "L" else max(1, self.seq_len // 2)
 
@@ -164,6 +166,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require(self.device_batch_size > 0, f"data.device_batch_size must be positive, got {self.device_batch_size}")
+        _require(self.source != "", "data.source must be a folder, or None for the embedded corpus; got an empty text")
         total = self.total_batch_tokens
         _require(total is None or total > 0, f"data.total_batch_tokens must be positive or None, got {total}")
 
@@ -221,8 +224,12 @@ class TrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        for section in dataclasses.fields(self):
-            _check_types(section.name, getattr(self, section.name))
+        for name, kind in _SECTION_TYPES.items():
+            section = getattr(self, name)
+            if section is None and name == "moe":
+                continue
+            _require(isinstance(section, kind), f"{name} must be a {kind.__name__}, got {section!r}")
+            _check_values(name, vars(section))
         _require(
             self.precision.experts == "bf16" or self.moe is not None,
             "precision.experts is 'fp8' but the model has no experts (moe is None); set moe or keep experts in bf16",
@@ -260,21 +267,18 @@ def _fits(value: Any, alternative: Any) -> bool:
     return isinstance(value, alternative)
 
 
-def _check_types(section_name: str, section: Any) -> None:
-    if section is None:
-        return
-    _require(dataclasses.is_dataclass(section), f"{section_name} must be a config section, got {section!r}")
-    hints = typing.get_type_hints(type(section))
-    for f in dataclasses.fields(section):
-        value, alternatives = getattr(section, f.name), _allowed(hints[f.name])
+def _check_values(section: str, values: Mapping[str, Any]) -> None:
+    """Raises ConfigError unless every field of a section can hold its value."""
+    for name, value in values.items():
+        alternatives = field_alternatives(f"{section}.{name}")
         if not any(_fits(value, a) for a in alternatives):
             wanted = " or ".join(
                 ("None" if a is type(None) else a.__name__) if isinstance(a, type) else repr(a) for a in alternatives
             )
-            raise ConfigError(f"{section_name}.{f.name} must be {wanted}, got {value!r}")
+            raise ConfigError(f"{section}.{name} must be {wanted}, got {value!r}")
 
 
-_SECTION_TYPES: dict[str, type] = {
+_SECTION_TYPES: dict[str, type[Any]] = {
     "model": ModelConfig,
     "moe": MoEConfig,
     "precision": PrecisionConfig,
@@ -287,11 +291,13 @@ _SECTION_TYPES: dict[str, type] = {
 }
 
 
+@functools.cache
 def field_paths() -> tuple[str, ...]:
     """Every field of a TrainConfig as a dotted path, in order."""
     return tuple(f"{name}.{f.name}" for name, kind in _SECTION_TYPES.items() for f in dataclasses.fields(kind))
 
 
+@functools.cache
 def field_alternatives(path: str) -> tuple[Any, ...]:
     """What a field may hold: types (`int`, `type(None)`) and literal values. Raises ConfigError for an unknown path."""
     check_path(path)
@@ -334,22 +340,9 @@ def with_overrides(config: TrainConfig, overrides: dict[str, Any]) -> TrainConfi
                 f"{section}.{next(iter(values))} cannot be set: this config has no {section} section "
                 f"(start from a recipe that has one)"
             )
-        for name, value in values.items():
-            if not any(_fits(value, a) for a in field_alternatives(f"{section}.{name}")):
-                _check_types(section, _Unchecked.like(holder, name, value))
+        _check_values(section, values)
         changed[section] = dataclasses.replace(holder, **values)
     return dataclasses.replace(config, **changed)
-
-
-class _Unchecked:
-    """Carries an ill-typed value to `_check_types` for its message, past the section's own checks."""
-
-    @staticmethod
-    def like(section: Any, name: str, value: Any) -> Any:
-        copy = object.__new__(type(section))
-        for f in dataclasses.fields(section):
-            object.__setattr__(copy, f.name, value if f.name == name else getattr(section, f.name))
-        return copy
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
@@ -365,8 +358,7 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
             near = difflib.get_close_matches(name, list(_SECTION_TYPES), n=1, cutoff=0.4)
             raise ConfigError(f"unknown config section {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
         if body is not None:
-            for key in body:
-                check_path(f"{name}.{key}")
+            _check_values(name, body)
         sections[name] = None if body is None else _SECTION_TYPES[name](**body)
     return TrainConfig(**sections)
 
@@ -378,9 +370,9 @@ def canonical_json(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): _plain(v) for k, v in cast(dict[Any, Any], value).items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [_plain(v) for v in cast(Sequence[Any], value)]
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return value

@@ -7,7 +7,7 @@ them without torch.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,4 +89,5 @@ class Hooks:
 
 def stats_as_dict(stats: Any) -> dict[str, Any]:
     """A flat dict of a stats dataclass, tuples as lists: what a JSON row holds."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(stats).items()}
+    fields = cast(dict[str, Any], vars(stats))
+    return {k: list(cast(tuple[Any, ...], v)) if isinstance(v, tuple) else v for k, v in fields.items()}
