@@ -8,7 +8,7 @@ from sweeps.spec import Axis, Sweep, TailWindow
 
 SWEEP = Sweep(
     name="smoke",
-    base=shrink_to_tiny(d12_moe(num_steps=20)),
+    base=shrink_to_tiny(d12_moe(num_steps=40)),
     num_workers=2,
     checkpoint_every=10,
     axes=[Axis("compile.mode", ["none"]), Axis("moe.capacity_factor", [None, 1.0])],

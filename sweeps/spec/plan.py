@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat.config import ConfigError, TrainConfig, from_dict, to_dict, with_overrides
+from nanochat.flags import check_supported
 from nanochat.sizes import check_world_size
 from sweeps.spec.errors import CorruptData, SweepError
 from sweeps.spec.legs import Leg
@@ -52,11 +53,12 @@ class Plan:
 
 
 def make_plan(sweep: Sweep, num_blocks: int = 1) -> Plan:
-    """Resolve a sweep into trials. SweepError where a leg's batch does not divide over the workers."""
+    """Resolve a sweep into trials. SweepError where a leg cannot be served, or its batch does not divide."""
     if num_blocks < 1:
         raise SweepError(f"the number of blocks must be at least 1, got {num_blocks}")
     for leg in sweep.legs:
         try:
+            check_supported(leg.config)
             check_world_size(leg.config, sweep.num_workers)
         except ConfigError as error:
             raise SweepError(f"leg {leg.name}: {error}") from None

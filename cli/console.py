@@ -1,0 +1,91 @@
+"""How the program speaks: data on stdout, everything else on stderr, errors as one sentence with an exit code.
+
+Colour only marks the words `error:` and `warning:`, only on a terminal, and never with NO_COLOR.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+import typer
+
+from nanochat.config import ConfigError
+from sweeps.spec.errors import SweepToolError, UsageError
+
+_RED, _YELLOW, _PLAIN = "\x1b[1;31m", "\x1b[33m", "\x1b[0m"
+
+
+def out(text: str) -> None:
+    """Data, on stdout."""
+    print(text)
+
+
+def note(text: str) -> None:
+    """Progress, on stderr, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """Something to know that stops nothing."""
+    note(f"{_marked('warning:', _YELLOW)} {text}")
+
+
+def error(text: str) -> None:
+    """Why the program ends."""
+    note(f"{_marked('error:', _RED)} {text}")
+
+
+def has_colour(stream: TextIO) -> bool:
+    """Whether colour is welcome there."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
+    """Columns aligned with spaces, two apart; the headers named in `right` are right-aligned."""
+    lines = [list(headers), *[list(row) for row in rows]]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if header in right else cell.ljust(width)
+            for cell, width, header in zip(line, widths, headers, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def guarded(action: Callable[[], object]) -> int:
+    """Run the program and return its exit code, whatever happens. A returned int is the code, anything else 0."""
+    try:
+        result = action()
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except SweepToolError as problem:
+        error(str(problem))
+        return problem.exit_code
+    except ConfigError as problem:
+        error(str(problem))
+        return UsageError.exit_code
+    except typer.TyperException as problem:
+        error(f"{problem.format_message()}\nsee {_help_command(problem)}")
+        return UsageError.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        # The reader left (`| head`); point stdout elsewhere so that the interpreter's last flush finds no closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as problem:
+        traceback.print_exc()
+        error(f"internal error, {type(problem).__name__}: {problem}")
+        return 1
+
+
+def _marked(word: str, colour: str) -> str:
+    return f"{colour}{word}{_PLAIN}" if has_colour(sys.stderr) else word
+
+
+def _help_command(problem: typer.TyperException) -> str:
+    context = getattr(problem, "ctx", None)
+    return f"{context.command_path if context else 'nanochat-sweep'} --help"

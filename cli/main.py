@@ -1,0 +1,43 @@
+"""The program `nanochat-sweep`: its verbs, its version, its exit code.
+
+A verb's file imports only typer and the standard library until the verb runs, so that `--help` is instant.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cli.console import guarded, out
+from cli.plan import plan
+
+app = typer.Typer(
+    name="nanochat-sweep",
+    help="Sweeps of nanochat-style MoE and FP8 training runs on Ray: define, launch, restore, compare.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+for verb in (plan,):
+    app.command()(verb)
+
+
+@app.callback(invoke_without_command=True)
+def program(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Show the version, or the help where no verb is given."""
+    if version:
+        from importlib.metadata import version as installed_version
+
+        out(f"nanochat-sweep {installed_version('nanochat-sweep')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        out(context.get_help())
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(guarded(lambda: app(standalone_mode=False)))
