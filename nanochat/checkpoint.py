@@ -1,0 +1,256 @@
+"""A moment of training on storage: complete and proven, or refused by name.
+
+In a folder: the sharded values and moments (`__{rank}_0.distcp` and `.metadata`, by torch.distributed.checkpoint, which
+also cuts them anew for another number of ranks), `rank_{r}.pt` (the rank's data lanes and random states),
+`trainer.json` (the loop's own numbers) and, written last, `checkpoint.json` with the size and sha256 of every other
+file. A folder is a checkpoint if that index exists and all files match it.
+
+Each rank writes into the folder that it is given, shared or its own; where they are its own, whoever merges them (Ray
+Train uploads them into one place) gets the same complete folder.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
+from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
+
+from nanochat.dist import Ranks
+from nanochat.optim import ShardedOptimizer
+
+INDEX = "checkpoint.json"
+_FORMAT = 1
+_TRAINER = "trainer.json"
+
+T = TypeVar("T")
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be written, or must not be used: names the file and what was seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What one rank brings to a checkpoint. Buffers and trainer numbers are equal on all ranks and stored once."""
+
+    step: int  # optimizer steps done
+    config_digest: str
+    optimizer: ShardedOptimizer
+    lanes: Mapping[int, Any]  # the states of this rank's own lanes
+    trainer: Mapping[str, Any]  # whatever JSON can hold
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)  # the model's state beside its parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerState:
+    """What `read` hands back, beside what it loaded in place."""
+
+    step: int
+    config_digest: str
+    world_size: int  # of the ranks that wrote it
+    lanes: dict[int, Any]  # of all ranks
+    trainer: dict[str, Any]
+
+
+def write(folder: Path, parts: Parts, ranks: Ranks) -> None:
+    """Collective. Raises CheckpointError on every rank if it fails on one; the folder is then no checkpoint."""
+    _together(ranks, lambda: _claim(folder))
+    tensors = {**parts.optimizer.state_dict(), **_buffer_entries(parts.buffers)}
+    try:
+        with _without_notice():
+            save_sharded(tensors, storage_writer=FileSystemWriter(folder), no_dist=ranks.world_size == 1)
+    except (CheckpointException, OSError, RuntimeError) as error:
+        raise CheckpointError(f"cannot write model and optimizer state into {folder}: {error}") from error
+    facts = _together(ranks, lambda: _write_rank_files(folder, parts, ranks))
+    index = {
+        "format": _FORMAT,
+        "step": parts.step,
+        "world_size": ranks.world_size,
+        "config_digest": parts.config_digest,
+        "written_unix_s": time.time(),
+        "files": {name: fact for rank_facts in facts for name, fact in sorted(rank_facts.items())},
+    }
+    _together(ranks, lambda: _write_whole(folder / INDEX, json.dumps(index, indent=1)) if ranks.is_first else None)
+
+
+def verify(folder: Path) -> None:
+    """Raises CheckpointError unless the folder holds a complete checkpoint, every byte as it was written."""
+    files: dict[str, Any] = read_index(folder)["files"]
+    for name, fact in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing, though {INDEX} lists it with {fact['bytes']} bytes")
+        num_bytes = path.stat().st_size
+        if num_bytes < fact["bytes"]:
+            raise CheckpointError(f"{path} is truncated: {num_bytes} of {fact['bytes']} bytes")
+        if num_bytes > fact["bytes"]:
+            raise CheckpointError(f"{path} has {num_bytes} bytes, {fact['bytes']} were written")
+    for name, fact in files.items():
+        seen = _sha256(folder / name)
+        if seen != fact["sha256"]:
+            raise CheckpointError(f"{folder / name} is damaged: its sha256 is {seen}, {fact['sha256']} was written")
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The checkpoint's index, its fields present. Raises CheckpointError where there is none or it is no index."""
+    path = folder / INDEX
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is no complete checkpoint: it has no {INDEX}, which is written last")
+    try:
+        index = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no JSON ({path.stat().st_size} bytes): {error}") from error
+    wanted = {"format", "step", "world_size", "config_digest", "files"}
+    if not isinstance(index, dict) or not wanted <= index.keys():
+        raise CheckpointError(f"{path} is no checkpoint index: it lacks some of {', '.join(sorted(wanted))}")
+    if index["format"] != _FORMAT:
+        raise CheckpointError(f"{path} has format {index['format']}; this version reads format {_FORMAT}")
+    return index
+
+
+def read(
+    folder: Path, ranks: Ranks, into: ShardedOptimizer, buffers: Mapping[str, Tensor] | None = None
+) -> TrainerState:
+    """Collective. Loads optimizer, parameters, buffers and random states in place, whatever number of ranks wrote them.
+
+    The folder is taken to be verified (`latest_valid`). Random states are the same rank's, where it existed before.
+    """
+    index = read_index(folder)
+    tensors = into.state_dict()
+    try:
+        with _without_notice():
+            everything = {**tensors, **_buffer_entries(buffers or {})}
+            load_sharded(everything, storage_reader=FileSystemReader(folder), no_dist=ranks.world_size == 1)
+    except (CheckpointException, OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"the state in {folder} does not fit this model: {error}") from error
+    into.load_state_dict(tensors)
+    lanes: dict[int, Any] = {}
+    old_ranks = range(index["world_size"])
+    for old_rank in old_ranks:
+        stored = torch.load(folder / f"rank_{old_rank}.pt", weights_only=False)
+        lanes.update(stored["lanes"])
+        if old_rank == ranks.rank % len(old_ranks):
+            _restore_random_states(stored["random"], ranks.device)
+    return TrainerState(
+        step=index["step"],
+        config_digest=index["config_digest"],
+        world_size=index["world_size"],
+        lanes=lanes,
+        trainer=json.loads((folder / _TRAINER).read_bytes()),
+    )
+
+
+def latest_valid(candidates: Iterable[Path], ranks: Ranks) -> tuple[Path | None, list[str]]:
+    """Collective. The first candidate that verifies, and one sentence about each that did not.
+
+    Rank 0 decides; the others take their own candidate of the same place, as paths may differ between machines.
+    """
+    place, folder, remarks = _first_valid(candidates) if ranks.is_first else (None, None, [])
+    place, remarks = ranks.broadcast_object((place, remarks))
+    if place is not None and not ranks.is_first:
+        folder = next(islice(candidates, place, None), None)
+        if folder is None:
+            raise CheckpointError(f"rank 0 continues from its candidate {place}; rank {ranks.rank} has not as many")
+    return folder, remarks
+
+
+def _first_valid(candidates: Iterable[Path]) -> tuple[int | None, Path | None, list[str]]:
+    remarks: list[str] = []
+    for place, folder in enumerate(candidates):
+        try:
+            verify(folder)
+        except (CheckpointError, OSError) as error:
+            remarks.append(f"checkpoint not used: {error}")
+        else:
+            return place, folder, remarks
+    return None, None, remarks
+
+
+def _together(ranks: Ranks, action: Callable[[], T]) -> list[T]:
+    """Runs `action` on every rank and returns all results; a failure on one becomes an error on all."""
+    result, failure = None, None
+    try:
+        result = action()
+    except (CheckpointError, OSError, RuntimeError, pickle.PicklingError) as error:
+        failure = f"rank {ranks.rank}: {error}"
+    gathered = ranks.all_gather_object((result, failure))
+    failures = [failure for _, failure in gathered if failure]
+    if failures:
+        raise CheckpointError("cannot write the checkpoint; " + "; ".join(failures))
+    return [result for result, _ in gathered]
+
+
+@contextmanager
+def _without_notice() -> Iterator[None]:
+    """Silences torch's remark that one process is a world of one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _claim(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / INDEX).exists():
+        raise CheckpointError(f"{folder} already holds a checkpoint; write into a new folder")
+
+
+def _write_rank_files(folder: Path, parts: Parts, ranks: Ranks) -> dict[str, dict[str, Any]]:
+    """Writes what is this rank's alone; size and digest of all files it wrote, the sharded ones included."""
+    rank_file = folder / f"rank_{ranks.rank}.pt"
+    torch.save({"lanes": dict(parts.lanes), "random": _random_states(ranks.device)}, rank_file)
+    mine = [rank_file, *folder.glob(f"__{ranks.rank}_*.distcp")]
+    if ranks.is_first:
+        _write_whole(folder / _TRAINER, json.dumps(dict(parts.trainer), indent=1))
+        mine += [folder / _TRAINER, folder / ".metadata"]
+    return {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in mine}
+
+
+def _write_whole(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _buffer_entries(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"buffer.{name}": tensor for name, tensor in buffers.items()}
+
+
+def _random_states(device: torch.device) -> dict[str, Any]:
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def _restore_random_states(states: Mapping[str, Any], device: torch.device) -> None:
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda" and states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"], device)

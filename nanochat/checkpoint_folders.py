@@ -1,0 +1,77 @@
+"""Where the torchrun trainer keeps its checkpoints: `<root>/step_000070/`, each there as a whole or not at all.
+
+A checkpoint is written into a hidden folder beside its place, forced to the disk, and renamed. Whatever is killed at
+whatever moment, the folders with a final name are complete. "Newest" means written last: a run started anew in the same
+place counts from step 0 again, and its checkpoints come before the older run's.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from nanochat.checkpoint import INDEX
+from nanochat.dist import Ranks
+from nanochat.stats import Checkpointable
+
+_HIDDEN = ".unfinished-"
+
+
+def save(root: Path, state: Checkpointable, ranks: Ranks, keep: int) -> Path:
+    """Collective, `root` shared by all ranks. Writes and publishes a checkpoint, then keeps the newest `keep`."""
+    final = root / f"step_{state.step:06d}"
+    temporary = root / f"{_HIDDEN}{final.name}"
+    if ranks.is_first:
+        shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
+        temporary.mkdir(parents=True)
+    ranks.barrier()
+    state.write(temporary)
+    if ranks.is_first:
+        publish(temporary, final)
+        prune(root, keep)
+    ranks.barrier()
+    return final
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Forces a folder to the disk and gives it its final name, in place of an older one of that name."""
+    for path in temporary.iterdir():
+        _sync(path)
+    _sync(temporary)
+    replaced = final.with_name(f"{_HIDDEN}replaced-{final.name}")
+    if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        final.rename(replaced)
+    temporary.rename(final)
+    _sync(final.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def prune(root: Path, keep: int) -> None:
+    """Deletes all but the newest `keep` checkpoints, and what was never finished. Call it while nothing is written."""
+    for folder in newest_first(root)[max(keep, 1) :]:
+        # Without its index it is no checkpoint, so a deletion that is cut short leaves nothing that looks like one.
+        (folder / INDEX).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+    for folder in root.glob(f"{_HIDDEN}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def newest_first(root: Path) -> list[Path]:
+    """All checkpoint folders, the one written last first; those that do not say when come last."""
+    return sorted(root.glob("step_*"), key=lambda folder: (_written_unix_s(folder), folder.name), reverse=True)
+
+
+def _written_unix_s(folder: Path) -> float:
+    try:
+        return float(json.loads((folder / INDEX).read_bytes())["written_unix_s"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
