@@ -10,12 +10,14 @@ position is used. Among equally long documents the one that came first is taken,
 order alone.
 
 Lane l owns row groups l, l+L, l+2L, ... of the split. With fewer row groups than lanes, lanes share: lane l takes row
-group l mod G, of which its n sharers take every n-th document each. The buffer holds 1,000 documents, or all that the
-lane has if these are fewer, so that one pass over a small corpus is not in the buffer many times.
+group l mod G, of which its n sharers take every n-th document each; where there are not even n documents, some lanes
+read the same one. The buffer holds 1,000 documents, or all that the lane has if these are fewer, so that a small corpus
+is not in the buffer many times over.
 """
 
 import bisect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -63,20 +65,56 @@ class PackingBuffer:
         return [self._documents[arrival] for arrival in sorted(self._documents)]
 
 
+@dataclass(frozen=True)
+class _Share:
+    """Which row groups a lane reads in one epoch, in turn, and which of their documents."""
+
+    groups: RowGroups
+    first_group: int
+    group_stride: int | None  # None: the first one alone
+    first_row: int = 0
+    row_stride: int = 1
+
+    @staticmethod
+    def of(groups: RowGroups, lane: int, num_lanes: int) -> "_Share":
+        """The share of a lane among all lanes."""
+        if groups.get(num_lanes - 1) is not None:
+            return _Share(groups, lane, num_lanes)
+        num_groups = next(number for number in range(num_lanes) if groups.get(number) is None)
+        first_group = lane % num_groups
+        num_sharers = len(range(first_group, num_lanes, num_groups))
+        group = groups.get(first_group)
+        num_rows = 1 if group is None else group.num_rows
+        return _Share(groups, first_group, None, (lane // num_groups) % num_rows, min(num_sharers, num_rows))
+
+    def group(self, turn: int) -> RowGroup | None:
+        """The row group of this turn; None when the epoch is over."""
+        if self.group_stride is None:
+            return self.groups.get(self.first_group) if turn == 0 else None
+        return self.groups.get(self.first_group + turn * self.group_stride)
+
+    def read(self, turn: int) -> list[str]:
+        """The lane's documents of the row group of this turn."""
+        group = self.group(turn)
+        return [] if group is None else self.groups.read(group)[self.first_row :: self.row_stride]
+
+    def count_documents(self, enough: int) -> int:
+        """How many documents one epoch has; stops counting at `enough`."""
+        count = turn = 0
+        while count < enough and (group := self.group(turn)) is not None:
+            count += len(range(self.first_row, group.num_rows, self.row_stride))
+            turn += 1
+        return count
+
+
 class Lane:
     """One stream of documents and its packing buffer."""
 
     def __init__(self, groups: RowGroups, tokenizer: Tokenizer, lane: int, num_lanes: int) -> None:
-        self._groups = groups
         self._tokenizer = tokenizer
         self._dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
         self._share = _Share.of(groups, lane, num_lanes)
-        self._buffer_size = min(BUFFER_DOCUMENTS, self._share.count_documents(groups, BUFFER_DOCUMENTS))
-        if not self._buffer_size:
-            raise ConfigError(
-                f"lane {lane} of {num_lanes} has no documents: the corpus is too small for so many micro-batches per "
-                "step; use more text, larger micro-batches or a smaller total batch"
-            )
+        self._buffer_size = min(BUFFER_DOCUMENTS, self._share.count_documents(BUFFER_DOCUMENTS))
         self._batch_size = max(1, self._buffer_size // _REFILLS_PER_BUFFER)
         self._texts: list[str] | None = None  # this lane's documents of the current row group, once read
         self._epoch, self._turn, self._next_text, self._num_read = 1, 0, 0, 0
@@ -84,7 +122,7 @@ class Lane:
 
     @property
     def epoch(self) -> int:
-        """The pass, from 1, that the packed documents belong to by their count."""
+        """The pass, from 1, that the next packed document belongs to, by counting packed documents."""
         return max(1, self._epoch - (len(self._buffer) > self._num_read))
 
     def fill_row(self, row: Tokens) -> None:
@@ -110,11 +148,11 @@ class Lane:
         """The current row group's documents; moves on, and into the next epoch, when they are used up."""
         while True:
             if self._texts is None:
-                self._texts = self._share.read(self._groups, self._turn)
+                self._texts = self._share.read(self._turn)
             if self._next_text < len(self._texts):
                 return self._texts
             self._texts, self._next_text, self._turn = None, 0, self._turn + 1
-            if self._share.group(self._groups, self._turn) is None:
+            if self._share.group(self._turn) is None:
                 self._turn, self._num_read, self._epoch = 0, 0, self._epoch + 1
 
     def state(self) -> dict[str, Any]:
@@ -139,41 +177,6 @@ class Lane:
         for document in np.split(tokens, np.cumsum(np.asarray(state["lengths"]))[:-1]):
             if len(document):
                 self._buffer.add(document)
-
-
-class _Share:
-    """Which row groups a lane reads, in which order, and which of their documents."""
-
-    def __init__(self, first_group: int, group_stride: int | None, first_row: int, row_stride: int) -> None:
-        self._first_group, self._group_stride = first_group, group_stride
-        self._first_row, self._row_stride = first_row, row_stride
-
-    @staticmethod
-    def of(groups: RowGroups, lane: int, num_lanes: int) -> "_Share":
-        if groups.get(num_lanes - 1) is not None:
-            return _Share(lane, num_lanes, 0, 1)
-        num_groups = next(number for number in range(num_lanes) if groups.get(number) is None)
-        group = lane % num_groups
-        num_sharers = len(range(group, num_lanes, num_groups))
-        return _Share(group, None, lane // num_groups, num_sharers)
-
-    def group(self, groups: RowGroups, turn: int) -> RowGroup | None:
-        """The row group read in this turn of an epoch; None when the epoch is over."""
-        if self._group_stride is None:
-            return groups.get(self._first_group) if turn == 0 else None
-        return groups.get(self._first_group + turn * self._group_stride)
-
-    def read(self, groups: RowGroups, turn: int) -> list[str]:
-        group = self.group(groups, turn)
-        return [] if group is None else groups.read(group)[self._first_row :: self._row_stride]
-
-    def count_documents(self, groups: RowGroups, enough: int) -> int:
-        """How many documents one epoch has; stops counting at `enough`."""
-        count = turn = 0
-        while count < enough and (group := self.group(groups, turn)) is not None:
-            count += len(range(self._first_row, group.num_rows, self._row_stride))
-            turn += 1
-        return count
 
 
 class Lanes:

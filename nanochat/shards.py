@@ -1,8 +1,8 @@
 """Parquet shards as one long list of row groups.
 
 A row group is what a lane of the loader owns, so the shards of a corpus are read as one list of row groups, numbered
-from 0. A corpus may have thousands of shards: a footer is read only when somebody asks for a row group that far, and
-only the files read last stay open.
+from 0; empty ones are left out. A corpus may have thousands of shards: a footer is read only when somebody asks for a
+row group that far, and only the files read last stay open.
 """
 
 from collections import OrderedDict
@@ -33,7 +33,9 @@ def write_shard(path: Path, row_groups: Sequence[Sequence[str]]) -> None:
     schema = pa.schema([(TEXT_COLUMN, pa.string())])
     with pq.ParquetWriter(path, schema) as writer:
         for texts in row_groups:
-            writer.write_table(pa.table([pa.array(texts, pa.string())], schema=schema), row_group_size=len(texts))
+            writer.write_table(
+                pa.table([pa.array(texts, pa.string())], schema=schema), row_group_size=max(1, len(texts))
+            )
 
 
 def open_shard(path: Path) -> pq.ParquetFile:
@@ -66,7 +68,8 @@ class RowGroups:
             shard = self._shards[self._num_shards_seen]
             metadata = self._file(shard).metadata
             for index in range(metadata.num_row_groups):
-                self._known.append(RowGroup(shard, index, metadata.row_group(index).num_rows))
+                if num_rows := metadata.row_group(index).num_rows:
+                    self._known.append(RowGroup(shard, index, num_rows))
             self._num_shards_seen += 1
         return self._known[number] if number < len(self._known) else None
 
