@@ -7,12 +7,13 @@ import os
 import platform
 import resource
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from nanochat.config import ConfigError, RunConfig
 
-# Dense bf16 peaks in FLOP/s by a part of the card's name, the most telling part first. Sources: the vendors' datasheets.
+# Dense bf16 peaks in FLOP/s by a part of the card's name, the most telling part first. Source: vendors' datasheets.
 _PEAK_BF16_FLOPS: tuple[tuple[str, float], ...] = (
     ("B200", 2.25e15),
     ("GB200", 2.25e15),
@@ -70,11 +71,11 @@ class Device:
 
 
 def _cpu_has_fast_bf16() -> bool:
-    try:
-        flags = next(line for line in open("/proc/cpuinfo", encoding="ascii", errors="replace") if "flags" in line)
-    except (OSError, StopIteration):
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
         return False
-    return bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))
+    words = set(cpuinfo.read_text(encoding="ascii", errors="replace").split())
+    return bool({"avx512_bf16", "amx_bf16"} & words)
 
 
 def open_device(run: RunConfig, uses_fp8: bool) -> Device:

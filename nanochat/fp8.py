@@ -31,9 +31,7 @@ def convert_linears(model: nn.Module, recipe: str, roles: frozenset[str], emulat
     config = dataclasses.replace(
         Float8LinearConfig.from_recipe_name(recipe), emulate=emulate, pad_inner_dim=not emulate
     )
-    convert_to_float8_training(
-        model, config=config, module_filter_fn=lambda _, fqn: fqn.rsplit(".", 1)[-1] in roles
-    )
+    convert_to_float8_training(model, config=config, module_filter_fn=lambda _, fqn: fqn.rsplit(".", 1)[-1] in roles)
     return sum(isinstance(m, Float8Linear) for m in model.modules())
 
 
@@ -93,7 +91,7 @@ def _grouped_product(x: Tensor, weight_q: Tensor, weight_scale: Tensor, offsets:
         if offsets is None:
             rows = x.shape[0] // weight_q.shape[0]
             offsets = torch.arange(1, weight_q.shape[0] + 1, device=x.device, dtype=torch.int32) * rows
-        return torch._scaled_grouped_mm(
+        return torch.ops.aten._scaled_grouped_mm(
             x_q,
             weight_q.transpose(1, 2),
             x_scale.squeeze(1).expand(x.shape[0]).contiguous(),

@@ -4,9 +4,9 @@ Nothing here depends on the data's values for a shape, and nothing is read back 
 stay on the device, so a block compiles as one graph and never waits.
 
 Dispatch. Each of the N x k assignments gets a row: assignments are sorted by expert and, inside an expert, by falling
-router weight (ties: earlier token first). Exact routing multiplies these ragged groups as they are. A capacity factor c
-cuts every queue at C = max(1, ceil(N k c / E)) rows, so the lowest weights are dropped first, which is deterministic and
-costs least; a dropped assignment adds nothing to its token. Evaluation is always exact.
+router weight (ties: earlier token first). Exact routing multiplies these ragged groups as they are. A capacity factor
+c cuts every queue at C = max(1, ceil(N k c / E)) rows, so the lowest weights are dropped first, which is deterministic
+and costs least; a dropped assignment adds nothing to its token. Evaluation is always exact.
 
 Both ways, moving rows is a gather forward and a gather backward: no atomics, so results repeat bit for bit.
 

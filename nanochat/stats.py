@@ -49,7 +49,7 @@ class StepStats:
     train_time_s: float  # sum of dt over steps > 10, over all attempts
     dropped_pct: float | None  # of all (token, expert) assignments
     max_vio: float | None  # worst layer's max expert load / mean load - 1
-    dead_experts: int | None  # experts, over all layers, with a load under 10 % of the mean
+    dead_experts: float | None  # experts with a load under 10 % of the mean, summed over layers, mean over micro-steps
     lost_tokens_pct: float | None  # tokens that lost all their experts, mean over layers
     peak_mib: float  # max over ranks: torch's max_memory_allocated; on a CPU the peak resident set
     val_bpb: float | None  # validation bits per byte, if measured after this step

@@ -1,0 +1,126 @@
+"""Time and numbers of one step: measured on each rank, reduced over ranks, turned into a StepStats.
+
+The loss, the router's statistics and whether the step counted are gathered on the device over the micro-steps and read
+once, where the step ends in a synchronisation anyway.
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanochat import sizes
+from nanochat.config import TrainConfig
+from nanochat.device import Device
+from nanochat.moe import ROUTER_STATS
+
+EMA_DECAY = 0.9
+UNTIMED_STEPS = 11  # total time leaves out steps 0 to 10
+
+
+class Meter:
+    """Collects one step's numbers on the device, without waiting for it."""
+
+    def __init__(self, device: Device, num_layers: int) -> None:
+        self._device = device
+        self._totals = torch.zeros(3, device=device.torch_device)  # loss, last loss, balance
+        self._router = torch.zeros(num_layers, len(ROUTER_STATS), device=device.torch_device)
+        self._start_s = 0.0
+
+    def start(self) -> None:
+        """Begins a step; the device must be idle."""
+        self._totals.zero_()
+        self._router.zero_()
+        self._start_s = time.perf_counter()
+
+    @torch.no_grad()
+    def add(self, loss: Tensor, balance: Tensor, router: Tensor) -> None:
+        """One micro-step: cross-entropy (), balance loss (), router statistics (L, 4)."""
+        self._totals[0] += loss
+        self._totals[1] = loss
+        self._totals[2] += balance
+        self._router += router
+
+    def stop(self, active: Tensor, num_micro_steps: int) -> "RankStep":
+        """Waits for the device and reads everything. `active` () is 0 where the update was skipped."""
+        packed = torch.cat((self._totals.double(), active.double().view(1), self._router.double().view(-1)))
+        numbers = packed.tolist()
+        self._device.synchronize()
+        dt_ms = (time.perf_counter() - self._start_s) * 1e3
+        loss, last_loss, balance, was_active = numbers[:4]
+        return RankStep(
+            dt_ms=dt_ms,
+            loss=loss / num_micro_steps,
+            last_loss=last_loss,
+            balance=balance / num_micro_steps,
+            active=was_active,
+            peak_mib=self._device.peak_mib(),
+            router=[number / num_micro_steps for number in numbers[4:]],
+        )
+
+
+@dataclass(frozen=True)
+class RankStep:
+    """What one rank measured in one step; means over its micro-steps."""
+
+    dt_ms: float
+    loss: float
+    last_loss: float
+    balance: float
+    active: float
+    peak_mib: float
+    router: list[float]  # L x 4
+
+    def as_floats(self) -> list[float]:
+        """Flat, for a collective; `from_floats` is the inverse."""
+        return [
+            self.dt_ms, self.loss, self.last_loss, self.balance, self.active, self.peak_mib, *self.router
+        ]  # fmt: skip
+
+    @staticmethod
+    def from_floats(values: list[float]) -> "RankStep":
+        """The inverse of `as_floats`."""
+        return RankStep(*values[:6], router=values[6:])
+
+
+@dataclass(frozen=True)
+class RouterSummary:
+    """Router statistics over layers and ranks, in percent where named so."""
+
+    dropped_pct: float
+    max_vio: float
+    dead_experts: float
+    lost_tokens_pct: float
+
+
+def summarize_router(config: TrainConfig, steps: list[RankStep]) -> RouterSummary | None:
+    """None for a model without experts. Layers without experts do not count."""
+    if config.moe is None:
+        return None
+    layers = [i for i in range(config.model.depth) if sizes.is_moe_layer(config, i)]
+
+    def mean_over_ranks(layer: int, stat: str) -> float:
+        place = layer * len(ROUTER_STATS) + ROUTER_STATS.index(stat)
+        return statistics.fmean(step.router[place] for step in steps)
+
+    by_stat = {stat: [mean_over_ranks(layer, stat) for layer in layers] for stat in ROUTER_STATS}
+    return RouterSummary(
+        dropped_pct=100 * statistics.fmean(by_stat["dropped"]),
+        max_vio=max(by_stat["max_vio"]),
+        dead_experts=sum(by_stat["dead_experts"]),
+        lost_tokens_pct=100 * statistics.fmean(by_stat["lost_tokens"]),
+    )
+
+
+def mfu_pct(config: TrainConfig, tok_per_sec: float, peak_flops: float, dropped_pct: float) -> tuple[float, float]:
+    """Model FLOP utilisation in percent of the peak of all cards: as usually counted, and without dropped work."""
+    flops = sizes.flops_per_token(config)
+    wasted = 0.0
+    if config.moe is not None:
+        num_layers = sum(sizes.is_moe_layer(config, i) for i in range(config.model.depth))
+        per_assignment = 6 * 2 * config.moe.hidden_mult * config.model.width**2
+        wasted = num_layers * config.moe.top_k * per_assignment * dropped_pct / 100
+    scale = 100 * tok_per_sec / peak_flops
+    return flops * scale, (flops - wasted) * scale

@@ -1,0 +1,56 @@
+"""torch.compile, one block at a time, and what it did.
+
+Blocks of one kind share one compiled graph, which makes the first step of a deep model as cheap as that of a shallow
+one. A graph break is an error, not a slow surprise. How many graphs exist is counted, so that a step in which something
+was compiled again can be told from a steady one.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from torch._dynamo.utils import counters
+
+from nanochat.config import CompileMode
+from nanochat.gpt import GPT
+
+
+def compile_model(model: GPT, mode: CompileMode) -> None:
+    """Compiles every block and the head in place; `none` leaves the model as it is."""
+    if mode == "none":
+        return
+    # A recompile past dynamo's limit would run the layer uncompiled with only a warning.
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    for module in (*model.blocks, model.head):
+        module.compile(dynamic=mode == "dynamic", fullgraph=True)
+
+
+def compile_line(mode: CompileMode) -> str:
+    """What the log says about compilation."""
+    if mode == "none":
+        return "torch.compile disabled [compile_mode=none]"
+    return f"torch.compile(dynamic={mode == 'dynamic'}) [compile_mode={mode}]"
+
+
+def num_graphs() -> int:
+    """Graphs that dynamo has compiled in this process so far."""
+    return counters["stats"]["unique_graphs"]
+
+
+def cache_state(mode: CompileMode) -> str:
+    """How the graphs compiled so far were made: `cold`, `warm` (all from the disk cache), `mixed`; `none` without."""
+    hits, misses = counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"]
+    autograd = counters["aot_autograd"]
+    hits, misses = hits + autograd["autograd_cache_hit"], misses + autograd["autograd_cache_miss"]
+    if mode == "none" or hits + misses == 0:
+        return "none"
+    if misses == 0:
+        return "warm"
+    return "cold" if hits == 0 else "mixed"
+
+
+def cache_folder() -> Path:
+    """Where compiled graphs are kept between processes."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_dir())

@@ -1,0 +1,98 @@
+"""The lines a run prints, in the format that users' scripts already read. Pure: numbers in, text out."""
+
+import json
+import platform
+import shlex
+import subprocess
+import sys
+from typing import Any
+
+from nanochat.config import TrainConfig
+from nanochat.sizes import count_params, flops_per_token
+from nanochat.stats import StartFacts, StepStats, TrainResult
+
+
+def provenance_lines(argv: list[str], seed: int, torch_version: str) -> list[str]:
+    """Where this run comes from: command, seed, commit, torch, host."""
+    return [
+        f"argv: {shlex.join(argv)}",
+        f"seed: {seed}",
+        f"git commit: {git_commit() or 'unknown'}",
+        f"torch version: {torch_version}",
+        f"python version: {sys.version.split()[0]}",
+        f"host: {platform.node()}",
+    ]
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout in the current directory, if it is one."""
+    try:
+        out = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return out.stdout.strip() if out.returncode == 0 else None
+
+
+def model_lines(config: TrainConfig) -> list[str]:
+    """Vocabulary, model config, parameter counts, FLOPs per token."""
+    counts = count_params(config)
+    shown: dict[str, Any] = {
+        "sequence_len": config.model.seq_len,
+        "vocab_size": config.model.vocab_size,
+        "n_layer": config.model.depth,
+        "n_head": config.model.num_heads,
+        "n_kv_head": config.model.num_heads,
+        "n_embd": config.model.width,
+        "window_pattern": config.model.window_pattern,
+    }
+    roles = ("wte", "value_embeds", "lm_head", "transformer_matrices", "scalars", "total", "moe_inactive")
+    lines = [f"Vocab size: {config.model.vocab_size:,}", "Model config:", json.dumps(shown, indent=2)]
+    lines += ["Parameter counts:", *(f"{role:<24}: {getattr(counts, role):,}" for role in roles)]
+    lines += [f"{'active_total':<24}: {counts.active_total:,}"]
+    return [*lines, f"Estimated FLOPs per token: {flops_per_token(config):e}"]
+
+
+def start_lines(facts: StartFacts) -> list[str]:
+    """Card, batch, length."""
+    peak = "unknown" if facts.peak_bf16_flops is None else f"{facts.peak_bf16_flops:.2e}"
+    return [
+        f"GPU: {facts.device_name} | Peak FLOPS (BF16): {peak}"
+        if facts.device == "cuda"
+        else f"CPU: {facts.device_name}",
+        f"Total batch size {facts.total_batch_tokens:,} => gradient accumulation steps: {facts.grad_accum_steps}",
+        f"Number of iterations: {facts.num_steps:,}, starting at {facts.first_step:,}",
+        f"Backends: {', '.join(f'{role}={kernel}' for role, kernel in facts.backends.items())}",
+    ]
+
+
+def step_line(stats: StepStats) -> str:
+    """One step."""
+    s = stats
+    parts = [f"step {s.step:05d}/{s.num_steps:05d} ({100 * s.step / s.num_steps:.2f}%)", f"loss: {s.loss_ema:.6f}"]
+    if s.bal is not None:
+        parts.append(f"bal: {s.bal:.4f}")
+    parts += [
+        f"lrm: {s.lr_mult:.2f}",
+        f"dt: {s.dt_ms:.2f}ms",
+        f"tok/sec: {s.tok_per_sec:,.0f}",
+        f"bf16_mfu: {s.bf16_mfu_pct or 0.0:.2f}",
+        f"epoch: {s.epoch}",
+        f"total time: {s.train_time_s / 60:.2f}m",
+    ]
+    if s.step > 10:
+        remaining_s = s.train_time_s / (s.step - 10) * (s.num_steps - s.step)
+        parts.append(f"eta: {remaining_s / 60:.1f}m")
+    return " | ".join(parts)
+
+
+def validation_line(num_steps_done: int, bits_per_byte: float) -> str:
+    """One evaluation."""
+    return f"Step {num_steps_done:05d} | Validation bpb: {bits_per_byte:.6f}"
+
+
+def end_lines(result: TrainResult) -> list[str]:
+    """What both end markers and the best evaluation say."""
+    lines = [f"Peak memory usage: {result.peak_mib:.2f}MiB", f"Total training time: {result.total_time_min:.2f}m"]
+    if result.min_val_bpb is not None:
+        lines.append(f"Minimum validation bpb: {result.min_val_bpb:.6f}")
+    return lines

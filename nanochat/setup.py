@@ -1,0 +1,191 @@
+"""Everything a run needs, built from its config: device, data, model, optimizer, and where it continues from."""
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanochat import checkpoint, compiling, schedule, sizes
+from nanochat.attention import resolve_backend
+from nanochat.config import ConfigError, TrainConfig, to_dict
+from nanochat.dataloader import Lanes
+from nanochat.dataset import open_corpus
+from nanochat.device import Device, open_device
+from nanochat.dist import Ranks
+from nanochat.feed import Feed
+from nanochat.fp8 import convert_linears
+from nanochat.gpt import GPT, fp8_roles
+from nanochat.groups import param_specs
+from nanochat.optim import ShardedOptimizer
+from nanochat.stats import Hooks, StartFacts
+from nanochat.tokenizer import load as load_tokenizer
+
+_STATE_SECTIONS = ("model", "moe", "precision", "optim", "schedule", "data")
+
+
+@dataclass
+class Progress:
+    """The loop's own numbers; all of them travel in a checkpoint."""
+
+    steps_done: int = 0
+    loss_ema: float = 0.0  # before debiasing
+    train_time_s: float = 0.0
+    min_val_bpb: float | None = None
+    skipped_in_a_row: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready for its next step."""
+
+    config: TrainConfig
+    device: Device
+    ranks: Ranks
+    model: GPT
+    optimizer: ShardedOptimizer
+    feed: Feed
+    val_lanes: Lanes | None
+    token_bytes: Tensor  # (V,) int64
+    progress: Progress
+    num_steps: int
+    peak_weight_decay: float
+    backends: dict[str, str]
+
+    def parts(self) -> checkpoint.Parts:
+        """This rank's share of a checkpoint at this moment."""
+        return checkpoint.Parts(
+            step=self.progress.steps_done,
+            config_digest=state_digest(self.config),
+            optimizer=self.optimizer,
+            lanes=self.feed.state(),
+            trainer=vars(self.progress),
+        )
+
+    def start_facts(self) -> StartFacts:
+        """What is known before the first step; the compile cache's state is known after it."""
+        counts = sizes.count_params(self.config)
+        return StartFacts(
+            world_size=self.ranks.world_size,
+            device=self.device.torch_device.type,
+            device_name=self.device.name,
+            peak_bf16_flops=self.device.peak_flops,
+            num_steps=self.num_steps,
+            first_step=self.progress.steps_done,
+            total_batch_tokens=sizes.batch_tokens(self.config),
+            grad_accum_steps=self.feed.num_micro_steps,
+            flops_per_token=sizes.flops_per_token(self.config),
+            num_params=counts.total,
+            num_active_params=counts.active_total,
+            backends=self.backends,
+            compile_cache=compiling.cache_state(self.config.compile.mode),
+        )
+
+
+def state_digest(config: TrainConfig) -> str:
+    """What a checkpoint must agree in to be continued: all that shapes the state and the path it was on."""
+    body = {section: to_dict(config)[section] for section in _STATE_SECTIONS} | {"seed": config.run.seed}
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds every generator equally on all ranks: weights are drawn alike, and nothing else is random."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _lanes(config: TrainConfig, ranks: Ranks) -> tuple[Lanes, Lanes | None, list[int]]:
+    corpus = open_corpus(config.data.source)
+    tokenizer = load_tokenizer(corpus)
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size is {config.model.vocab_size:,} but the tokenizer of {corpus.name} has "
+            f"{tokenizer.vocab_size:,} entries; set model.vocab_size to that"
+        )
+    rows = {"batch_size": config.data.device_batch_size, "seq_len": config.model.seq_len}
+    where = {"rank": ranks.rank, "world_size": ranks.world_size}
+    train = Lanes(corpus, tokenizer, split="train", num_lanes=sizes.num_lanes(config), **rows, **where)
+    val = None
+    if config.eval.every is not None:
+        val = Lanes(corpus, tokenizer, split="val", num_lanes=ranks.world_size, **rows, **where)
+    return train, val, tokenizer.token_bytes()
+
+
+def _build_model(config: TrainConfig, device: Device, backend: str) -> GPT:
+    """The model with fp32 initial weights, drawn on the CPU: the same on every device and any number of ranks."""
+    seed_everything(config.run.seed)
+    model = GPT(config, backend)
+    model.initialize(device.torch_device, device.compute_dtype)
+    roles = fp8_roles(config.precision)
+    if roles:
+        convert_linears(model, config.precision.recipe, roles, emulate=not device.is_cuda)
+    return model.to(device.torch_device)
+
+
+def prepare(config: TrainConfig, hooks: Hooks) -> Run:
+    """Collective. Builds a run and, where `hooks` has a good checkpoint, puts it at that point.
+
+    Raises ConfigError for what cannot be run here, checkpoint.CheckpointError for a state of another run.
+    """
+    uses_fp8 = "fp8" in (config.precision.linears, config.precision.experts)
+    device = open_device(config.run, uses_fp8)
+    ranks = Ranks.from_environment(device.torch_device)
+    sizes.check_world_size(config, ranks.world_size)
+    attention = resolve_backend(config.model.attention, device.torch_device)
+    train_lanes, val_lanes, token_bytes = _lanes(config, ranks)
+    model = _build_model(config, device, attention)
+    total = sizes.batch_tokens(config)
+    optimizer = ShardedOptimizer(
+        param_specs(model, config.optim, total),
+        ranks,
+        compute_dtype=device.compute_dtype,
+        compile_updates=device.is_cuda and config.compile.mode != "none",
+    )
+    decay_scale = schedule.weight_decay_scale(total, 1.0, sizes.scaling_ratio(config))
+    run = Run(
+        config=config,
+        device=device,
+        ranks=ranks,
+        model=model,
+        optimizer=optimizer,
+        feed=Feed(train_lanes, device.torch_device),
+        val_lanes=val_lanes,
+        token_bytes=torch.tensor(token_bytes, dtype=torch.int64, device=device.torch_device),
+        progress=Progress(),
+        num_steps=sizes.num_steps(config),
+        peak_weight_decay=config.optim.weight_decay * decay_scale,
+        backends={
+            "attention": attention,
+            "linears": config.precision.linears if device.is_cuda else f"{config.precision.linears} (emulated)",
+            "experts": config.precision.experts if device.is_cuda else f"{config.precision.experts} (emulated)",
+            "compute": str(device.compute_dtype).removeprefix("torch."),
+        },
+    )
+    _continue_from_checkpoint(run, hooks)
+    model.refresh_fp8()
+    compiling.compile_model(model, config.compile.mode)
+    return run
+
+
+def _continue_from_checkpoint(run: Run, hooks: Hooks) -> None:
+    folder, warnings = checkpoint.latest_valid(hooks.checkpoints(), run.ranks)
+    if run.ranks.is_first:
+        for warning in warnings:
+            print(f"warning: {warning}", flush=True)
+    if folder is None:
+        return
+    index = checkpoint.read_index(folder)
+    if index["config_digest"] != state_digest(run.config):
+        raise checkpoint.CheckpointError(
+            f"{folder} was written by a run with another config (digest {index['config_digest'][:8]}, this one is "
+            f"{state_digest(run.config)[:8]}); continue with the same settings, or start a new run elsewhere"
+        )
+    state = checkpoint.read(folder, run.ranks, run.optimizer)
+    run.feed.load_state(state.lanes)
+    vars(run.progress).update(state.trainer)
+    if run.ranks.is_first:
+        print(f"Continuing from {folder.name} at step {state.step}", flush=True)

@@ -1,0 +1,41 @@
+"""Why the time of a step may not count, known from what happened in and before it.
+
+The trainer only marks; which marks exclude a step from which statistic is decided where results are read.
+"""
+
+WARMUP_STEPS = 20  # of every start: compile, first batches, clocks
+QUIET_STEPS_AFTER_RECOMPILE = 5
+
+
+class Flags:
+    """Why a step's time may not count, known from what happened in and before it."""
+
+    def __init__(self, first_step: int) -> None:
+        self._first_step = first_step
+        self._num_graphs = 0
+        self._recompiled_at = -1
+        self._carried: set[str] = {"resumed"} if first_step else set()
+
+    def of_step(self, step: int, num_graphs: int, skipped: bool) -> tuple[str, ...]:
+        """The step's flags, sorted. `num_graphs` counts compiled graphs at its end."""
+        flags = set(self._carried)
+        if step - self._first_step < WARMUP_STEPS:
+            flags.add("warmup")
+        if num_graphs > self._num_graphs:
+            self._recompiled_at = step
+        if self._recompiled_at >= 0 and step - self._recompiled_at <= QUIET_STEPS_AFTER_RECOMPILE:
+            flags.add("recompile")
+        if skipped:
+            flags.add("skipped")
+        self._carried.clear()
+        return tuple(sorted(flags))
+
+    def after(self, evaluated: bool, graphs: int) -> None:
+        """What happened between this step and the next."""
+        self._num_graphs = graphs
+        if evaluated:
+            self._carried.add("eval")
+
+    def saved(self) -> None:
+        """A checkpoint was written after this step."""
+        self._carried.add("checkpoint")

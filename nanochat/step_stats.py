@@ -1,0 +1,48 @@
+"""From what each rank measured to the one record of a step."""
+
+import math
+import statistics
+
+from nanochat import clock, schedule, sizes
+from nanochat.setup import Run
+from nanochat.stats import StepStats
+
+
+def step_stats(
+    run: Run, every_rank: list[clock.RankStep], step: int, val_bpb: float | None, flags: tuple[str, ...]
+) -> StepStats:
+    """The step's record: its time is the slowest rank's, its losses are means over ranks."""
+    dts = [r.dt_ms for r in every_rank]
+    dt_ms = max(dts)
+    tok_per_sec = sizes.batch_tokens(run.config) / dt_ms * 1e3
+    router = clock.summarize_router(run.config, every_rank)
+    mfu = useful = None
+    if run.device.peak_flops is not None:
+        peak = run.device.peak_flops * run.ranks.world_size
+        mfu, useful = clock.mfu_pct(run.config, tok_per_sec, peak, router.dropped_pct if router else 0.0)
+    debias = 1 - clock.EMA_DECAY ** (step + 1)
+    return StepStats(
+        step=step,
+        num_steps=run.num_steps,
+        loss=statistics.fmean(r.loss for r in every_rank)
+        if all(math.isfinite(r.loss) for r in every_rank)
+        else math.nan,
+        loss_ema=run.progress.loss_ema / debias,
+        bal=statistics.fmean(r.balance for r in every_rank) if router else None,
+        lr_mult=schedule.lr_multiplier(step, run.num_steps, run.config.schedule),
+        dt_ms=dt_ms,
+        dt_median_ms=statistics.median(dts),
+        slowest_rank=dts.index(dt_ms),
+        tok_per_sec=tok_per_sec,
+        bf16_mfu_pct=mfu,
+        useful_mfu_pct=useful,
+        epoch=run.feed.epoch,
+        train_time_s=run.progress.train_time_s,
+        dropped_pct=router.dropped_pct if router else None,
+        max_vio=router.max_vio if router else None,
+        dead_experts=router.dead_experts if router else None,
+        lost_tokens_pct=router.lost_tokens_pct if router else None,
+        peak_mib=max(r.peak_mib for r in every_rank),
+        val_bpb=val_bpb,
+        flags=flags,
+    )

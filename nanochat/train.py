@@ -1,0 +1,158 @@
+"""The training loop: a function of a config and four hooks.
+
+torchrun's shell and Ray Train's worker call the same `train`; where checkpoints go, who is told about a step and who
+may ask to stop is theirs, in the hooks. Nothing here reads flags, environment or globals.
+"""
+
+import gc
+import sys
+from pathlib import Path
+
+import torch
+
+from nanochat import checkpoint, clock, compiling, logs, loss_eval, schedule
+from nanochat.config import TrainConfig
+from nanochat.setup import Run, prepare
+from nanochat.stats import Hooks, TrainResult
+from nanochat.step_flags import Flags
+from nanochat.step_stats import step_stats
+
+MAX_SKIPPED_IN_A_ROW = 10
+
+
+class DivergedError(RuntimeError):
+    """Too many steps in a row had a gradient that is not finite."""
+
+
+class _Snapshot:
+    """This moment of the run, for hooks.save."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.step = run.progress.steps_done
+
+    def write(self, folder: Path) -> None:
+        """Collective over all ranks; raises CheckpointError if one of them cannot write."""
+        checkpoint.write(folder, self._run.parts(), self._run.ranks)
+
+
+def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
+    """Trains `config` from its latest good checkpoint, or from the start, to its end or until asked to stop.
+
+    Collective: every rank of the default process group calls it with equal configs; without a group it trains alone.
+    Raises ConfigError (cannot run here), CheckpointError (cannot write, or a state of another run), DivergedError.
+    """
+    run = prepare(config, hooks)
+    progress, first_step = run.progress, run.progress.steps_done
+    if run.ranks.is_first:
+        _print_start(run)
+        hooks.on_start(run.start_facts())
+    meter = clock.Meter(run.device, config.model.depth)
+    flags = Flags(first_step)
+    stopped = False
+    last_saved = first_step if first_step else None
+    while progress.steps_done < run.num_steps and not stopped:
+        step = progress.steps_done
+        rank_step = _one_step(run, meter, step)
+        wants_stop = float(run.ranks.is_first and hooks.should_stop())
+        gathered = run.ranks.all_gather_floats([wants_stop, *rank_step.as_floats()])
+        stopped = gathered[0][0] > 0
+        every_rank = [clock.RankStep.from_floats(floats[1:]) for floats in gathered]
+        _advance(run, every_rank, step)
+        num_done = progress.steps_done
+        graphs_after = compiling.num_graphs()
+        val_bpb = _evaluate_if_due(run, num_done)
+        if run.ranks.is_first:
+            stats = step_stats(
+                run, every_rank, step, val_bpb, flags.of_step(step, graphs_after, skipped=not every_rank[0].active)
+            )
+            if step % config.run.log_every == 0 or num_done == run.num_steps:
+                print(logs.step_line(stats), flush=True)
+            if val_bpb is not None:
+                print(logs.validation_line(num_done, val_bpb), flush=True)
+            hooks.on_step(stats)
+            if step == first_step:
+                hooks.on_start(run.start_facts())
+        flags.after(evaluated=val_bpb is not None, graphs=compiling.num_graphs())
+        if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise DivergedError(
+                f"steps {num_done - MAX_SKIPPED_IN_A_ROW} to {step} all had a gradient that is not finite; "
+                f"lower the learning rates, or continue from the checkpoint at step {last_saved or 0}"
+            )
+        if _checkpoint_due(config, num_done, run.num_steps, stopped) and last_saved != num_done:
+            hooks.save(_Snapshot(run))
+            last_saved = num_done
+            flags.saved()
+        if step == first_step:
+            gc.collect()
+            gc.freeze()
+    result = TrainResult(
+        last_step=progress.steps_done - 1,
+        completed=progress.steps_done >= run.num_steps,
+        peak_mib=max(f[0] for f in run.ranks.all_gather_floats([run.device.peak_mib()])),
+        total_time_min=progress.train_time_s / 60,
+        min_val_bpb=progress.min_val_bpb,
+    )
+    if run.ranks.is_first and result.completed:
+        print("\n".join(logs.end_lines(result)), flush=True)
+    return result
+
+
+def _one_step(run: Run, meter: clock.Meter, step: int) -> clock.RankStep:
+    """Forward, backward and update; returns when the device is done."""
+    coeff = run.config.moe.balance_loss_coeff if run.config.moe else 0.0
+    num_micro_steps = run.feed.num_micro_steps
+    meter.start()
+    for _ in range(num_micro_steps):
+        inputs, targets = run.feed.next()
+        losses, balance, router = run.model(inputs, targets)
+        loss = losses.mean()
+        ((loss + coeff * balance) / num_micro_steps).backward()
+        meter.add(loss.detach(), balance.detach(), router)
+        run.feed.prefetch()
+    active = run.optimizer.step(
+        lr_mult=schedule.lr_multiplier(step, run.num_steps, run.config.schedule),
+        momentum=schedule.muon_momentum(step),
+        weight_decay=schedule.weight_decay(step, run.num_steps, run.peak_weight_decay),
+    )
+    run.optimizer.zero_grad()
+    run.model.refresh_fp8()
+    return meter.stop(active, num_micro_steps)
+
+
+def _advance(run: Run, every_rank: list[clock.RankStep], step: int) -> None:
+    """The loop's own numbers after a step, equal on every rank."""
+    progress = run.progress
+    progress.steps_done = step + 1
+    progress.loss_ema = clock.EMA_DECAY * progress.loss_ema + (1 - clock.EMA_DECAY) * every_rank[0].last_loss
+    progress.skipped_in_a_row = 0 if every_rank[0].active else progress.skipped_in_a_row + 1
+    if step >= clock.UNTIMED_STEPS:
+        progress.train_time_s += max(r.dt_ms for r in every_rank) / 1e3
+
+
+def _evaluate_if_due(run: Run, num_done: int) -> float | None:
+    every = run.config.eval.every
+    if every is None or run.val_lanes is None or (num_done % every and num_done != run.num_steps):
+        return None
+    tokens = run.config.eval.num_tokens
+    value = loss_eval.bits_per_byte(run.model, run.val_lanes, run.token_bytes, tokens, run.ranks)
+    best = run.progress.min_val_bpb
+    run.progress.min_val_bpb = value if best is None else min(best, value)
+    return value
+
+
+def _checkpoint_due(config: TrainConfig, num_done: int, num_steps: int, stopped: bool) -> bool:
+    if num_done == num_steps:
+        return config.run.final_checkpoint
+    every = config.run.checkpoint_every
+    return stopped or (every is not None and num_done % every == 0)
+
+
+def _print_start(run: Run) -> None:
+    lines = [
+        *logs.provenance_lines(sys.argv, run.config.run.seed, torch.__version__),
+        *logs.model_lines(run.config),
+        *logs.start_lines(run.start_facts()),
+        compiling.compile_line(run.config.compile.mode),
+    ]
+    print("\n".join(lines), flush=True)
