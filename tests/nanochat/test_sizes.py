@@ -1,0 +1,98 @@
+"""Sizes follow from the config alone; the known configuration has the known figures."""
+
+import pytest
+
+from nanochat.config import ConfigError, TrainConfig, with_overrides
+from nanochat.recipes import d12_moe, d12_moe_fp8, shrink_to_tiny
+from nanochat.sizes import (
+    auto_batch_tokens,
+    batch_tokens,
+    check_world_size,
+    count_params,
+    flops_per_token,
+    is_moe_layer,
+    num_lanes,
+    num_steps,
+)
+
+D12 = d12_moe_fp8(num_steps=280)
+
+
+def test_the_d12_moe_model_has_its_known_parameter_counts() -> None:
+    counts = count_params(D12)
+    assert counts.wte == counts.lm_head == 25_165_824
+    assert counts.value_embeds == 6 * 25_165_824
+    assert counts.moe_inactive == 169_869_312
+    assert counts.scalars == 24
+    assert round(counts.total / 1e6) == 456
+    assert round(counts.active_total / 1e6) == 286
+
+
+def test_the_d12_moe_model_has_its_known_flops_and_automatic_batch() -> None:
+    assert flops_per_token(D12) == 731_837_952
+    assert auto_batch_tokens(D12) == batch_tokens(D12) == 524_288
+    assert num_lanes(D12) == 32
+
+
+def test_a_small_dense_model_can_be_counted_by_hand() -> None:
+    config = with_overrides(
+        TrainConfig(),
+        {
+            "model.depth": 2,
+            "model.aspect_ratio": 2,
+            "model.head_dim": 2,
+            "model.vocab_size": 60,
+            "model.seq_len": 8,
+            "model.window_pattern": "S",
+        },
+    )
+    counts = count_params(config)
+    assert (counts.wte, counts.lm_head, counts.value_embeds) == (64 * 4, 64 * 4, 64 * 4)  # width 4, one table
+    assert counts.transformer_matrices == 2 * (4 * 16 + 8 * 16) + 32 * 2  # two blocks and one gate for two heads
+    assert counts.moe_inactive == 0
+    assert flops_per_token(config) == 6 * (448 + 256) + 12 * 4 * (4 + 8)
+
+
+def test_experts_are_in_every_nth_layer() -> None:
+    config = with_overrides(D12, {"moe.every": 5})
+    assert [layer for layer in range(12) if is_moe_layer(config, layer)] == [0, 5, 10]
+    assert not is_moe_layer(TrainConfig(), 0)
+    dense_share = count_params(config).transformer_matrices - 3 * 8 * (768 + 4 * 768**2)
+    assert dense_share == 12 * 4 * 768**2 + 9 * 8 * 768**2 + 6 * 32 * 12
+
+
+def test_inactive_experts_do_not_enlarge_the_automatic_batch() -> None:
+    assert auto_batch_tokens(with_overrides(D12, {"moe.num_experts": 64})) == 524_288
+
+
+def test_a_deeper_model_gets_a_larger_batch_and_a_given_batch_wins() -> None:
+    assert auto_batch_tokens(TrainConfig()) == 2**20
+    assert batch_tokens(with_overrides(TrainConfig(), {"data.total_batch_tokens": 65_536})) == 65_536
+
+
+def test_a_batch_that_does_not_divide_over_the_workers_is_refused_with_those_that_fit() -> None:
+    for workers in (1, 2, 4, 8, 16, 32):
+        check_world_size(D12, workers)
+    with pytest.raises(ConfigError, match=r"32 micro-batches .* over 3 workers; use 1, 2, 4, 8, 16, 32 workers"):
+        check_world_size(D12, 3)
+    with pytest.raises(ConfigError, match="do not divide over 64 workers"):
+        check_world_size(D12, 64)
+
+
+def test_an_automatic_batch_that_is_no_multiple_of_the_micro_batch_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"automatic batch of 524,288 tokens is no multiple .* 3,072 tokens"):
+        num_lanes(with_overrides(D12, {"data.device_batch_size": 3}))
+
+
+def test_the_first_length_that_is_set_decides_the_steps() -> None:
+    assert num_steps(D12) == 280
+    by_flops = with_overrides(D12, {"schedule.num_steps": None, "schedule.target_flops": 731_837_952 * 524_288 * 7.0})
+    assert num_steps(by_flops) == 7
+    by_ratio = with_overrides(D12, {"schedule.num_steps": None})
+    assert num_steps(by_ratio) == int(10.5 * count_params(D12).scaling) // 524_288
+
+
+def test_the_tiny_size_has_two_lanes_and_keeps_the_experts() -> None:
+    tiny = shrink_to_tiny(d12_moe(num_steps=280))
+    assert (num_lanes(tiny), tiny.model.width, num_steps(tiny)) == (2, 128, 40)
+    assert tiny.moe == D12.moe
