@@ -12,7 +12,6 @@ Train uploads them into one place) gets the same complete folder.
 import hashlib
 import json
 import os
-import pickle
 import random
 import time
 import warnings
@@ -151,7 +150,7 @@ def read(
         step=index["step"],
         config_digest=index["config_digest"],
         world_size=index["world_size"],
-        lanes=lanes,
+        lanes=dict(sorted(lanes.items())),
         trainer=json.loads((folder / _TRAINER).read_bytes()),
     )
 
@@ -187,7 +186,7 @@ def _together(ranks: Ranks, action: Callable[[], T]) -> list[T]:
     result, failure = None, None
     try:
         result = action()
-    except (CheckpointError, OSError, RuntimeError, pickle.PicklingError) as error:
+    except (CheckpointError, OSError, RuntimeError) as error:
         failure = f"rank {ranks.rank}: {error}"
     gathered = ranks.all_gather_object((result, failure))
     failures = [failure for _, failure in gathered if failure]

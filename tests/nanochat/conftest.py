@@ -1,0 +1,71 @@
+"""Worlds: real processes with gloo between them, for tests of what ranks do together."""
+
+import importlib.util
+import inspect
+import multiprocessing
+import os
+import runpy
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+_WORKER = "__world_worker__"
+
+
+@pytest.fixture(scope="session")
+def run_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Any]]:
+    """`run_world(function, world_size, *args)` runs a test module's `function(ranks, *args)`; every rank's result."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch.distributed.checkpoint", "torch.distributed.tensor"])
+
+    def run(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
+        folder = tmp_path_factory.mktemp("world")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        task = (inspect.getfile(function), function.__name__, args, world_size, port, str(folder))
+        workers = [
+            context.Process(
+                target=runpy.run_path,
+                args=(__file__,),
+                kwargs={"init_globals": {"RANK": rank, "TASK": task}, "run_name": _WORKER},
+            )
+            for rank in range(world_size)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        exit_codes = [worker.exitcode for worker in workers]
+        assert exit_codes == [0] * world_size, f"ranks of {function.__name__} ended with {exit_codes}"
+        return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
+
+    return run
+
+
+def _work(rank: int, task: tuple[str, str, tuple[Any, ...], int, int, str]) -> None:
+    from nanochat.dist import Ranks
+
+    file, name, args, world_size, port, folder = task
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    spec = importlib.util.spec_from_file_location("world_test", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["world_test"] = module
+    spec.loader.exec_module(module)
+    result = getattr(module, name)(Ranks.from_environment(torch.device("cpu")), *args)
+    torch.save(result, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == _WORKER:
+    _work(globals()["RANK"], globals()["TASK"])
