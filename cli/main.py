@@ -9,7 +9,10 @@ from typing import Annotated
 import typer
 
 from cli.console import guarded, out
+from cli.export import export
 from cli.plan import plan
+from cli.report import report
+from cli.status import status
 
 app = typer.Typer(
     name="nanochat-sweep",
@@ -19,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for verb in (plan,):
+for verb in (plan, status, export, report):
     app.command()(verb)
 
 

@@ -7,7 +7,7 @@ parts are compacted into one file; whatever is killed in between, each row is fo
 
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ class StoredRows:
     """A trial's steps, each once, and the part files that were not whole."""
 
     rows: list[StepRow]
-    torn: tuple[str, ...]  # addresses; their whole lines are among the rows
+    torn: tuple[str, ...]  # relative to the experiment; their whole lines are among the rows
+    spans: dict[int, tuple[int, int]]  # attempt -> its first and last stored step, superseded ones included
 
 
 class TrialRecord:
@@ -100,7 +101,11 @@ class TrialRecord:
     def stored_rows(self) -> StoredRows:
         """Each step once, the latest attempt that covers it, and which parts are torn."""
         parts, torn = self._read_parts(self._part_files())
-        return StoredRows(merge_rows(parts.values()), tuple(self._rows_uri(name) for name in torn))
+        return StoredRows(
+            rows=merge_rows(parts.values()),
+            torn=tuple(f"{self._folder}/rows/{name}" for name in torn),
+            spans=_spans(parts.values()),
+        )
 
     def rows(self) -> list[StepRow]:
         """Each step once, in order: the latest attempt that covers it wins."""
@@ -139,16 +144,13 @@ class TrialRecord:
 
     def state(self) -> TrialState:
         """How far the trial is, from storage and the owner's life alone."""
-        result = self.result()
-        if result is not None:
-            return result.status
-        files = self._attempt_files()
-        if not files:
-            return "pending"
-        last = self._read_attempt(files[-1])
-        if last.end == "failed":
-            return "failed"
-        return "running" if last.end is None and self._owner_lives() else "interrupted"
+        attempts = self._attempt_files()
+        return trial_state(self.result(), [self._read_attempt(attempts[-1])] if attempts else [], self._owner_lives)
+
+    def progress(self, *, owner_lives: bool) -> tuple[TrialState, list[AttemptRecord], TrialResult | None]:
+        """State, attempts and result that belong together: the result is read first, as it is written last."""
+        result, attempts = self.result(), self.attempts()
+        return trial_state(result, attempts, lambda: owner_lives), attempts, result
 
     @property
     def train_uri(self) -> str:
@@ -178,9 +180,6 @@ class TrialRecord:
     def _part_files(self) -> list[str]:
         return [n for n in self._store.list(f"{self._folder}/rows") if n.endswith(".jsonl")]
 
-    def _rows_uri(self, name: str) -> str:
-        return self._store.uri_of(f"{self._folder}/rows/{name}")
-
     def _read_parts(self, files: list[str]) -> tuple[dict[str, list[StepRow]], list[str]]:
         """The whole rows of each part, and the names of the torn ones.
 
@@ -198,3 +197,25 @@ class TrialRecord:
                 return parts, torn
             except FileNotFoundError:
                 files = self._part_files()
+
+
+def trial_state(
+    result: TrialResult | None, attempts: Sequence[AttemptRecord], owner_lives: Callable[[], bool]
+) -> TrialState:
+    """The rule of states; only the last attempt matters, and the owner is asked only where it decides."""
+    if result is not None:
+        return result.status
+    if not attempts:
+        return "pending"
+    if attempts[-1].end == "failed":
+        return "failed"
+    return "running" if attempts[-1].end is None and owner_lives() else "interrupted"
+
+
+def _spans(parts: Iterable[list[StepRow]]) -> dict[int, tuple[int, int]]:
+    spans: dict[int, tuple[int, int]] = {}
+    for rows in parts:
+        for row in rows:
+            first, last = spans.get(row.attempt, (row.step, row.step))
+            spans[row.attempt] = (min(first, row.step), max(last, row.step))
+    return spans

@@ -1,0 +1,25 @@
+"""`export`: the tables of an experiment as Parquet files."""
+
+from typing import Annotated
+
+import typer
+
+
+def export(
+    exp: Annotated[
+        str, typer.Argument(metavar="EXP", help="An experiment's id, a prefix of it, its folder or address.")
+    ],
+    to: Annotated[
+        str | None, typer.Option("--out", metavar="DIR", help="Where to write; by default EXP/export.")
+    ] = None,
+    storage: Annotated[str | None, typer.Option(help="Where experiments lie.")] = None,
+) -> None:
+    """Write legs.parquet and steps.parquet; docs/parquet.md explains every column."""
+    from cli.console import out
+    from cli.stored import open_snapshot, writing
+    from sweeps.results.parquet import export_snapshot, export_store
+
+    experiment, snapshot = open_snapshot(exp, storage)
+    with writing("--out"):
+        files = export_snapshot(snapshot, export_store(experiment, to))
+    out("\n".join(files))

@@ -1,0 +1,27 @@
+"""`status`: how an experiment stands, from storage alone, also while it runs."""
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def status(
+    exp: Annotated[
+        str, typer.Argument(metavar="EXP", help="An experiment's id, a prefix of it, its folder or address.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON.")] = False,
+    storage: Annotated[str | None, typer.Option(help="Where experiments lie.")] = None,
+) -> None:
+    """Print the state of every trial and its numbers so far."""
+    from cli.console import out, table
+    from cli.stored import open_snapshot
+    from sweeps.results.status import run_table, status_json
+
+    _, snapshot = open_snapshot(exp, storage)
+    if as_json:
+        out(json.dumps(status_json(snapshot), indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    headers, *rows = run_table(snapshot)
+    out(f"{snapshot.manifest.id}: {snapshot.state}\n")
+    out(table(headers, rows, right=headers[2:]))

@@ -1,0 +1,34 @@
+"""What the verbs over stored experiments share: finding one, naming damaged files, a sentence for a failed write."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sweeps.records.experiment import Experiment
+    from sweeps.results.snapshot import Snapshot
+
+
+def open_snapshot(name: str, storage: str | None) -> "tuple[Experiment, Snapshot]":
+    """The experiment that a user means and what is stored of it now."""
+    from cli.console import warn
+    from sweeps.records.experiment import Experiment
+    from sweeps.records.home import find_experiment
+    from sweeps.results.snapshot import read_snapshot
+
+    experiment = Experiment.open(find_experiment(name, storage))
+    snapshot = read_snapshot(experiment)
+    for file in snapshot.torn_files:
+        warn(f"{experiment.store.uri_of(file)} is torn: its whole lines are used, the rest is ignored")
+    return experiment, snapshot
+
+
+@contextmanager
+def writing(option: str) -> Generator[None]:
+    """Turns a failed write of results into one sentence; `option` is what names another place."""
+    from sweeps.spec.errors import UsageError
+
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"the results cannot be written: {error}; choose another place with {option}") from None

@@ -1,0 +1,79 @@
+"""An experiment as it stands in storage at one moment, read once.
+
+Status, tables, figures and report are all pure functions of a snapshot: the same stored data gives the same bytes, and
+what they say about one experiment agrees with itself even while it runs.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sweeps.records.documents import AttemptRecord, ExperimentState, Manifest, TrialResult, TrialState
+from sweeps.records.experiment import Experiment, experiment_state
+from sweeps.records.rows import StepRow
+from sweeps.spec.plan import Plan, Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSnapshot:
+    """All that is stored of one trial."""
+
+    trial: Trial
+    run: str  # what people read: the leg's name where there is one block, else the trial's
+    state: TrialState
+    attempts: list[AttemptRecord]
+    result: TrialResult | None
+    rows: list[StepRow]  # each step once
+    spans: dict[int, tuple[int, int]]  # attempt -> first and last step that it stored
+    log_name: str
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the trainer said at its latest start; empty before the first."""
+        known = [a.facts for a in self.attempts if a.facts is not None]
+        return known[-1] if known else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """All that is stored of an experiment."""
+
+    manifest: Manifest
+    plan: Plan
+    state: ExperimentState
+    trials: list[TrialSnapshot]  # in plan order
+    torn_files: tuple[str, ...]  # row parts that were not whole, relative to the experiment
+
+    def of_leg(self, leg: str) -> list[TrialSnapshot]:
+        """The trials of one leg, by block."""
+        return sorted((t for t in self.trials if t.trial.leg.name == leg), key=lambda t: t.trial.block)
+
+
+def read_snapshot(experiment: Experiment) -> Snapshot:
+    """Reads everything once. Works while the experiment runs."""
+    owner_lives = experiment.owner() is not None
+    plan = experiment.plan
+    trials: list[TrialSnapshot] = []
+    torn: list[str] = []
+    for trial, record in zip(plan.trials, experiment.trials(), strict=True):
+        state, attempts, result = record.progress(owner_lives=owner_lives)
+        stored = record.stored_rows()
+        torn += stored.torn
+        trials.append(
+            TrialSnapshot(
+                trial=trial,
+                run=trial.leg.name if plan.num_blocks == 1 else trial.name,
+                state=state,
+                attempts=attempts,
+                result=result,
+                rows=stored.rows,
+                spans=stored.spans,
+                log_name=record.log_name,
+            )
+        )
+    return Snapshot(
+        manifest=experiment.manifest,
+        plan=plan,
+        state=experiment_state([t.state for t in trials], owner_lives=owner_lives),
+        trials=trials,
+        torn_files=tuple(torn),
+    )
