@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    sweep: Annotated[str, typer.Argument(help="A sweep file, or the name of a built-in sweep.")],
+    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file, or the name of a built-in sweep.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
     commands: Annotated[bool, typer.Option("--commands", help="Print one torchrun command per leg.")] = False,
     preset: Annotated[str | None, typer.Option(help="Scale the sweep: tiny runs on two CPU cores.")] = None,

@@ -51,6 +51,7 @@ def apply_settings(
     if num_steps is not None and fields.setdefault("schedule.num_steps", num_steps) != num_steps:
         raise SweepError("--num-steps and --set schedule.num_steps disagree; give one of them")
     _refuse_without_effect(sweep, fields)
+    _guarded("--set", with_overrides, sweep.base, fields)
     own_interval = "run.checkpoint_every" in fields
     checkpoint_every = fields.pop("run.checkpoint_every", sweep.checkpoint_every)
     base = _guarded("--set", with_overrides, sweep.base, fields)

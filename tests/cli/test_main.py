@@ -1,0 +1,137 @@
+"""The program as a user meets it: help at once, data on stdout, one sentence and an exit code for what goes wrong."""
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+from cli.console import error, guarded, has_colour, table, warn
+from nanochat.config import ConfigError
+from sweeps.spec.errors import LegsFailed, Locked, SweepError
+
+PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
+
+
+def call(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PROGRAM, *words], capture_output=True, text=True, timeout=60)
+
+
+def raises(problem: BaseException) -> Callable[[], object]:
+    def action() -> object:
+        raise problem
+
+    return action
+
+
+def test_help_takes_under_0_3_seconds_of_cpu() -> None:
+    call("--help")  # writes the bytecode caches
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = call("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0
+    assert "plan" in done.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from cli.main import app; app(['--help'], standalone_mode=False); "
+        "print([name for name in ('torch', 'ray', 'pyarrow', 'numpy', 'jinja2') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_plan_needs_no_torch() -> None:
+    script = (
+        "import sys; from cli.main import app; app(['plan', 'capacity'], standalone_mode=False); "
+        "print([name for name in ('torch', 'ray', 'pyarrow', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_version_is_printed() -> None:
+    assert call("--version").stdout == "nanochat-sweep 0.1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("plna",), "error: No such command 'plna'."),
+        (("plan",), "error: Missing argument 'SWEEP'."),
+        (("plan", "capacity", "--blocs", "2"), "error: No such option: --blocs"),
+        (("plan", "nothing.py"), "error: no sweep at 'nothing.py' (no such file)"),
+        (("plan", "capacity", "--num-workers", "3"), "error: leg moe_fp8_experts_static_cap0p0: "),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence_and_exit_code_2(words: tuple[str, ...], sentence: str) -> None:
+    done = call(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(sentence)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_pipe_is_no_error_message() -> None:
+    command = f"{PROGRAM} plan capacity --json | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("problem", "code"),
+    [
+        (SweepError("x"), 2),
+        (ConfigError("x"), 2),
+        (LegsFailed("x"), 5),
+        (Locked("x"), 75),
+        (KeyboardInterrupt(), 130),
+        (ValueError("x"), 1),
+    ],
+)
+def test_every_ending_has_its_exit_code(problem: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(raises(problem)) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert ("Traceback" in printed.err) == (code == 1)
+    assert isinstance(problem, KeyboardInterrupt) or "x" in printed.err
+
+
+def test_a_verbs_number_is_the_exit_code() -> None:
+    assert guarded(lambda: 5) == 5
+    assert guarded(lambda: None) == 0
+
+
+def test_a_typer_exit_keeps_its_code() -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def verb() -> None:  # pyright: ignore[reportUnusedFunction]
+        raise typer.Exit(4)
+
+    assert guarded(lambda: app([], standalone_mode=False)) == 4
+
+
+def test_words_go_to_stderr_without_colour_when_it_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    warn("careful")
+    error("broken")
+    assert capsys.readouterr().err == "warning: careful\nerror: broken\n"
+
+
+def test_no_color_wins_over_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    controller, terminal = os.openpty()
+    with os.fdopen(terminal, "w") as stream, os.fdopen(controller):
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        monkeypatch.setenv("TERM", "xterm")
+        assert has_colour(stream)
+        monkeypatch.setenv("NO_COLOR", "1")
+        assert not has_colour(stream)
+
+
+def test_a_table_aligns_its_columns() -> None:
+    assert table(("leg", "dt"), [("a", "10.5"), ("long", "9")], right=("dt",)) == ("leg     dt\na     10.5\nlong     9")

@@ -1,0 +1,68 @@
+"""`plan` prints what would run: for people, for programs, for torchrun."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cli.plan import plan
+from nanochat.flags import parse_flags
+from sweeps.capacity import SWEEP as CAPACITY
+from sweeps.spec.errors import SweepError, UsageError
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def test_the_commands_of_capacity_are_exactly_these(capsys: pytest.CaptureFixture[str]) -> None:
+    plan("capacity", commands=True)
+    assert capsys.readouterr().out == (GOLDEN / "plan_capacity_commands.txt").read_text()
+
+
+def test_every_command_means_its_leg(capsys: pytest.CaptureFixture[str]) -> None:
+    plan("capacity", commands=True)
+    for line, leg in zip(capsys.readouterr().out.splitlines(), CAPACITY.legs, strict=True):
+        words = shlex.split(line)
+        assert words[: words.index("--") + 1] == [
+            *["torchrun", "--standalone", "--nproc_per_node=8", "-m", "scripts.base_train", "--"],
+        ]
+        config, options = parse_flags(words[words.index("--") + 1 :])
+        assert options.model_tag == leg.name
+        assert (config.model, config.moe, config.precision) == (leg.config.model, leg.config.moe, leg.config.precision)
+        assert (config.compile, config.data, config.schedule) == (
+            leg.config.compile,
+            leg.config.data,
+            leg.config.schedule,
+        )
+        assert config.run.checkpoint_every == 280
+        assert ("--fp8" in words) == (leg.role != "control")
+
+
+def test_the_json_holds_the_legs_and_their_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    plan("capacity", as_json=True, num_workers=4, blocks=3)
+    document = json.loads(capsys.readouterr().out)
+    assert list(document) == ["schema", "sweep", "num_workers", "blocks", "legs"]
+    assert document["schema"] == "nanochat-sweep/plan/1"
+    assert (document["sweep"], document["num_workers"], document["blocks"]) == ("capacity", 4, 3)
+    assert [list(leg) for leg in document["legs"]] == [["name", "id", "role", "overrides", "torchrun"]] * 6
+    first = document["legs"][0]
+    assert first["overrides"] == {"compile.mode": "static", "moe.capacity_factor": None}
+    assert first["torchrun"][:3] == ["torchrun", "--standalone", "--nproc_per_node=4"]
+
+
+def test_the_text_shows_the_question_the_amount_and_the_legs(capsys: pytest.CaptureFixture[str]) -> None:
+    plan("capacity", preset="tiny", num_steps=20, blocks=2, sets=["moe.num_experts=4"])
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "Does a bounded expert queue pay" in printed.out
+    assert "6 legs x 2 blocks = 12 trials, one at a time, on 2 workers" in printed.out
+    assert "20 steps of 512 tokens; measured over the last 5 steps" in printed.out
+    for leg in CAPACITY.legs:
+        assert f"{leg.name} " in printed.out
+
+
+def test_what_cannot_be_planned_is_refused() -> None:
+    with pytest.raises(UsageError, match="exclude each other"):
+        plan("capacity", as_json=True, commands=True)
+    with pytest.raises(SweepError, match="do not divide over 5 workers"):
+        plan("capacity", num_workers=5)

@@ -1,0 +1,81 @@
+"""A plan is every trial, fully resolved, in order, and survives storage."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat.config import with_overrides
+from sweeps.capacity import SWEEP as CAPACITY
+from sweeps.smoke import SWEEP as SMOKE
+from sweeps.spec.errors import CorruptData, SweepError
+from sweeps.spec.plan import make_plan, plan_from_json, plan_to_json
+from sweeps.spec.preset import apply_settings
+
+
+def test_one_block_runs_the_legs_in_the_order_of_the_definition() -> None:
+    plan = make_plan(CAPACITY)
+    assert [trial.leg for trial in plan.trials] == list(CAPACITY.legs)
+    assert [trial.name for trial in plan.trials] == [f"{leg.name}-b1" for leg in CAPACITY.legs]
+    assert (plan.num_workers, plan.num_blocks, plan.window_steps) == (8, 1, 50)
+    assert plan.baseline.name == "moe_fp8_experts_static_cap0p0"
+    assert plan.candidate is not None
+    assert plan.candidate.name == "moe_fp8_experts_static_cap1p0"
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 5))
+def test_several_blocks_each_run_every_leg_once_in_an_order_of_their_own(num_blocks: int) -> None:
+    plan = make_plan(CAPACITY, num_blocks)
+    orders = [[t.leg.name for t in plan.trials if t.block == block] for block in range(1, num_blocks + 1)]
+    assert [trial.block for trial in plan.trials] == sorted(trial.block for trial in plan.trials)
+    assert all(sorted(order) == sorted(leg.name for leg in CAPACITY.legs) for order in orders)
+    assert len({tuple(order) for order in orders}) > 1
+    assert orders[:2] == [[t.leg.name for t in make_plan(CAPACITY, 2).trials if t.block == b] for b in (1, 2)]
+
+
+def test_the_order_of_blocks_follows_from_the_seed() -> None:
+    other = apply_settings(CAPACITY, sets=["run.seed=7"])
+    assert [t.name for t in make_plan(CAPACITY, 3).trials] != [t.name for t in make_plan(other, 3).trials]
+
+
+def test_a_trial_is_its_leg_with_the_seed_of_its_block_and_the_checkpoints_of_the_sweep() -> None:
+    trial = make_plan(CAPACITY, 2).trials[-1]
+    assert (trial.block, CAPACITY.base.run.seed) == (2, 42)
+    assert trial.config == with_overrides(
+        trial.leg.config, {"run.name": trial.name, "run.seed": 44, "run.checkpoint_every": 70}
+    )
+
+
+@given(st.sampled_from([CAPACITY, SMOKE]), st.integers(1, 3))
+@settings(max_examples=10)
+def test_a_plan_survives_json(sweep: object, num_blocks: int) -> None:
+    assert sweep in (CAPACITY, SMOKE)
+    plan = make_plan(CAPACITY if sweep is CAPACITY else SMOKE, num_blocks)
+    assert plan_from_json(json.loads(json.dumps(plan_to_json(plan)))) == plan
+
+
+def test_a_stored_plan_that_is_damaged_is_named_so() -> None:
+    stored = plan_to_json(make_plan(SMOKE))
+    for damaged in ({}, stored | {"legs": []}, stored | {"extra": 1}, stored | {"trials": [{"leg": "exact"}]}):
+        with pytest.raises(CorruptData, match="the stored plan cannot be read"):
+            plan_from_json(damaged)
+
+
+def test_a_batch_that_does_not_divide_over_the_workers_is_refused_before_launch() -> None:
+    with pytest.raises(SweepError, match=r"leg moe_fp8_experts_static_cap0p0: .* do not divide over 3 workers"):
+        make_plan(apply_settings(CAPACITY, num_workers=3))
+    make_plan(apply_settings(CAPACITY, num_workers=2))
+    with pytest.raises(SweepError, match="4 micro-batches"):
+        make_plan(apply_settings(CAPACITY, sets=["data.total_batch_tokens=65536"]))
+
+
+def test_a_measurement_that_is_not_made_yet_is_refused_before_launch() -> None:
+    with pytest.raises(SweepError, match=r"eval\.core_every is 100"):
+        make_plan(apply_settings(CAPACITY, sets=["eval.core_every=100"]))
+
+
+def test_there_is_at_least_one_block() -> None:
+    with pytest.raises(SweepError, match="at least 1, got 0"):
+        make_plan(SMOKE, 0)

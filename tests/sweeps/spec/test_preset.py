@@ -1,0 +1,103 @@
+"""A preset and settings change a sweep's size, never its grid."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.recipes import shrink_to_tiny
+from sweeps.capacity import SWEEP as CAPACITY
+from sweeps.spec import TailWindow
+from sweeps.spec.errors import SweepError
+from sweeps.spec.preset import apply_preset, apply_settings, parse_sets, scaled_interval
+
+
+def test_tiny_shrinks_the_base_and_keeps_every_leg() -> None:
+    tiny = apply_preset(CAPACITY, "tiny")
+    assert tiny.base == shrink_to_tiny(CAPACITY.base)
+    assert (tiny.num_workers, tiny.checkpoint_every, tiny.window) == (2, 10, TailWindow(10))
+    assert [(leg.id, leg.role, leg.overrides) for leg in tiny.legs] == [
+        (leg.id, leg.role, leg.overrides) for leg in CAPACITY.legs
+    ]
+
+
+def test_no_preset_is_the_sweep_itself_and_an_unknown_one_is_refused() -> None:
+    assert apply_preset(CAPACITY, None) is CAPACITY
+    with pytest.raises(SweepError, match="unknown preset 'tinny'; did you mean tiny"):
+        apply_preset(CAPACITY, "tinny")
+
+
+def test_no_settings_change_nothing() -> None:
+    assert apply_settings(CAPACITY) == CAPACITY
+
+
+def test_the_number_of_workers_leaves_the_batch_alone() -> None:
+    two = apply_settings(CAPACITY, num_workers=2)
+    assert two == dataclasses.replace(CAPACITY, num_workers=2)
+
+
+def test_the_window_and_the_checkpoints_follow_the_number_of_steps() -> None:
+    short = apply_settings(CAPACITY, num_steps=80)
+    assert {leg.config.schedule.num_steps for leg in short.legs} == {80}
+    assert (short.window, short.checkpoint_every) == (TailWindow(20), 20)
+    long = apply_settings(CAPACITY, sets=["schedule.num_steps=560"])
+    assert (long.window, long.checkpoint_every) == (TailWindow(50), 140)
+    own = apply_settings(CAPACITY, num_steps=80, sets=["run.checkpoint_every=33"])
+    assert own.checkpoint_every == 33
+
+
+@given(st.integers(1, 100), st.none() | st.integers(100, 300), st.integers(1, 1000), st.integers(1, 100))
+def test_no_scaled_checkpoint_falls_inside_the_tail_window(
+    every: int, old_steps: int | None, new_steps: int, window: int
+) -> None:
+    window = min(window, max(1, new_steps // 4))
+    interval = scaled_interval(every, old_steps, new_steps, window)
+    assert interval is not None
+    inside = range(new_steps - window + 1, new_steps)  # after so many steps; the first row of the window comes before
+    assert not [done for done in inside if done % interval == 0]
+
+
+def test_a_sweep_without_checkpoints_has_none_at_any_length() -> None:
+    assert scaled_interval(None, 280, 80, 20) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("data.total_batch_tokens=65536", 65536),
+        ("data.total_batch_tokens=None", None),
+        ("compile.mode=none", "none"),
+        ("compile.mode='static'", "static"),
+        ("data.source=2024", "2024"),
+        ("data.source=None", None),
+        ("data.source=/a=b", "/a=b"),
+        ("run.deterministic=True", True),
+        ("optim.matrix_lr = 1e-2", 0.01),
+    ],
+)
+def test_values_are_python_literals_or_stand_for_themselves(text: str, value: Any) -> None:
+    assert list(parse_sets([text]).values()) == [value]
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["moe.num_expert=4"], "did you mean moe.num_experts?"),
+        (["moe.num_experts"], "not of the form field=value"),
+        (["moe.num_experts=four"], "moe.num_experts must be int, got 'four'"),
+        (["moe.num_experts=1"], "moe.top_k 2 exceeds moe.num_experts 1"),
+        (["moe.capacity_factor=2.0"], "it is an axis of this sweep"),
+        (["run.name=x"], "named after its trial"),
+        (["moe.num_experts=4", "moe.num_experts=4"], "names moe.num_experts twice"),
+        (["schedule.num_steps=9"], "disagree"),
+        (["data.total_batch_tokens=100"], "no multiple of one micro-batch"),
+        (["run.checkpoint_every=0"], "checkpoint_every must be positive"),
+        (["run.checkpoint_every=soon"], "run.checkpoint_every must be int or None, got 'soon'"),
+    ],
+)
+def test_a_setting_is_checked_like_the_sweep_file(sets: list[str], words: str) -> None:
+    with pytest.raises(SweepError) as caught:
+        apply_settings(CAPACITY, num_steps=80, sets=sets)
+    assert words in str(caught.value)
