@@ -10,10 +10,7 @@ import typer
 
 from cli.console import guarded, out
 from cli.export import export
-from cli.export import export
 from cli.plan import plan
-from cli.report import report
-from cli.status import status
 from cli.report import report
 from cli.status import status
 
