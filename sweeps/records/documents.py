@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, cast
 
 from sweeps.spec.errors import CorruptData
 
-AttemptEnd = Literal["completed", "stopped", "failed"]
+AttemptEnd = Literal["completed", "stopped", "failed", "interrupted"]
 TrialState = Literal["pending", "running", "interrupted", "failed", "completed", "stopped_early"]
 ExperimentState = Literal["running", "interrupted", "completed", "completed_with_failures"]
 
@@ -35,7 +35,7 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptError:
-    """The exception of the rank that failed first."""
+    """What ended an attempt: the exception of the rank that failed first, or what was seen from outside."""
 
     type: str
     message: str
@@ -44,7 +44,10 @@ class AttemptError:
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptRecord:
-    """One unbroken execution of a trial. Without an end it still runs, or whoever ran it died."""
+    """One unbroken execution of a trial. Without an end it still runs, or whoever ran it died.
+
+    It ends stopped on request, interrupted from outside (a worker killed, a node lost), failed by its own error.
+    """
 
     number: int
     host: str

@@ -19,7 +19,7 @@ class LegRatios:
 
     leg: Leg
     num_blocks: int  # in which both are completed
-    tok_per_sec: float | None  # of the tail50 means
+    tok_per_sec: float | None  # over the timing windows of both
     peak_mib: float | None
     loss: float | None  # of the raw mean loss over the last window steps
     minutes_to_baseline_loss: float | None  # mean over blocks; None unless reached in each
@@ -63,7 +63,7 @@ def _against(snapshot: Snapshot, leg: Leg, base: Leg) -> LegRatios:
     return LegRatios(
         leg=leg,
         num_blocks=len(pairs),
-        tok_per_sec=_ratio(measures, lambda m: m.tail50_tok_per_sec),
+        tok_per_sec=_ratio(measures, lambda m: m.tok_per_sec),
         peak_mib=_ratio(measures, lambda m: m.peak_mib),
         loss=_ratio(measures, lambda m: m.loss),
         minutes_to_baseline_loss=sum(reached) / len(reached) if reached and len(reached) == len(minutes) else None,

@@ -7,6 +7,7 @@ from sweeps.results.compare import LegRatios, fastest_fp8_over_bf16, ratios_to_b
 from sweeps.results.markdown import cell_code, code, table, text
 from sweeps.results.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.status import number, run_table
+from sweeps.results.tail import num_recompilations
 
 
 def verdict(snapshot: Snapshot) -> tuple[str, str]:
@@ -64,11 +65,13 @@ def ratio_table(snapshot: Snapshot) -> str:
 
 def ratio_note(snapshot: Snapshot) -> str:
     """How to read the ratios."""
+    n = snapshot.plan.window_steps
     return (
-        "tok/s, peak MiB and loss are the leg's value over the baseline's: tok/s the plain mean of the last 50 steps, "
-        f"peak memory of the fullest rank, loss the raw mean of the last {snapshot.plan.window_steps} steps. "
+        f"tok/s, peak MiB and loss are the leg's value over the baseline's: tok/s over the last {n} steps "
+        f"whose time counts, peak memory of the fullest rank, loss the raw mean of the last {n} steps. "
         "Minutes count steps > 10 until the averaged loss first is at or below the baseline's last. "
-        "A leg that drops assignments does less work per token. - stands for what is not there yet."
+        "A leg that drops assignments does less work per token. - stands for what is not there: a leg that is "
+        f"not completed or, for tok/s, has no {n} counted steps in one attempt."
     )
 
 
@@ -80,14 +83,14 @@ def run_summary(snapshot: Snapshot) -> str:
 
 def compile_table(snapshot: Snapshot) -> str:
     """Compile mode and what became of it, and the kernels that served the trial."""
-    headings = ["run", "mode", "status", "cache", "recompiled steps", "first step s", "kernels"]
+    headings = ["run", "mode", "status", "cache", "recompilations", "first step s", "kernels"]
     rows = [
         [
             cell_code(t.run),
             t.trial.config.compile.mode,
             _compile_status(t),
             t.facts.get("compile_cache", "-"),
-            number(sum("recompile" in r.flags for r in t.rows), None),
+            number(num_recompilations(t.rows), None),
             number(t.rows[0].dt_ms / 1000 if t.rows else None, 1),
             text(", ".join(f"{role} {kernel}" for role, kernel in sorted(t.facts.get("backends", {}).items()))) or "-",
         ]
@@ -156,7 +159,7 @@ def _compile_status(trial: TrialSnapshot) -> str:
         return "not compiled"
     if not trial.rows:
         return "failed before the first step" if trial.state == "failed" else "-"
-    return "ok" if not any("recompile" in r.flags and r.step > 0 for r in trial.rows) else "recompiled on the way"
+    return "recompiled on the way" if num_recompilations(trial.rows) else "ok"
 
 
 def _interruption(trial: TrialSnapshot, attempt: AttemptRecord, following: AttemptRecord | None) -> str:
@@ -166,6 +169,7 @@ def _interruption(trial: TrialSnapshot, attempt: AttemptRecord, following: Attem
         "failed": "failed",
         "stopped": "was stopped",
         "completed": "ended before its result was written",
+        "interrupted": "was interrupted",
         None: "was cut off",
     }[attempt.end]
     line = f"{code(trial.run)}: attempt {attempt.number} on {text(attempt.host)} {steps} and {how}"

@@ -3,7 +3,7 @@
 `tail50` is the reference's statistic: plain means over the last 50 logged steps, or over all where there are fewer,
 whatever happened in them. The window is ours: the last N *counted* steps of one attempt, and a trimmed mean of the
 logarithm of their times, so that one hiccup neither hides nor decides. A step is never left out for being slow, only
-for a reason that was known before its time was.
+for a reason that the trainer flagged: warm-up, a recompilation and its aftermath, a checkpoint or evaluation before it.
 """
 
 import math
@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from sweeps.records.rows import StepRow
 
 TAIL_STEPS = 50
-WARM_UP_STEPS = 20  # after every start and restart
 _TRIM = 0.10  # of each end
-# After a step with one of these flags, so many further steps do not count.
-_AFTERMATH_STEPS = {"recompile": 5, "eval": 1, "sample": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,18 +61,15 @@ def measure(rows: Sequence[StepRow], window_steps: int) -> Measures:
 
 
 def counted(rows: Sequence[StepRow]) -> list[bool]:
-    """For each row whether its time counts: past warm-up, without a flag, and past the aftermath of one."""
-    marks: list[bool] = []
-    attempt, since_start, quiet_from = -1, 0, 0
-    for row in rows:
-        if row.attempt != attempt:
-            attempt, since_start, quiet_from = row.attempt, 0, WARM_UP_STEPS
-        if row.flags:
-            aftermath = max(_AFTERMATH_STEPS.get(flag, 0) for flag in row.flags)
-            quiet_from = max(quiet_from, since_start + 1 + aftermath)
-        marks.append(since_start >= quiet_from)
-        since_start += 1
-    return marks
+    """For each row whether its time counts: where the trainer saw no reason against it, warm-up included."""
+    return [not row.flags for row in rows]
+
+
+def num_recompilations(rows: Sequence[StepRow]) -> int:
+    """How often a graph was compiled after the steps that follow an attempt's first compilation."""
+    flagged = [(row.attempt, "recompile" in row.flags) for row in rows]
+    pairs = zip(flagged, flagged[1:], strict=False)
+    return sum(now and not before for (last, before), (attempt, now) in pairs if attempt == last)
 
 
 def timing_window(rows: Sequence[StepRow], window_steps: int) -> list[StepRow]:
