@@ -50,9 +50,7 @@ def publish(temporary: Path, final: Path) -> None:
 def prune(root: Path, keep: int) -> None:
     """Deletes all but the newest `keep` checkpoints, and what was never finished. Call it while nothing is written."""
     for folder in newest_first(root)[max(keep, 1) :]:
-        # Without its index it is no checkpoint, so a deletion that is cut short leaves nothing that looks like one.
-        (folder / INDEX).unlink(missing_ok=True)
-        shutil.rmtree(folder)
+        folder.rename(folder.with_name(f"{_HIDDEN}old-{folder.name}"))  # so that a cut deletion leaves no half of one
     for folder in root.glob(f"{_HIDDEN}*"):
         shutil.rmtree(folder, ignore_errors=True)
 
