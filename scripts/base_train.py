@@ -1,0 +1,121 @@
+"""The trainer under torchrun: flags in, log lines and checkpoints out. A thin shell over nanochat.train.
+
+    torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --use-moe --depth 12 ...
+
+Checkpoints lie in CHECKPOINT_ROOT/base_checkpoints/MODEL_TAG/step_000070/. The first SIGTERM or SIGINT ends the run
+after the current step, with a checkpoint, and exit code 143 or 130.
+"""
+
+import datetime
+import os
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from nanochat import checkpoint_folders
+from nanochat.checkpoint import CheckpointError
+from nanochat.config import ConfigError, TrainConfig
+from nanochat.dataset import cache_folder
+from nanochat.dist import Ranks
+from nanochat.flags import RunOptions, help_text, parse_flags
+from nanochat.stats import Checkpointable, Hooks
+from nanochat.train import DivergedError, train
+
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
+CHECKPOINTS_KEPT = 2
+
+
+class _StopSignal:
+    """Remembers the first SIGTERM or SIGINT; the second has its usual effect."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, signal.SIG_DFL)
+
+
+def checkpoint_folder(config: TrainConfig, options: RunOptions) -> Path:
+    """Where this run's checkpoints lie; without a root in the cache folder, without a tag under d<depth>."""
+    root = Path(options.checkpoint_root).expanduser() if options.checkpoint_root else cache_folder()
+    return root / "base_checkpoints" / (options.model_tag or f"d{config.model.depth}")
+
+
+def candidates(root: Path, options: RunOptions) -> Iterable[Path]:
+    """The checkpoints that this start may continue from, newest first; none without a resume flag."""
+    if options.resume is None:
+        return []
+    found = checkpoint_folders.newest_first(root)
+    if options.resume == "latest":
+        return found
+    wanted = root / f"step_{options.resume:06d}"
+    if wanted not in found:
+        raise ConfigError(
+            f"--resume-from-step {options.resume}: there is no checkpoint {wanted}; "
+            f"found {', '.join(p.name for p in found) or 'none'}"
+        )
+    return [wanted]
+
+
+def _start_process_group() -> None:
+    if "RANK" not in os.environ:
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+
+
+def _run(argv: Sequence[str]) -> int:
+    config, options = parse_flags(argv)
+    stop = _StopSignal()
+    _start_process_group()
+    folder = checkpoint_folder(config, options)
+    continued = list(candidates(folder, options))
+    if os.environ.get("RANK", "0") == "0":
+        print(f"Checkpoint dir: {folder}", flush=True)
+
+    def save(state: Checkpointable) -> None:
+        ranks = Ranks.from_environment(torch.device("cpu"))
+        checkpoint_folders.save(folder, state, ranks, CHECKPOINTS_KEPT)
+
+    hooks = Hooks(
+        on_start=lambda facts: None,
+        on_step=lambda stats: None,
+        save=save,
+        checkpoints=lambda: continued,
+        should_stop=lambda: stop.received is not None,
+    )
+    result = train(config, hooks)
+    if result.completed or stop.received is None:
+        return 0
+    print(
+        f"Stopped after step {result.last_step} by {signal.Signals(stop.received).name}; add --resume latest to go on"
+    )
+    return 128 + stop.received
+
+
+def main() -> int:
+    """Runs the command line; returns the exit code. What is wrong is said in one sentence on stderr."""
+    argv = sys.argv[1:]
+    if {"--help", "-h"} & set(argv):
+        print(help_text())
+        return 0
+    try:
+        return _run(argv)
+    except (ConfigError, CheckpointError, DivergedError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, ConfigError) else 1
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
