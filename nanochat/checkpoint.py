@@ -16,6 +16,7 @@ import random
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -100,8 +101,9 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{path} is truncated: {num_bytes} of {fact['bytes']} bytes")
         if num_bytes > fact["bytes"]:
             raise CheckpointError(f"{path} has {num_bytes} bytes, {fact['bytes']} were written")
-    for name, fact in files.items():
-        seen = _sha256(folder / name)
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(lambda name: _sha256(folder / name), files)
+    for (name, fact), seen in zip(files.items(), digests, strict=True):
         if seen != fact["sha256"]:
             raise CheckpointError(f"{folder / name} is damaged: its sha256 is {seen}, {fact['sha256']} was written")
 

@@ -13,7 +13,7 @@ Nothing here waits for the GPU: a step with a gradient that is not finite is und
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
 from nanochat.dist import Handle, Ranks
-from nanochat.updates import adamw_update, muon_update, neuron_dim
+from nanochat.updates import Kernels, neuron_dim
 
 _ALIGN_ELEMENTS = 1024  # where a parameter starts in an AdamW buffer: kernels want aligned addresses
 _CHUNK_ELEMENTS = 2**25  # updates go through a shard in pieces of this size, to bound temporary memory
@@ -113,8 +113,12 @@ class _Group:
         return {"value": self.value, **self.state}
 
     def _pieces(self) -> Iterator[slice]:
-        size = max(1, _CHUNK_ELEMENTS // math.prod(self.item_shape))
-        return (slice(i, i + size) for i in range(0, self.num_own, size))
+        """Nearly equal slices of this rank's part."""
+        num_pieces = max(1, -(-self.num_own * math.prod(self.item_shape) // _CHUNK_ELEMENTS))
+        size = -(-self.num_own // num_pieces)
+        if not self.item_shape:
+            size = -(-size // _ALIGN_ELEMENTS) * _ALIGN_ELEMENTS
+        return (slice(i, min(i + size, self.num_own)) for i in range(0, self.num_own, max(size, 1)))
 
 
 class _MuonGroup(_Group):
@@ -138,10 +142,10 @@ class _MuonGroup(_Group):
         """The largest gradient of each matrix."""
         return torch.linalg.vector_norm(self.own_grad, ord=math.inf, dim=(-2, -1)).float()
 
-    def update(self, kernel: Callable[..., None], peaks: Tensor, now: "_Now") -> None:
+    def update(self, kernels: Kernels, peaks: Tensor, now: "_Now") -> None:
         active = ((peaks > 0) * now.active).view(-1, 1, 1)
         for piece in self._pieces():
-            kernel(
+            kernels.muon(
                 self.value[piece],
                 self.own_grad[piece],
                 self.state["momentum"][piece],
@@ -159,7 +163,8 @@ class _AdamWGroup(_Group):
         self, name: str, specs: list[ParamSpec], item_shape: tuple[int, ...], dtype: torch.dtype, ranks: Ranks
     ):
         super().__init__(name, specs, item_shape, dtype, ranks)
-        self.lr, (self.beta1, self.beta2) = specs[0].lr, specs[0].betas
+        self.lr = specs[0].lr
+        self.betas = tuple(torch.tensor(beta, dtype=torch.float64, device=ranks.device) for beta in specs[0].betas)
         like = {"dtype": torch.float32, "device": ranks.device}
         self.state = {n: torch.zeros(self.num_own, **like) for n in ("exp_avg", "exp_avg_sq")}
 
@@ -169,20 +174,18 @@ class _AdamWGroup(_Group):
             return torch.zeros(1, device=self.own_grad.device)
         return torch.linalg.vector_norm(self.own_grad, ord=math.inf).float().view(1)
 
-    def update(self, kernel: Callable[..., None], peaks: Tensor, now: "_Now") -> None:
-        bias1, bias2 = ((1 - beta**now.step).float() for beta in (self.beta1, self.beta2))
+    def update(self, kernels: Kernels, peaks: Tensor, now: "_Now") -> None:
+        biases = tuple((1 - beta**now.step).float() for beta in self.betas)
         for piece in self._pieces():
-            kernel(
+            kernels.adamw(
                 self.value[piece],
                 self.own_grad[piece],
                 self.state["exp_avg"][piece],
                 self.state["exp_avg_sq"][piece],
                 lr=self.lr * now.lr_mult,
                 active=now.active,
-                beta1=self.beta1,
-                beta2=self.beta2,
-                bias1=bias1,
-                bias2=bias2,
+                betas=self.betas,
+                biases=biases,
             )
 
 
@@ -212,10 +215,7 @@ class ShardedOptimizer:
         # Muon last: the embeddings' long way over the wire runs beside its matrix products.
         self._groups = sorted(_make_groups(specs, ranks, compute_dtype), key=lambda g: isinstance(g, _MuonGroup))
         self._mesh: DeviceMesh | None = None
-        self._muon: Callable[..., None] = muon_update
-        self._adamw: Callable[..., None] = adamw_update
-        if compile_updates:
-            self._muon, self._adamw = (torch.compile(f, dynamic=False) for f in (muon_update, adamw_update))
+        self._kernels = Kernels.compiled() if compile_updates else Kernels()
 
     @torch.no_grad()
     def zero_grad(self) -> None:
@@ -240,7 +240,7 @@ class ShardedOptimizer:
         now = self._now(finite.view(()), lr_mult, momentum, weight_decay)
         sending: list[Handle] = []
         for group, peak in zip(self._groups, peaks, strict=True):
-            group.update(self._muon if isinstance(group, _MuonGroup) else self._adamw, peak, now)
+            group.update(self._kernels, peak, now)
             sending.append(group.start_gather())
         for handle in sending:
             handle.wait()

@@ -7,13 +7,14 @@ by a running second moment and keeps the update's Frobenius norm. Weight decay i
 a weight the way the update does.
 
 `active` is 1 where a weight takes part in this step and 0 where neither it nor its state may change: a matrix without
-any gradient, or everything after a gradient that is not finite. All hyperparameters that change from step to step are
-0-d tensors, so the functions compile once and never make the host wait.
+any gradient, or everything after a gradient that is not finite. Hyperparameters are 0-d tensors, so that the
+elementwise parts compile once (`Kernels`) and nothing makes the host wait.
 
 Shapes: n matrices, r rows, c columns; a neuron is a row of a tall matrix, a column of a wide one.
 """
 
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -45,8 +46,7 @@ def _best_odd_quintic(low: float, high: float) -> tuple[float, float, float]:
     return float(a), float(b), float(c)
 
 
-@cache
-def polar_coefficients() -> tuple[tuple[float, float, float], ...]:
+def _polar_coefficients() -> tuple[tuple[float, float, float], ...]:
     """One (a, b, c) per iteration, for matrices of Frobenius norm at most one."""
     low, high = _POLAR_LOWEST, 1.0
     found: list[tuple[float, float, float]] = []
@@ -60,12 +60,13 @@ def polar_coefficients() -> tuple[tuple[float, float, float], ...]:
     return tuple(found)
 
 
-def orthogonal_factor(x: Tensor, work_dtype: torch.dtype) -> Tensor:
-    """About U V^T of each matrix U S V^T of `x` (n, r, c), computed in and returned as `work_dtype`."""
-    norm = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
-    y = (x / (norm * _POLAR_MARGIN + 1e-7)).to(work_dtype)
+POLAR_COEFFICIENTS = _polar_coefficients()
+
+
+def orthogonal_factor(y: Tensor) -> Tensor:
+    """About U V^T of each matrix U S V^T of `y` (n, r, c), whose Frobenius norms are at most one, in its dtype."""
     tall = y.size(-2) > y.size(-1)
-    for a, b, c in polar_coefficients():
+    for a, b, c in POLAR_COEFFICIENTS:
         gram = y.mT @ y if tall else y @ y.mT  # the smaller side
         poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         y = torch.baddbmm(y, y, poly, beta=a) if tall else torch.baddbmm(y, poly, y, beta=a)
@@ -77,32 +78,31 @@ def neuron_dim(rows: int, cols: int) -> int:
     return -1 if rows >= cols else -2
 
 
-def muon_update(
-    value: Tensor,
-    grad: Tensor,
-    momentum_buffer: Tensor,
-    second_moment: Tensor,
-    *,
-    lr: Tensor,
-    active: Tensor,
-    momentum: Tensor,
-    weight_decay: Tensor,
-    work_dtype: torch.dtype,
-) -> None:
-    """One Muon step of `value` (n, r, c), in place, with its state; `lr` and `active` are (n, 1, 1)."""
+def muon_direction(grad: Tensor, momentum_buffer: Tensor, *, active: Tensor, momentum: Tensor) -> Tensor:
+    """Where Nesterov momentum points, scaled to a Frobenius norm just under one; moves `momentum_buffer` in place."""
     grad = torch.where(active > 0, grad.float(), 0.0)
     momentum_buffer.lerp_(grad, (1 - momentum) * active)
-    update = orthogonal_factor(torch.lerp(grad, momentum_buffer, momentum), work_dtype).float()
+    direction = torch.lerp(grad, momentum_buffer, momentum)
+    norm = direction.square().sum(dim=(-2, -1), keepdim=True).sqrt()
+    return direction / (norm * _POLAR_MARGIN + 1e-7)
+
+
+def muon_apply(
+    value: Tensor, update: Tensor, second_moment: Tensor, *, lr: Tensor, active: Tensor, weight_decay: Tensor
+) -> None:
+    """Evens out the neurons of an orthogonal `update` and takes the step, in place."""
+    update = update.float()
     energy = update.square().mean(dim=neuron_dim(value.size(-2), value.size(-1)), keepdim=True)
     second_moment.lerp_(energy, (1 - NORMUON_BETA2) * active)
     scale = second_moment.clamp_min(1e-10).rsqrt()
-    total, scaled_total = (e.sum(dim=(-2, -1), keepdim=True) for e in (energy, energy * scale.square()))
+    total = energy.sum(dim=(-2, -1), keepdim=True)
+    scaled_total = (energy * scale.square()).sum(dim=(-2, -1), keepdim=True)
     update = update * (scale * (total / scaled_total.clamp_min(1e-20)).sqrt())
     agrees = (update * value) >= 0
     value.sub_(lr * active * (update + weight_decay * value * agrees))
 
 
-def adamw_update(
+def adamw_apply(
     value: Tensor,
     grad: Tensor,
     exp_avg: Tensor,
@@ -110,14 +110,48 @@ def adamw_update(
     *,
     lr: Tensor,
     active: Tensor,
-    beta1: float,
-    beta2: float,
-    bias1: Tensor,
-    bias2: Tensor,
+    betas: tuple[Tensor, Tensor],
+    biases: tuple[Tensor, Tensor],
 ) -> None:
-    """One step of Adam without weight decay, in place; `bias` = 1 - beta^step. `value` may be bf16."""
+    """One step of Adam without weight decay, in place; a bias is 1 - beta^step. `value` may be bf16."""
     grad = torch.where(active > 0, grad.float(), 0.0)
-    exp_avg.lerp_(grad, (1 - beta1) * active)
-    exp_avg_sq.lerp_(grad.square(), (1 - beta2) * active)
-    denominator = (exp_avg_sq / bias2).sqrt() + ADAMW_EPS
-    value.copy_(value.float() - lr * active / bias1 * (exp_avg / denominator))
+    exp_avg.lerp_(grad, (1 - betas[0]) * active)
+    exp_avg_sq.lerp_(grad.square(), (1 - betas[1]) * active)
+    denominator = (exp_avg_sq / biases[1]).sqrt() + ADAMW_EPS
+    value.copy_(value.float() - lr * active / biases[0] * (exp_avg / denominator))
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The update rules as they run: as written, or with their elementwise parts fused by torch.compile."""
+
+    direction: Callable[..., Tensor] = muon_direction
+    apply: Callable[..., None] = muon_apply
+    adamw: Callable[..., None] = adamw_apply
+
+    @staticmethod
+    def compiled() -> "Kernels":
+        """For GPUs. Sizes are symbolic, so all groups share a few graphs; the matrix products stay as they are."""
+        return Kernels(
+            direction=torch.compile(muon_direction, dynamic=True),
+            apply=torch.compile(muon_apply, dynamic=True),
+            adamw=torch.compile(adamw_apply, dynamic=True),
+        )
+
+    def muon(
+        self,
+        value: Tensor,
+        grad: Tensor,
+        momentum_buffer: Tensor,
+        second_moment: Tensor,
+        *,
+        lr: Tensor,
+        active: Tensor,
+        momentum: Tensor,
+        weight_decay: Tensor,
+        work_dtype: torch.dtype,
+    ) -> None:
+        """One Muon step of `value` (n, r, c), in place, with its state; `lr` and `active` are (n, 1, 1)."""
+        direction = self.direction(grad, momentum_buffer, active=active, momentum=momentum)
+        update = orthogonal_factor(direction.to(work_dtype))
+        self.apply(value, update, second_moment, lr=lr, active=active, weight_decay=weight_decay)
