@@ -6,6 +6,7 @@ logarithm of their times, so that one hiccup neither hides nor decides. A step i
 for a reason that the trainer flagged: warm-up, a recompilation and its aftermath, a checkpoint or evaluation before it.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def counted(rows: Sequence[StepRow]) -> list[bool]:
 def num_recompilations(rows: Sequence[StepRow]) -> int:
     """How often a graph was compiled after the steps that follow an attempt's first compilation."""
     flagged = [(row.attempt, "recompile" in row.flags) for row in rows]
-    pairs = zip(flagged, flagged[1:], strict=False)
+    pairs = itertools.pairwise(flagged)
     return sum(now and not before for (last, before), (attempt, now) in pairs if attempt == last)
 
 

@@ -1,0 +1,154 @@
+"""Real experiments in a temporary folder, with rows that a test invents: no Ray, no training."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanochat.recipes import d12_moe_fp8, shrink_to_tiny
+from sweeps.records.documents import Manifest, TrialResult, utc_now
+from sweeps.records.experiment import Experiment
+from sweeps.records.provenance import new_manifest
+from sweeps.records.rows import StepRow
+from sweeps.spec import Axis, Control, Sweep, TailWindow
+from sweeps.spec.plan import Plan, make_plan
+
+FACTS: dict[str, Any] = {
+    "world_size": 2,
+    "device": "cuda",
+    "device_name": "NVIDIA H100",
+    "peak_bf16_flops": 989e12,
+    "num_steps": 40,
+    "first_step": 0,
+    "total_batch_tokens": 512,
+    "grad_accum_steps": 1,
+    "flops_per_token": 1e6,
+    "num_params": 1000,
+    "num_active_params": 700,
+    "backends": {"experts": "grouped", "linears": "float8"},
+    "compile_cache": "cold",
+}
+
+
+def _row(step: int, *, attempt: int = 0, trial: str = "static-b1", **changes: Any) -> StepRow:
+    row = StepRow(
+        step=step,
+        num_steps=40,
+        loss=10.0 - step * 0.1,
+        loss_ema=10.0 - step * 0.1,
+        bal=4.0,
+        lr_mult=1.0,
+        dt_ms=100.0,
+        dt_median_ms=99.0,
+        slowest_rank=1,
+        tok_per_sec=5120.0,
+        bf16_mfu_pct=5.0,
+        useful_mfu_pct=5.0,
+        epoch=1,
+        train_time_s=max(0, step - 10) * 0.1,
+        dropped_pct=None,
+        max_vio=0.25,
+        dead_experts=0,
+        lost_tokens_pct=None,
+        peak_mib=900.0,
+        val_bpb=None,
+        flags=("warmup",) if step < 20 else (),
+        trial=trial,
+        attempt=attempt,
+    )
+    return dataclasses.replace(row, **changes)
+
+
+@pytest.fixture
+def make_row() -> Callable[..., StepRow]:
+    """A plausible row of a step: loss 10 - step / 10, 100 ms, warm-up for 20 steps."""
+    return _row
+
+
+@pytest.fixture
+def toy_plan() -> Callable[..., Plan]:
+    """A plan of three FP8 legs (baseline, candidate, one more) and a bf16 control named bf16, 10 steps of window."""
+
+    def plan(num_blocks: int = 1) -> Plan:
+        sweep = Sweep(
+            name="toy",
+            question="Does a bounded queue pay?",
+            base=shrink_to_tiny(d12_moe_fp8(num_steps=40)),
+            num_workers=2,
+            axes=[Axis("compile.mode", ["static", "none"]), Axis("moe.capacity_factor", [None, 1.25])],
+            only=[("static", None), ("static", 1.25), ("none", 1.25)],
+            controls=[Control({"precision.linears": "bf16", "precision.experts": "bf16"}, name="bf16")],
+            baseline={"compile.mode": "static", "moe.capacity_factor": None},
+            candidate={"compile.mode": "static", "moe.capacity_factor": 1.25},
+            window=TailWindow(num_steps=10),
+            leg_name=lambda c: "bf16" if c.precision.linears == "bf16" else _leg_name(c),
+        )
+        return make_plan(sweep, num_blocks)
+
+    return plan
+
+
+def _leg_name(config: Any) -> str:
+    return config.compile.mode + ("" if config.moe.capacity_factor is None else "_cap1p25")
+
+
+@pytest.fixture
+def make_manifest(toy_plan: Callable[..., Plan]) -> Callable[..., Manifest]:
+    """The manifest of the toy plan, at a fixed time and commit."""
+
+    def manifest(num_blocks: int = 1, id: str = "20260101_120000_toy") -> Manifest:
+        launched = new_manifest(toy_plan(num_blocks), id=id, argv=["nanochat-sweep", "launch", "toy.py"], settings={})
+        return dataclasses.replace(launched, created_utc="2026-01-01T12:00:00.000000Z", git_commit="c0ffee")
+
+    return manifest
+
+
+@pytest.fixture
+def make_experiment(tmp_path: Path, make_manifest: Callable[..., Manifest]) -> Callable[..., Experiment]:
+    """A fresh experiment of the toy plan in tmp_path/storage."""
+
+    def experiment(num_blocks: int = 1, id: str = "20260101_120000_toy") -> Experiment:
+        return Experiment.create(str(tmp_path / "storage"), id, make_manifest(num_blocks, id))
+
+    return experiment
+
+
+@pytest.fixture
+def complete() -> Callable[..., None]:
+    """Runs a trial from its first step to its result: complete(experiment, trial, rows, **facts)."""
+
+    def run(experiment: Experiment, trial: str, rows: Iterable[StepRow] | None = None, **facts: Any) -> None:
+        record = experiment.trial(trial)
+        planned = next(t for t in experiment.plan.trials if t.name == trial)
+        rows = [_row(s, trial=trial) for s in range(40)] if rows is None else list(rows)
+        attempt = record.start_attempt(num_workers=2)
+        record.write_config(planned.config)
+        record.append_rows(attempt.number, rows)
+        ended = dataclasses.replace(attempt, first_step=0, end="completed", ended_utc=utc_now(), facts=FACTS | facts)
+        record.update_attempt(ended)
+        record.compact()
+        record.write_result(
+            TrialResult(
+                trial=trial,
+                leg=planned.leg.name,
+                block=planned.block,
+                status="completed",
+                last_step=rows[-1].step,
+                num_attempts=attempt.number + 1,
+                peak_mib=max(r.peak_mib for r in rows),
+                total_time_min=rows[-1].train_time_s / 60,
+                min_val_bpb=None,
+                ended_utc=utc_now(),
+            )
+        )
+
+    return run
+
+
+@pytest.fixture
+def same_number() -> Callable[[float | None, float | None], bool]:
+    """Equality in which NaN equals NaN."""
+    return lambda a, b: a == b or (a is not None and b is not None and math.isnan(a) and math.isnan(b))

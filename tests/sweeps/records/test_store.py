@@ -1,0 +1,120 @@
+"""A store's files appear whole, are created once, and read the same on disk and through pyarrow."""
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+from sweeps.records import store as store_module
+from sweeps.records.store import Store
+from sweeps.spec.errors import UsageError
+
+
+@pytest.fixture(params=["disk", "pyarrow"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The same root as a plain folder and behind pyarrow's file-system interface."""
+    if request.param == "disk":
+        return Store(str(tmp_path / "root"))
+    (tmp_path / "root").mkdir()
+    filesystem = SubTreeFileSystem(str(tmp_path), LocalFileSystem())
+    backend = store_module._ObjectStorage(filesystem, "root")
+    monkeypatch.setattr(store_module._ObjectStorage, "open", classmethod(lambda cls, uri: backend))
+    return Store("test://bucket/root")
+
+
+def test_what_is_written_is_read_back_and_listed_by_name(store: Store) -> None:
+    store.write("a/b/two.json", b"2")
+    store.write("a/b/one.json", b"1")
+    store.write("a/b/one.json", b"11")
+    assert store.read("a/b/one.json") == b"11"
+    assert store.list("a/b") == ["one.json", "two.json"]
+    assert store.list("a") == ["b"]
+    assert store.list("nowhere") == []
+    assert store.exists("a/b/two.json")
+
+
+def test_a_file_that_is_not_there_raises_when_read_and_not_when_deleted(store: Store) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.read("a.json")
+    store.delete("a.json")
+    store.delete_tree("folder")
+    store.write("folder/a.json", b"")
+    store.delete_tree("folder")
+    assert not store.exists("folder/a.json")
+
+
+def test_create_refuses_a_second_time_and_keeps_the_first_content(store: Store) -> None:
+    store.create("x.json", b"first")
+    with pytest.raises(FileExistsError):
+        store.create("x.json", b"second")
+    assert store.read("x.json") == b"first"
+    assert store.list() == ["x.json"]
+
+
+def test_of_many_threads_that_create_one_file_exactly_one_wins(tmp_path: Path) -> None:
+    store, won, gate = Store(str(tmp_path)), [], threading.Barrier(8)
+
+    def contend(number: int) -> None:
+        gate.wait()
+        try:
+            store.create("x", str(number).encode())
+            won.append(number)
+        except FileExistsError:
+            pass
+
+    threads = [threading.Thread(target=contend, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [str(n).encode() for n in won] == [store.read("x")]
+
+
+def test_creation_is_exclusive_without_hard_links_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(os, "link", no_links)
+    store = Store(str(tmp_path))
+    store.create("x", b"1")
+    with pytest.raises(FileExistsError):
+        store.create("x", b"2")
+    assert store.read("x") == b"1"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_temporary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    store.write("x", b"old")
+
+    def disk_full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        store.write("x", b"new")
+    assert store.read("x") == b"old"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "a//b", "a/./b", ""])
+def test_a_path_never_leaves_the_root(tmp_path: Path, path: str) -> None:
+    with pytest.raises(ValueError, match="relative and plain"):
+        Store(str(tmp_path)).read(path)
+
+
+def test_a_root_is_absolute_and_file_addresses_are_plain_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Store("here").uri == str(tmp_path / "here")
+    assert Store(f"file://{tmp_path}/a%20b").local_path("c") == tmp_path / "a b" / "c"
+
+
+def test_an_address_of_no_known_kind_is_refused_in_one_sentence() -> None:
+    with pytest.raises(UsageError, match="cannot be opened"):
+        Store("nonsense://bucket/path")
