@@ -1,0 +1,165 @@
+"""One living owner at a time; a dead one is seen at once on its own machine and after a minute from elsewhere."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+from sweeps.records import store as store_module
+from sweeps.records.documents import parse_utc
+from sweeps.records.lock import Lease, Lock, _lease_bytes, current_owner
+from sweeps.records.owner import STALE_AFTER_S, Owner, is_alive
+from sweeps.records.store import Store
+from sweeps.spec.errors import Locked
+
+LONG_AGO = "2020-01-01T00:00:00Z"
+SETTLE_S = 0.05
+
+
+@pytest.fixture(params=["disk", "pyarrow"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The same folder, once locked by exclusive files and once by leases as on object storage."""
+    (tmp_path / "exp").mkdir()
+    if request.param == "disk":
+        return Store(str(tmp_path / "exp"))
+    backend = store_module._ObjectStorage(SubTreeFileSystem(str(tmp_path), LocalFileSystem()), "exp")
+    monkeypatch.setattr(store_module._ObjectStorage, "open", classmethod(lambda cls, uri: backend))
+    return Store("test://exp")
+
+
+def lock(store: Store, owner: Owner | None = None) -> Lock:
+    return Lock(store, owner or Owner.this_process(), settle_s=SETTLE_S)
+
+
+def dead_owner() -> Owner:
+    """The owner that a process left behind which has ended."""
+    script = "import json,dataclasses; from sweeps.records.owner import Owner; print(Owner.this_process())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return eval(done.stdout, {"Owner": Owner})
+
+
+def plant(store: Store, owner: Owner, heartbeat_utc: str) -> None:
+    """The claim of an owner that did not release it."""
+    name = "owner-000001" if store.is_local else owner.id
+    store.write(f"lock/{name}.json", _lease_bytes(Lease(owner=owner, heartbeat_utc=heartbeat_utc)))
+
+
+def test_the_second_owner_is_refused_and_told_host_pid_and_what_to_do(store: Store) -> None:
+    first = lock(store)
+    first.acquire()
+    with pytest.raises(Locked, match=rf"process {os.getpid()} on \S+ since .*kill -INT {os.getpid()}"):
+        lock(store).acquire()
+    assert current_owner(store) == first.owner
+    first.release()
+
+
+def test_after_release_nobody_owns_it_and_the_next_one_may(store: Store) -> None:
+    first, second = lock(store), lock(store)
+    first.acquire()
+    first.release()
+    first.release()
+    assert current_owner(store) is None
+    second.acquire()
+    assert current_owner(store) == second.owner
+    second.release()
+
+
+def test_a_dead_owner_on_this_machine_is_replaced_at_once(store: Store) -> None:
+    dead = dead_owner()
+    plant(store, dead, datetime.now(UTC).isoformat())
+    assert current_owner(store) is None
+    successor = lock(store)
+    successor.acquire()
+    assert current_owner(store) == successor.owner
+    successor.release()
+
+
+def test_a_reused_pid_is_not_mistaken_for_the_owner() -> None:
+    me = Owner.this_process()
+    assert me.pid_started is not None
+    now = datetime.now(UTC)
+    assert is_alive(me, LONG_AGO, now)
+    assert not is_alive(dataclasses.replace(me, pid_started=me.pid_started - 1), now.isoformat(), now)
+
+
+def test_a_zombie_is_dead() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    started = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19])
+    zombie = dataclasses.replace(Owner.this_process(), pid=child.pid, pid_started=started)
+    assert not is_alive(zombie, LONG_AGO, datetime.now(UTC))
+    child.wait()
+
+
+@pytest.mark.parametrize("field", ["host", "boot_id", "pid_namespace"])
+def test_an_owner_elsewhere_lives_as_long_as_its_heartbeat_is_fresh(field: str) -> None:
+    elsewhere = dataclasses.replace(Owner.this_process(), **{field: "another"})
+    beat = "2026-01-01T00:00:00Z"
+    assert is_alive(elsewhere, beat, parse_utc(beat) + timedelta(seconds=STALE_AFTER_S))
+    assert not is_alive(elsewhere, beat, parse_utc(beat) + timedelta(seconds=STALE_AFTER_S + 1))
+
+
+def test_an_owner_on_another_host_is_refused_while_fresh_and_replaced_when_stale(store: Store) -> None:
+    elsewhere = dataclasses.replace(Owner.this_process(), id="0" * 32, host="far-away")
+    plant(store, elsewhere, datetime.now(UTC).isoformat())
+    with pytest.raises(Locked, match="on far-away"):
+        lock(store).acquire()
+    plant(store, elsewhere, LONG_AGO)
+    successor = lock(store)
+    successor.acquire()
+    successor.release()
+
+
+def test_of_many_that_take_over_from_a_dead_owner_exactly_one_wins(store: Store) -> None:
+    plant(store, dead_owner(), LONG_AGO)
+    won: list[Lock] = []
+    refused: list[Locked] = []
+    gate = threading.Barrier(8)
+
+    def contend() -> None:
+        mine = Lock(store, Owner.this_process(), settle_s=1.0)
+        gate.wait()
+        try:
+            mine.acquire()
+            won.append(mine)
+        except Locked as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=contend) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(won), len(refused)) == (1, 7)
+    assert current_owner(store) == won[0].owner
+    won[0].release()
+
+
+def test_the_heartbeat_goes_on_and_its_silence_is_noticed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.records.lock.HEARTBEAT_S", 0.01)
+    mine, beats = lock(store), threading.Event()
+    write = store.write
+
+    def counting(rel: str, data: bytes) -> None:
+        write(rel, data)
+        beats.set()
+
+    mine.acquire()
+    monkeypatch.setattr(store, "write", counting)
+    assert beats.wait(5)
+    assert not mine.is_lost()
+
+    def broken(rel: str, data: bytes) -> None:
+        raise OSError("storage is away")
+
+    monkeypatch.setattr(store, "write", broken)
+    monkeypatch.setattr("sweeps.records.lock.STALE_AFTER_S", 0.0)
+    assert mine.is_lost()
+    monkeypatch.setattr(store, "write", write)
+    mine.release()

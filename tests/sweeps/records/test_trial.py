@@ -1,0 +1,158 @@
+"""A trial's attempts, rows and result; what is left after a kill at any moment is still each step once."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord
+from sweeps.records.experiment import Experiment
+from sweeps.records.rows import StepRow
+from sweeps.records.trial import TrialRecord, trial_state
+from sweeps.spec.errors import CorruptData, UsageError
+
+MakeRow = Callable[..., StepRow]
+Make = Callable[..., Experiment]
+
+
+@pytest.fixture
+def trial(make_experiment: Make) -> TrialRecord:
+    return make_experiment().trial("static-b1")
+
+
+def folder(trial: TrialRecord) -> Path:
+    """Where the trial lies on this disk."""
+    assert trial.log_path is not None
+    return trial.log_path.parent
+
+
+def test_attempts_are_numbered_from_zero_and_keep_what_is_learnt_of_them(trial: TrialRecord) -> None:
+    first = trial.start_attempt(num_workers=2)
+    error = AttemptError(type="ValueError", message="no", traceback="Traceback ...")
+    trial.update_attempt(dataclasses.replace(first, end="failed", error=error, facts={"device": "cpu"}, first_step=0))
+    second = trial.start_attempt(num_workers=1)
+    assert (first.number, second.number) == (0, 1)
+    stored, last = trial.attempts()
+    assert (stored.end, stored.error, stored.facts) == ("failed", error, {"device": "cpu"})
+    assert last == second
+
+
+def test_parts_get_the_next_number_even_from_a_new_process(make_experiment: Make, make_row: MakeRow) -> None:
+    experiment = make_experiment()
+    one, other = experiment.trial("static-b1"), Experiment.open(experiment.uri).trial("static-b1")
+    one.append_rows(0, [make_row(0)])
+    one.append_rows(0, [])
+    one.append_rows(0, [make_row(1)])
+    other.append_rows(0, [make_row(2)])
+    other.append_rows(1, [make_row(2, attempt=1)])
+    names = sorted(p.name for p in (folder(one) / "rows").iterdir())
+    assert names == ["a000-p000000.jsonl", "a000-p000001.jsonl", "a000-p000002.jsonl", "a001-p000000.jsonl"]
+    assert [(r.step, r.attempt) for r in one.rows()] == [(0, 0), (1, 0), (2, 1)]
+
+
+def test_a_restart_at_step_10_supersedes_what_it_repeats(trial: TrialRecord, make_row: MakeRow) -> None:
+    trial.append_rows(0, [make_row(s, attempt=0) for s in range(14)])
+    trial.append_rows(1, [make_row(s, attempt=1) for s in range(10, 20)])
+    stored = trial.stored_rows()
+    assert [r.attempt for r in stored.rows] == [0] * 10 + [1] * 10
+    assert stored.spans == {0: (0, 13), 1: (10, 19)}
+
+
+def test_compaction_keeps_every_row_in_one_part(trial: TrialRecord, make_row: MakeRow) -> None:
+    for step in range(14):
+        trial.append_rows(0, [make_row(step, attempt=0)])
+    trial.append_rows(1, [make_row(s, attempt=1) for s in range(10, 20)])
+    before = trial.stored_rows()
+    trial.compact()
+    assert [p.name for p in (folder(trial) / "rows").iterdir()] == ["compacted-000.jsonl"]
+    assert trial.stored_rows() == before
+    trial.compact()
+    assert trial.stored_rows() == before
+
+
+@pytest.mark.parametrize("num_deleted", range(4))
+def test_a_kill_during_compaction_neither_loses_nor_doubles_a_row(
+    trial: TrialRecord, make_row: MakeRow, monkeypatch: pytest.MonkeyPatch, num_deleted: int
+) -> None:
+    for part in range(4):
+        trial.append_rows(0, [make_row(s) for s in range(part * 5, part * 5 + 5)])
+    before = trial.rows()
+    delete, done = trial._store.delete, []
+
+    def killed_after(rel: str) -> None:
+        if len(done) == num_deleted:
+            raise KeyboardInterrupt
+        done.append(rel)
+        delete(rel)
+
+    monkeypatch.setattr(trial._store, "delete", killed_after)
+    with pytest.raises(KeyboardInterrupt):
+        trial.compact()
+    monkeypatch.undo()
+    assert trial.rows() == before
+    trial.compact()
+    assert trial.rows() == before
+    assert len(list((folder(trial) / "rows").iterdir())) == 1
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 1, 500, -1])
+def test_a_torn_part_is_named_gives_its_whole_rows_and_survives_compaction(
+    trial: TrialRecord, make_row: MakeRow, keep_bytes: int
+) -> None:
+    trial.append_rows(0, [make_row(s) for s in range(2)])
+    trial.append_rows(0, [make_row(s) for s in range(2, 4)])
+    part = folder(trial) / "rows" / "a000-p000001.jsonl"
+    part.write_bytes(part.read_bytes()[:keep_bytes])
+    for _ in range(2):
+        stored = trial.stored_rows()
+        assert [r.step for r in stored.rows] == ([0, 1] if keep_bytes in (0, 1) else [0, 1, 2])
+        assert stored.torn == ("trials/static-b1/rows/a000-p000001.jsonl",)
+        trial.compact()
+
+
+def test_the_config_is_stored_with_its_digest(make_experiment: Make) -> None:
+    experiment = make_experiment()
+    trial = experiment.trial("static-b1")
+    assert trial.stored_digest() is None
+    trial.write_config(experiment.plan.trials[0].config)
+    assert trial.stored_digest() is not None
+    (folder(trial) / "trial.json").write_text("{")
+    with pytest.raises(CorruptData, match=r"trial\.json is damaged"):
+        trial.stored_digest()
+
+
+def attempt(end: AttemptEnd | None) -> AttemptRecord:
+    return AttemptRecord(number=0, host="h", pid=1, started_utc="2026-01-01T00:00:00Z", num_workers=1, end=end)
+
+
+@pytest.mark.parametrize(
+    ("end", "owner_lives", "state"),
+    [
+        (None, True, "running"),
+        (None, False, "interrupted"),
+        ("stopped", True, "interrupted"),
+        ("interrupted", True, "interrupted"),
+        ("completed", False, "interrupted"),  # the result was not written: restore does it
+        ("failed", True, "failed"),
+        ("failed", False, "failed"),
+    ],
+)
+def test_without_a_result_the_last_attempt_decides_the_state(
+    end: AttemptEnd | None, owner_lives: bool, state: str
+) -> None:
+    assert trial_state(None, [attempt("failed"), attempt(end)], lambda: owner_lives) == state
+
+
+def test_a_trial_without_attempts_is_pending_and_one_with_a_result_completed(
+    make_experiment: Make, complete: Callable[..., None]
+) -> None:
+    experiment = make_experiment()
+    complete(experiment, "static-b1")
+    assert experiment.trial("static-b1").state() == "completed"
+    assert experiment.trial("bf16-b1").state() == "pending"
+
+
+def test_a_name_that_is_no_trial_is_refused(make_experiment: Make) -> None:
+    with pytest.raises(UsageError, match="has no trial 'other'"):
+        make_experiment().trial("other")
