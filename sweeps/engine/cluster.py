@@ -1,0 +1,106 @@
+"""The Ray cluster that one launch runs on: a private one that lives and dies with the launcher, or one to attach to.
+
+Settings go to every process of the job by its runtime environment. One of them is the address of our own cluster:
+without it a second Ray on the same host could be asked about our actors, and have our workers removed as orphans.
+"""
+
+# Ray and pyarrow are typed in parts only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import contextlib
+import os
+import socket
+import subprocess
+import warnings
+from collections.abc import Generator
+from typing import Any
+
+from sweeps.engine import family
+from sweeps.engine.preflight import LOCAL, Resources, local_resources
+
+COLLECTIVE_TIMEOUT_S = 900
+
+# For this process, before ray is imported. Ray's own boxes, tips, usage reports and result files stay away.
+_LAUNCHER_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+}
+_JOB_ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(COLLECTIVE_TIMEOUT_S),
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+
+
+@contextlib.contextmanager
+def connected(address: str, *, num_workers: int, mark: str) -> Generator[Resources]:
+    """Starts a private cluster or attaches to one; afterwards nothing of it that we started is left on this host."""
+    os.environ.update(_LAUNCHER_ENVIRONMENT)
+    if address == LOCAL:
+        os.environ[family.MARK_VARIABLE] = mark
+    watchdog = family.start_watchdog(mark)
+    import ray
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield _start_private(num_workers, mark) if address == LOCAL else _attach(address, mark)
+    finally:
+        ray.shutdown()
+        os.environ.pop(family.MARK_VARIABLE, None)
+        _dismiss(watchdog)
+
+
+def _start_private(num_workers: int, mark: str) -> Resources:
+    """CPUs are declared by need, so that workers on fewer cores share them instead of waiting for ever."""
+    import ray
+    from ray.util import get_node_ip_address
+
+    port = _free_port()
+    os.environ["RAY_GCS_SERVER_PORT"] = str(port)
+    resources = local_resources()
+    job = {**_JOB_ENVIRONMENT, family.MARK_VARIABLE: mark, "RAY_ADDRESS": f"{get_node_ip_address()}:{port}"}
+    job["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody is going to drain this host
+    num_cpus = max(os.cpu_count() or 1, num_workers + 2)
+    try:
+        ray.init(address="local", num_cpus=num_cpus, num_gpus=resources.num_gpus, include_dashboard=True, **_quiet(job))
+    finally:
+        os.environ.pop("RAY_GCS_SERVER_PORT", None)
+    return resources
+
+
+def _attach(address: str, mark: str) -> Resources:
+    import ray
+
+    job = {**_JOB_ENVIRONMENT, family.MARK_VARIABLE: mark}
+    if address != "auto":
+        job["RAY_ADDRESS"] = address
+    ray.init(address=address, **_quiet(job))
+    total = ray.cluster_resources()
+    return Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), where=f"the cluster at {address}")
+
+
+def _quiet(job: dict[str, str]) -> dict[str, Any]:
+    return {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": job}}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def _dismiss(watchdog: "subprocess.Popen[bytes]") -> None:
+    """Closing the pipe makes it end what is left of the family, then itself."""
+    assert watchdog.stdin is not None
+    watchdog.stdin.close()
+    watchdog.wait(timeout=15)

@@ -1,0 +1,186 @@
+"""What a person who watches a running experiment is told, one event and one plain line at a time."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something happened. `str(event)` is its line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentStarted(Event):
+    """The cluster is up and the first leg is about to start."""
+
+    id: str
+    uri: str
+    num_trials: int
+    num_completed: int
+    num_workers: int
+    where: str  # "on 2 CPU processes", "on 8 GPUs"
+
+    def __str__(self) -> str:
+        done = f", {self.num_completed} already completed" if self.num_completed else ""
+        return f"experiment {self.id}: {self.num_trials} legs{done}, {self.where}; {self.uri}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A trial and where it stands in the plan, counted from 1."""
+
+    trial: str
+    position: int
+    num_trials: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegEvent(Event):
+    """Something happened to one trial."""
+
+    at: Place
+
+    def line(self, text: str) -> str:
+        """The event's line, with the leg in front."""
+        return f"[{self.at.position}/{self.at.num_trials}] {self.at.trial}: {text}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegStarted(LegEvent):
+    """A worker group is being started for an attempt."""
+
+    attempt: int
+
+    def __str__(self) -> str:
+        return self.line("starts" if self.attempt == 0 else f"starts again (attempt {self.attempt})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegTraining(LegEvent):
+    """The trainer has built the model and takes its first step."""
+
+    device_name: str
+    world_size: int
+    first_step: int
+    num_steps: int
+
+    def __str__(self) -> str:
+        begin = f"continues at step {self.first_step}" if self.first_step else "trains"
+        ranks = "1 rank" if self.world_size == 1 else f"{self.world_size} ranks"
+        return self.line(f"{begin}, {self.num_steps} steps on {ranks} of {self.device_name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegProgress(LegEvent):
+    """Rows of a running leg have reached storage."""
+
+    step: int
+    num_steps: int
+    loss: float
+    tok_per_sec: float
+
+    def __str__(self) -> str:
+        return self.line(f"step {self.step}/{self.num_steps}, loss {self.loss:.4f}, {self.tok_per_sec:,.0f} tok/s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegCheckpointed(LegEvent):
+    """A checkpoint is complete: a restart would continue at `step`."""
+
+    step: int
+
+    def __str__(self) -> str:
+        return self.line(f"checkpoint at step {self.step}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegCompleted(LegEvent):
+    """The result is in storage; the leg will never run again."""
+
+    num_steps: int
+    loss: float
+    tok_per_sec: float
+    total_time_min: float
+
+    def __str__(self) -> str:
+        return self.line(f"completed, {self.num_steps} steps, loss {self.loss:.4f}, {self.tok_per_sec:,.0f} tok/s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegStopped(LegEvent):
+    """The leg obeyed a stop request; a restore continues it."""
+
+    attempt: int
+    next_step: int
+
+    def __str__(self) -> str:
+        return self.line(f"stopped as asked before step {self.next_step}; a restore continues it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegInterrupted(LegEvent):
+    """A worker was lost, not by the leg's own error."""
+
+    attempt: int
+    message: str
+
+    def __str__(self) -> str:
+        return self.line(f"interrupted in attempt {self.attempt}: {self.message}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegFailed(LegEvent):
+    """The leg ended by its own error; the others go on."""
+
+    error: str
+    log: Path | None
+    tail: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [self.line(f"failed: {self.error}")]
+        if self.log is not None:
+            lines.append(f"  its log: {self.log}")
+        return "\n".join(lines + [f"  | {line}" for line in self.tail])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping(Event):
+    """A stop was asked for; the running leg gets `grace_s` to write a checkpoint."""
+
+    reason: str
+    grace_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.reason}: the running leg stops after its step and writes a checkpoint "
+            f"(up to {self.grace_s:.0f} s; a second signal stops at once)"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned(Event):
+    """Something is not as it should be, but the experiment goes on."""
+
+    message: str
+
+    def __str__(self) -> str:
+        return f"warning: {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentEnded(Event):
+    """Nothing more will run now."""
+
+    id: str
+    num_trials: int
+    num_completed: int
+    failed: tuple[str, ...]
+    unfinished: tuple[str, ...]
+
+    def __str__(self) -> str:
+        line = f"experiment {self.id}: {self.num_completed} of {self.num_trials} legs completed"
+        if self.failed:
+            line += f"; failed: {', '.join(self.failed)}"
+        if self.unfinished:
+            line += f"; to do: {', '.join(self.unfinished)} (continue with: nanochat-sweep restore {self.id})"
+        return line

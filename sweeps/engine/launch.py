@@ -1,0 +1,261 @@
+"""Runs what is left of an experiment, from the lock to the exit code; launching and restoring are the same act.
+
+Ray Tune runs in a thread of its own, over the trials that have no result yet, one at a time. The main thread watches
+storage, tells what happens, has results regenerated after each leg, and answers signals. How it ended is read from
+storage too, never from Ray: Ray returns normally after an interruption.
+"""
+
+# Ray and pyarrow are typed in parts only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeps.engine import family
+from sweeps.engine.cluster import connected
+from sweeps.engine.events import (
+    Event,
+    ExperimentEnded,
+    ExperimentStarted,
+    LegCompleted,
+    LegFailed,
+    Stopping,
+    Warned,
+)
+from sweeps.engine.moves import Policy
+from sweeps.engine.output import others_into_log
+from sweeps.engine.preflight import LOCAL, Resources, check_plan
+from sweeps.engine.stop import EXIT_CODES, StopAtOnce, StopState, signals_into
+from sweeps.engine.trial import TrialTask, run_trial
+from sweeps.engine.watch import Watch
+from sweeps.engine.worker import TrainFunction
+from sweeps.records.documents import TrialState
+from sweeps.records.experiment import Experiment
+from sweeps.records.owner import Owner
+from sweeps.spec.errors import SweepToolError
+
+POLL_S = 1.0
+DEFAULT_GRACE_S = 60.0
+
+OnEvent = Callable[[Event], None]
+Refresh = Callable[[Experiment], object]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of an experiment ended."""
+
+    exit_code: int
+    completed: tuple[str, ...]
+    failed: tuple[str, ...]
+    unfinished: tuple[str, ...]
+
+
+def run_experiment(
+    experiment: Experiment,
+    *,
+    address: str | None = None,
+    grace_s: float = DEFAULT_GRACE_S,
+    num_workers: int | None = None,
+    on_event: OnEvent,
+    refresh: Refresh,
+    train: TrainFunction | None = None,
+) -> Outcome:
+    """Runs every trial without a result. `num_workers` replaces the plan's; `train` replaces the trainer, for tests.
+
+    Raises Locked while another process runs the experiment, NoCluster if there is no place for its workers.
+    """
+    workers = num_workers or experiment.plan.num_workers
+    owner = Owner.this_process()
+    experiment.lock(owner)
+    try:
+        experiment.clear_requests()
+        mark = family.mark_of(experiment.uri, owner.id)
+        if not family.end(lambda: family.leftovers(experiment.uri, mark)):
+            on_event(Warned(message="processes of an earlier launch of this experiment cannot be ended; going on"))
+        stop = StopState(grace_s)
+        if any(record.result() is None for record in experiment.trials()):
+            chatter = experiment.store.local_path("ray.log") or Path(os.devnull)
+            with (
+                others_into_log(chatter),
+                connected(address or LOCAL, num_workers=workers, mark=mark) as resources,
+            ):
+                check_plan(experiment.plan, workers, resources)
+                _Run(experiment, workers, resources, stop, on_event, refresh, train).run()
+        else:
+            _refresh(experiment, refresh, on_event)
+        outcome = outcome_of(experiment.trial_states(), stop)
+    finally:
+        experiment.unlock()
+    on_event(_ended(experiment, outcome))
+    return outcome
+
+
+def outcome_of(states: dict[str, TrialState], stop: StopState) -> Outcome:
+    """Complete: 0. Nothing left but failures: 5. Else what stopped it: a signal's own code, 130 for a request, 5."""
+    completed = tuple(name for name, state in states.items() if state in ("completed", "stopped_early"))
+    failed = tuple(name for name, state in states.items() if state == "failed")
+    unfinished = tuple(name for name in states if name not in completed and name not in failed)
+    if len(completed) == len(states):
+        code = 0
+    elif unfinished and stop.was_asked:
+        code = EXIT_CODES[stop.first] if stop.first else 130
+    else:
+        code = 5
+    return Outcome(code, completed, failed, unfinished)
+
+
+class _Run:
+    """The main thread's side of a run."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        num_workers: int,
+        resources: Resources,
+        stop: StopState,
+        on_event: OnEvent,
+        refresh: Refresh,
+        train: TrainFunction | None,
+    ) -> None:
+        from sweeps.engine.order import PlanOrder
+
+        self._experiment, self._num_workers, self._resources = experiment, num_workers, resources
+        self._stop, self._on_event, self._refresh, self._train = stop, on_event, refresh, train
+        self._order = PlanOrder(self._tasks())
+        self._watch = Watch(experiment)
+        self._is_stopping = False
+        self._warnings: list[str] = []  # of Tune's thread, told by the main one
+
+    def run(self) -> None:
+        """Returns when Ray has nothing left to do, or when a stop has taken too long or was repeated."""
+        self._on_event(self._started())
+        tune = threading.Thread(target=self._run_tune, name="tune", daemon=True)
+        with signals_into(self._stop):
+            tune.start()
+            try:
+                while tune.is_alive() and not self._stop.is_grace_over():
+                    tune.join(POLL_S)
+                    self._look()
+            except StopAtOnce:
+                self._on_event(Warned(message="stopped at once; a restore continues from the last checkpoint"))
+            else:
+                if tune.is_alive():
+                    self._on_event(Warned(message=f"the leg did not stop within {self._stop.grace_s:.0f} s; ended now"))
+        for message in self._warnings:
+            self._on_event(Warned(message=message))
+
+    def _look(self) -> None:
+        if not self._is_stopping:
+            self._look_for_stop()
+        for event in self._watch.poll():
+            self._on_event(event)
+            if isinstance(event, LegCompleted | LegFailed):
+                _refresh(self._experiment, self._refresh, self._on_event)
+
+    def _look_for_stop(self) -> None:
+        """A signal becomes a request in storage; a request, whoever made it, ends the order and starts the grace."""
+        signal_seen = self._stop.first
+        if signal_seen is not None:
+            self._experiment.request_stop(signal_seen.name)
+        reason = signal_seen.name if signal_seen else self._experiment.stop_requested()
+        if reason is not None:
+            self._is_stopping = True
+            self._stop.begin()
+            self._order.stop()
+            self._on_event(Stopping(reason=reason, grace_s=self._stop.grace_s))
+
+    def _run_tune(self) -> None:
+        """Whatever Tune raises is a warning: the records alone say what is done."""
+        try:
+            for error in self._fit().errors:
+                self._warnings.append(f"a driver ended with an error: {_first_line(error)}")
+        except Exception as error:
+            self._warnings.append(f"Ray Tune ended with an error: {_first_line(error)}")
+
+    def _fit(self) -> Any:
+        """Tune's own folder is scratch: what is left to do is read from ours."""
+        from ray import tune
+
+        trainable = tune.with_parameters(run_trial, train=self._train)
+        with tempfile.TemporaryDirectory(prefix="nanochat-sweep-tune-", ignore_cleanup_errors=True) as scratch:
+            tuner = tune.Tuner(
+                tune.with_resources(trainable, {"CPU": 0.01}),
+                tune_config=tune.TuneConfig(search_alg=self._order, num_samples=-1, reuse_actors=True),
+                run_config=tune.RunConfig(
+                    name="trials",
+                    storage_path=scratch,
+                    verbose=0,
+                    callbacks=[_silent_progress()],
+                    failure_config=tune.FailureConfig(max_failures=2),
+                ),
+            )
+            return tuner.fit()
+
+    def _tasks(self) -> list[dict[str, Any]]:
+        num_threads = max(1, len(os.sched_getaffinity(0)) // self._num_workers)
+        return [
+            TrialTask(
+                experiment=self._experiment.uri,
+                trial=record.name,
+                num_workers=self._num_workers,
+                num_gpus=self._resources.num_gpus,
+                num_threads=num_threads,
+                max_interruptions=Policy().max_interruptions,
+            ).as_config()
+            for record in self._experiment.trials()
+            if record.result() is None
+        ]
+
+    def _started(self) -> ExperimentStarted:
+        trials = self._experiment.plan.trials
+        num_completed = sum(record.result() is not None for record in self._experiment.trials())
+        kind = "GPU" if self._resources.num_gpus else "CPU worker"
+        return ExperimentStarted(
+            id=self._experiment.id,
+            uri=self._experiment.uri,
+            num_trials=len(trials),
+            num_completed=num_completed,
+            num_workers=self._num_workers,
+            where=f"on {self._num_workers} {kind}{'' if self._num_workers == 1 else 's'}",
+        )
+
+
+def _silent_progress() -> Any:
+    """Takes the place of Tune's own progress lines."""
+    from ray.tune.progress_reporter import TrialProgressCallback
+
+    class Silent(TrialProgressCallback):
+        def on_trial_result(self, *args: Any, **kwargs: Any) -> None: ...
+        def on_trial_complete(self, *args: Any, **kwargs: Any) -> None: ...
+        def on_trial_error(self, *args: Any, **kwargs: Any) -> None: ...
+
+    return Silent()
+
+
+def _refresh(experiment: Experiment, refresh: Refresh, on_event: OnEvent) -> None:
+    """Results can be made again at any time, so a failure to make them now stops nothing."""
+    try:
+        refresh(experiment)
+    except Exception as error:
+        reason = error if isinstance(error, SweepToolError) else repr(error)
+        on_event(Warned(message=f"results could not be regenerated: {reason}; try again with `nanochat-sweep report`"))
+
+
+def _ended(experiment: Experiment, outcome: Outcome) -> ExperimentEnded:
+    return ExperimentEnded(
+        id=experiment.id,
+        num_trials=len(experiment.plan.trials),
+        num_completed=len(outcome.completed),
+        failed=outcome.failed,
+        unfinished=outcome.unfinished,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -1,0 +1,58 @@
+"""What to do next with a trial, decided from what is in storage and nothing else.
+
+An interrupted attempt (preempted, killed, a node lost, storage away) is continued, up to a cap in one launch. A failed
+one (the leg's own error: out of memory, NaN, an assertion) is not: it would fail again. A completed one is never
+touched.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from sweeps.records.documents import AttemptEnd
+
+
+class Move(Enum):
+    """The next act on a trial."""
+
+    NOTHING = "the result is there"
+    WRITE_RESULT = "all steps are done: compact the rows and write the result"
+    START = "no attempt yet: start at step 0"
+    CONTINUE = "start another attempt from the last good checkpoint"
+    PAUSE = "a stop was asked for: leave it to a later restore"
+    GIVE_UP_FAILED = "its own error ended it: report, do not loop"
+    GIVE_UP_INTERRUPTED = "interrupted too often in this launch: leave it to a later restore"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How patient one launch is with one trial."""
+
+    max_interruptions: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTrial:
+    """What storage says about a trial. An attempt without an end was cut off."""
+
+    has_result: bool
+    stop_requested: bool
+    ends: Sequence[AttemptEnd | None]  # of all attempts, oldest first
+    num_earlier: int  # how many of them belong to earlier launches
+
+
+def next_move(trial: StoredTrial, policy: Policy) -> Move:
+    """The truth table of a trial's life."""
+    if trial.has_result:
+        return Move.NOTHING
+    last = trial.ends[-1] if trial.ends else None
+    if last == "completed":
+        return Move.WRITE_RESULT
+    if last == "failed":
+        return Move.GIVE_UP_FAILED
+    if trial.stop_requested:
+        return Move.PAUSE
+    if not trial.ends:
+        return Move.START
+    num_interrupted = sum(end in (None, "interrupted") for end in trial.ends[trial.num_earlier :])
+    return Move.GIVE_UP_INTERRUPTED if num_interrupted >= policy.max_interruptions else Move.CONTINUE

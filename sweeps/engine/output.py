@@ -1,0 +1,93 @@
+"""Who writes where: a rank's whole output goes to its leg's log, Ray's chatter in the launcher to a file of its own.
+
+Redirecting the file descriptors, not only Python's objects, catches children and C libraries too. Lines are appended,
+so several ranks and attempts share one log.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+
+@contextlib.contextmanager
+def into_log(log: Path | None) -> Generator[None]:
+    """Sends all that this process writes to a file for a while; nothing changes for None."""
+    if log is None:
+        yield
+        return
+    with _descriptors_into(log):
+        before = (sys.stdout, sys.stderr)
+        sys.stdout, sys.stderr = _stream(1), _stream(2)
+        try:
+            yield
+        finally:
+            _flush(sys.stdout, sys.stderr)
+            sys.stdout, sys.stderr = before
+
+
+@contextlib.contextmanager
+def others_into_log(log: Path) -> Generator[None]:
+    """Leaves stdout and stderr to the main thread; what other threads and C libraries write goes to a file."""
+    before = (sys.stdout, sys.stderr)
+    with _descriptors_into(log) as (saved_out, saved_err):
+        own = [
+            _stream(saved) if _descriptor(stream) == number else stream
+            for stream, number, saved in zip(before, (1, 2), (saved_out, saved_err), strict=True)
+        ]
+        sys.stdout = cast(TextIO, _ByThread(own[0], _stream(1)))
+        sys.stderr = cast(TextIO, _ByThread(own[1], _stream(2)))
+        try:
+            yield
+        finally:
+            _flush(sys.stdout, sys.stderr, *own)
+            sys.stdout, sys.stderr = before
+
+
+class _ByThread:
+    """A text stream that is one thing to the main thread and another to all others."""
+
+    def __init__(self, main: TextIO, others: TextIO) -> None:
+        self._main, self._others = main, others
+
+    def __getattr__(self, name: str) -> Any:
+        is_main = threading.current_thread() is threading.main_thread()
+        return getattr(self._main if is_main else self._others, name)
+
+
+@contextlib.contextmanager
+def _descriptors_into(log: Path) -> Generator[tuple[int, int]]:
+    """Points descriptors 1 and 2 to a file; gives copies of what they were."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    _flush(sys.stdout, sys.stderr)
+    saved = (os.dup(1), os.dup(2))
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+    try:
+        yield saved
+    finally:
+        for number, original in zip((1, 2), saved, strict=True):
+            os.dup2(original, number)
+            os.close(original)
+
+
+def _stream(descriptor: int) -> TextIO:
+    return os.fdopen(descriptor, "w", buffering=1, errors="replace", closefd=False)
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _flush(*streams: TextIO) -> None:
+    for stream in streams:
+        with contextlib.suppress(Exception):  # a closed or absent stream has nothing to lose
+            stream.flush()

@@ -1,0 +1,123 @@
+"""What must hold before anything is started: enough workers' places, sizes a CPU can carry, no cluster overlooked.
+
+The decisions are pure; only `local_resources` and `foreign_heads` look at the machine, and neither needs Ray.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nanochat.config import TrainConfig
+from nanochat.sizes import batch_tokens, flops_per_token
+from sweeps.engine.family import is_marked
+from sweeps.spec.errors import NoCluster, UsageError
+from sweeps.spec.plan import Plan
+
+# A step of this size takes a two-core machine some ten seconds. A full-size recipe needs hundreds of times as much.
+MAX_CPU_STEP_FLOPS = 1e12
+LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What there is to run workers on."""
+
+    num_cpus: int | None  # None: declared as needed, since workers without a GPU only share the cores
+    num_gpus: int
+    where: str  # "this machine", or a cluster's address
+
+
+def device_of(config: TrainConfig, num_gpus: int) -> Literal["cpu", "cuda"]:
+    """Where a trial's workers run: as the config says, else on GPUs if there are any."""
+    return config.run.device or ("cuda" if num_gpus > 0 else "cpu")
+
+
+def check_plan(plan: Plan, num_workers: int, resources: Resources) -> None:
+    """Raises NoCluster where a trial of the plan has no place, saying what would have one."""
+    for trial in plan.trials:
+        if device_of(trial.config, resources.num_gpus) == "cuda":
+            _check_gpus(plan.sweep, num_workers, resources)
+        else:
+            _check_cpus(plan.sweep, trial.config, num_workers, resources)
+
+
+def _check_gpus(sweep: str, num_workers: int, resources: Resources) -> None:
+    if num_workers <= resources.num_gpus:
+        return
+    fewer = f"--num-workers {resources.num_gpus}" if resources.num_gpus else "--num-workers on a machine with GPUs"
+    raise NoCluster(
+        f"sweep {sweep} wants {_counted(num_workers, 'GPU')}, one per worker; {resources.where} has "
+        f"{resources.num_gpus}. Give it fewer with {fewer} (the total batch stays), a cluster with --address, "
+        f"or try it at a small size on the CPU with --preset tiny"
+    )
+
+
+def _check_cpus(sweep: str, config: TrainConfig, num_workers: int, resources: Resources) -> None:
+    step_flops = flops_per_token(config) * batch_tokens(config)
+    if config.run.device is None and step_flops > MAX_CPU_STEP_FLOPS:
+        raise NoCluster(
+            f"sweep {sweep} wants {_counted(num_workers, 'GPU')}; {resources.where} has none, and a step of "
+            f"{step_flops:.1e} floating-point operations is too much for its CPU. Try it at a small size with "
+            f"--preset tiny, or run it where there are GPUs (with fewer of them: --num-workers; a cluster: --address)"
+        )
+    if resources.num_cpus is not None and num_workers > resources.num_cpus:
+        raise NoCluster(
+            f"sweep {sweep} wants {_counted(num_workers, 'CPU')}, one per worker; {resources.where} has "
+            f"{resources.num_cpus}. Give it fewer with --num-workers (the total batch stays)"
+        )
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def check_address(address: str | None, heads: list[str]) -> str:
+    """The cluster to use, an address or `LOCAL`. Raises UsageError where a running head was perhaps overlooked."""
+    if address is not None and address.startswith("ray://"):
+        raise UsageError(f"--address {address} is a Ray client's; give the cluster's own address, like host:6379")
+    if address is not None:
+        return address
+    if heads:
+        raise UsageError(
+            f"a Ray head is running on this machine ({', '.join(heads)}) and neither --address nor RAY_ADDRESS says "
+            f"whether to use it; run there with --address {heads[0]}, or beside it with --address {LOCAL}"
+        )
+    return LOCAL
+
+
+def local_resources() -> Resources:
+    """This machine's, for a private cluster."""
+    return Resources(num_cpus=None, num_gpus=num_visible_gpus(), where="this machine")
+
+
+def num_visible_gpus() -> int:
+    """NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves to us, counted without starting CUDA."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return len([item for item in chosen.split(",") if item.strip() not in ("", "-1", "NoDevFiles")])
+    try:
+        import pynvml  # pyright: ignore[reportMissingTypeStubs]
+
+        pynvml.nvmlInit()
+        return pynvml.nvmlDeviceGetCount()
+    except Exception:
+        return 0  # no driver, no library or no device: in each case no GPU
+
+
+def foreign_heads() -> list[str]:
+    """Addresses of Ray heads on this machine that no launch of this tool has started for itself."""
+    heads: list[str] = []
+    for folder in sorted(Path("/proc").glob("[0-9]*")):
+        arguments = _command_line(folder)
+        if arguments and Path(arguments[0]).name == "gcs_server" and not is_marked(int(folder.name)):
+            options = dict(item.removeprefix("--").split("=", 1) for item in arguments[1:] if "=" in item)
+            heads.append(f"{options.get('node-ip-address', '127.0.0.1')}:{options.get('gcs_server_port', '6379')}")
+    return heads
+
+
+def _command_line(process: Path) -> list[str]:
+    try:
+        return [part.decode(errors="replace") for part in (process / "cmdline").read_bytes().split(b"\0") if part]
+    except OSError:
+        return []

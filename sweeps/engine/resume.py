@@ -1,0 +1,61 @@
+"""Which checkpoints a trial has, over all its attempts, and which of them may go.
+
+Every attempt is one Ray Train run with a folder of its own: `train/a000/step_000070/`, `train/a001/...`. So a stale
+attempt (orphans of a killed launch) can never overwrite or prune what a newer one relies on, no snapshot of Ray's has
+to be whole for a restart, and a checkpoint counts once its files are there, whether or not Ray had noticed it. Inside
+its folder Ray keeps the two newest; of older attempts two are kept here.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sweeps.records.store import Store
+
+_ATTEMPT = re.compile(r"a(\d{3,})")
+_STEP = re.compile(r"step_(\d{6,})")
+
+
+@dataclass(frozen=True, order=True)
+class StoredCheckpoint:
+    """A checkpoint's folder, complete or not; ordered by how far training was, then by attempt."""
+
+    step: int  # steps done, so the next step's index
+    attempt: int
+
+    @property
+    def name(self) -> str:
+        """The folder's path below the trial's training storage."""
+        return f"{run_name(self.attempt)}/{checkpoint_name(self.step)}"
+
+
+def run_name(attempt: int) -> str:
+    """The name of an attempt's Ray Train run."""
+    return f"a{attempt:03d}"
+
+
+def checkpoint_name(step: int) -> str:
+    """The name of a checkpoint's folder."""
+    return f"step_{step:06d}"
+
+
+def stored_checkpoints(train: Store) -> list[StoredCheckpoint]:
+    """All checkpoint folders of a trial, newest first."""
+    found: list[StoredCheckpoint] = []
+    for run in train.list():
+        attempt = _ATTEMPT.fullmatch(run)
+        steps = [_STEP.fullmatch(name) for name in train.list(run)] if attempt else []
+        found += [StoredCheckpoint(int(step[1]), int(attempt[1])) for step in steps if step and attempt]
+    return sorted(found, reverse=True)
+
+
+def superseded(
+    checkpoints: Sequence[StoredCheckpoint], *, attempt: int, first_step: int, keep: int
+) -> list[StoredCheckpoint]:
+    """What `attempt`, having started at `first_step`, makes useless in the folders of earlier attempts.
+
+    The one it started from and the next older ones are kept, `keep` in all. Newer ones were tried and refused.
+    """
+    earlier = [c for c in checkpoints if c.attempt < attempt]
+    kept = [c for c in earlier if c.step <= first_step][:keep]
+    return [c for c in earlier if c not in kept]

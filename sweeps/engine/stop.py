@@ -1,0 +1,63 @@
+"""How a running experiment is asked to end: the first signal politely, the second one at once.
+
+The first SIGINT or SIGTERM becomes a request file, which rank 0 looks for; the leg then stops after its step, with a
+checkpoint. A second signal, or the end of the grace time, gives up on politeness; storage is good enough for a restore
+at any moment. Handlers are installed after Ray has started, because starting Ray replaces them.
+"""
+
+import contextlib
+import signal
+import time
+from collections.abc import Generator
+from types import FrameType
+
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class StopAtOnce(BaseException):
+    """Raised out of whatever the main thread does, by the second signal."""
+
+
+class StopState:
+    """Which signals have come, and how long ago the first one did."""
+
+    def __init__(self, grace_s: float) -> None:
+        self.grace_s = grace_s
+        self.first: signal.Signals | None = None
+        self._since = 0.0
+
+    def note(self, number: int) -> None:
+        """A signal came. Raises StopAtOnce if it was not the first."""
+        if self.first is not None:
+            raise StopAtOnce
+        self.first = signal.Signals(number)
+        self._since = time.monotonic()
+
+    def begin(self) -> None:
+        """A stop was asked for by somebody else's request file: the grace time runs from now."""
+        self._since = self._since or time.monotonic()
+
+    @property
+    def was_asked(self) -> bool:
+        """Whether a signal or a request has asked for a stop."""
+        return self._since > 0
+
+    def is_grace_over(self) -> bool:
+        """Whether a stop was asked for and has taken too long."""
+        return self._since > 0 and time.monotonic() - self._since > self.grace_s
+
+
+@contextlib.contextmanager
+def signals_into(state: StopState) -> Generator[None]:
+    """Notes SIGINT and SIGTERM in `state`, also where the shell had left them ignored."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        state.note(number)
+
+    before = {number: signal.signal(number, handle) for number in HANDLED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,204 @@
+"""The driver of one trial: what Ray Tune runs, once per trial, in a process that it reuses for the next one.
+
+It keeps nothing in memory between two trials. In a loop it reads the trial's record, asks `next_move`, and acts: starts
+an attempt (one Ray Train run with a folder of its own), or writes the result, or lets the trial rest. Ray's own retries
+are off, because they would also repeat a leg's own error.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from nanochat.config import TrainConfig
+from sweeps.engine.moves import Move, Policy, StoredTrial, next_move
+from sweeps.engine.preflight import device_of
+from sweeps.engine.resume import run_name
+from sweeps.engine.worker import KEEP_CHECKPOINTS, StorageLost, Superseded, Task, TrainFunction, run_rank
+from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord, TrialResult, utc_now
+from sweeps.records.experiment import Experiment
+from sweeps.records.trial import TrialRecord
+from sweeps.spec.plan import Trial
+
+PROCESS_GROUP_TIMEOUT_S = 1800  # a hang inside a collective; the first one waits for the slowest rank's compilation
+STORAGE_PATIENCE_S = 60.0
+_CONTINUED_ERRORS = (StorageLost.__name__, Superseded.__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialTask:
+    """Everything a driver needs; plain values, so that Tune can carry it."""
+
+    experiment: str
+    trial: str
+    num_workers: int
+    num_gpus: int
+    num_threads: int  # of one CPU worker
+    max_interruptions: int
+
+    def as_config(self) -> dict[str, Any]:
+        """The form that Tune passes to the driver."""
+        return asdict(self)
+
+
+def run_trial(config: dict[str, Any], train: TrainFunction | None = None) -> None:
+    """Tune's trainable. Returns when nothing more can be done for the trial in this launch."""
+    task = TrialTask(**config)
+    experiment = Experiment.open(task.experiment)
+    record = experiment.trial(task.trial)
+    trial = next(t for t in experiment.plan.trials if t.name == task.trial)
+    policy = Policy(max_interruptions=task.max_interruptions)
+    num_earlier = len(record.attempts())
+    while True:
+        ends: list[AttemptEnd | None] = [attempt.end for attempt in record.attempts()]
+        stored = StoredTrial(
+            has_result=record.result() is not None,
+            stop_requested=experiment.stop_requested() is not None,
+            ends=ends,
+            num_earlier=num_earlier,
+        )
+        match next_move(stored, policy):
+            case Move.START | Move.CONTINUE:
+                _make_attempt(record, trial, task, train)
+            case Move.WRITE_RESULT:
+                _write_result(record, trial)
+            case _:
+                return
+
+
+def _make_attempt(record: TrialRecord, trial: Trial, task: TrialTask, train: TrainFunction | None) -> None:
+    """One attempt, from its record's opening to its end."""
+    attempt = _open_attempt(record, trial.config, task.num_workers)
+    error: Exception | None = None
+    try:
+        _fit(record, attempt.number, trial.config, task, train)
+    except Exception as raised:  # whatever it is, it ended the attempt; the record says what follows
+        error = raised
+    stored = record.attempts()[attempt.number]
+    if stored.end is None:
+        record.update_attempt(_judged(stored, error))
+
+
+def _open_attempt(record: TrialRecord, config: TrainConfig, num_workers: int) -> AttemptRecord:
+    """Waits while storage refuses, so that an outage of a minute costs one leg a minute and not the sweep its legs."""
+    deadline = time.monotonic() + STORAGE_PATIENCE_S
+    while True:
+        try:
+            record.write_config(config)
+            return record.start_attempt(num_workers=num_workers)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(2.0)
+
+
+def _fit(record: TrialRecord, attempt: int, config: TrainConfig, task: TrialTask, train: TrainFunction | None) -> None:
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    on_gpu = device_of(config, task.num_gpus) == "cuda"
+    values: dict[str, Any] = asdict(Task(task.experiment, task.trial, attempt))
+    trainer = TorchTrainer(
+        run_rank,
+        train_loop_config=values if train is None else {**values, "train": train},
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout_s=PROCESS_GROUP_TIMEOUT_S),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=task.num_workers,
+            use_gpu=on_gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if on_gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=run_name(attempt),
+            storage_path=record.train_uri,
+            failure_config=ray.train.FailureConfig(
+                max_failures=0, controller_failure_limit=2, max_preemption_failures=0
+            ),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=KEEP_CHECKPOINTS),
+            worker_runtime_env={} if on_gpu else {"env_vars": cpu_environment(task.num_threads)},
+        ),
+    )
+    trainer.fit()
+
+
+def cpu_environment(num_threads: int) -> dict[str, str]:
+    """For workers without a GPU: their share of the cores, and a malloc that keeps what large tensors give back.
+
+    The tensors of a step come and go at every step; returned to the kernel each time, a step takes 2-3 times as long.
+    """
+    return {
+        "OMP_NUM_THREADS": str(num_threads),
+        "MKL_NUM_THREADS": str(num_threads),
+        "MALLOC_MMAP_THRESHOLD_": "4000000000",
+        "MALLOC_TRIM_THRESHOLD_": "4000000000",
+    }
+
+
+def _judged(stored: AttemptRecord, error: Exception | None) -> AttemptRecord:
+    """The record of an attempt that did not say itself how it ended."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    own = [is_own_error(failure) for failure in failures.values()]
+    end = judge(stored.error.type if stored.error else None, own)
+    kept = stored.error if end == "failed" or (stored.error and stored.error.type in _CONTINUED_ERRORS) else None
+    return replace(stored, end=end, error=kept or _outer_error(error, failures), ended_utc=utc_now())
+
+
+def judge(stored_error: str | None, own_errors: list[bool]) -> AttemptEnd:
+    """Failed only where every rank that ended was ended by its own exception.
+
+    Where one was lost (killed, its node gone), the exceptions of the others follow from that, and the attempt was
+    interrupted. So it was when storage refused, when a newer attempt took over, and when Ray itself gave up.
+    """
+    if stored_error in _CONTINUED_ERRORS:
+        return "interrupted"
+    return "failed" if own_errors and all(own_errors) else "interrupted"
+
+
+def is_own_error(failure: Exception) -> bool:
+    """Whether a rank's failure was raised by the training function, and not Ray's news of a rank that is gone."""
+    from ray.exceptions import RayError
+    from ray.train.v2._internal.exceptions import RayTrainError
+
+    return not isinstance(failure, RayError | RayTrainError)
+
+
+def _outer_error(error: Exception | None, failures: Mapping[int, Exception]) -> AttemptError | None:
+    """What the outside saw: of a lost rank, Ray's description of its death."""
+    for rank, failure in failures.items():
+        if not is_own_error(failure):
+            message = f"rank {rank} was lost: {_how_it_went(failure)}"
+            return AttemptError(type="WorkerLost", message=message, traceback=str(failure))
+    if error is None:
+        return None
+    return AttemptError(type=type(error).__name__, message=_first_line(error), traceback=str(error))
+
+
+def _how_it_went(failure: Exception) -> str:
+    from ray.exceptions import ActorDiedError
+
+    inner = getattr(failure, "health_check_failure", failure)
+    return "its process died" if isinstance(inner, ActorDiedError) else f"{type(inner).__name__}: {_first_line(inner)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _write_result(record: TrialRecord, trial: Trial) -> None:
+    """All from the stored rows, so it is the same whoever writes it and whenever."""
+    record.compact()
+    rows = record.rows()
+    evaluated = [row.val_bpb for row in rows if row.val_bpb is not None]
+    record.write_result(
+        TrialResult(
+            trial=trial.name,
+            leg=trial.leg.name,
+            block=trial.block,
+            status="completed",
+            last_step=rows[-1].step,
+            num_attempts=len(record.attempts()),
+            peak_mib=max(row.peak_mib for row in rows),
+            total_time_min=rows[-1].train_time_s / 60,
+            min_val_bpb=min(evaluated) if evaluated else None,
+            ended_utc=utc_now(),
+        )
+    )
