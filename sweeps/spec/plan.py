@@ -6,6 +6,7 @@ One block keeps the order of the definition; several blocks are each shuffled, s
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from nanochat.flags import check_supported
 from nanochat.sizes import check_world_size
 from sweeps.spec.errors import CorruptData, SweepError
 from sweeps.spec.legs import Leg
+from sweeps.spec.names import nearest
 from sweeps.spec.parts import Gate
 from sweeps.spec.sweep import Sweep
 
@@ -77,6 +79,15 @@ def make_plan(sweep: Sweep, num_blocks: int = 1) -> Plan:
         legs=sweep.legs,
         trials=trials,
     )
+
+
+def choose_legs(plan: Plan, names: Sequence[str]) -> Plan:
+    """The plan with the trials of some legs only; all legs stay known, so that results can name what is missing."""
+    known = [leg.name for leg in plan.legs]
+    for name in names:
+        if name not in known:
+            raise SweepError(f"there is no leg {name!r}{nearest(name, known)}; legs: {', '.join(known)}")
+    return dataclasses.replace(plan, trials=tuple(trial for trial in plan.trials if trial.leg.name in names))
 
 
 def _block_order(legs: tuple[Leg, ...], seed: int, block: int, *, shuffled: bool) -> list[Leg]:

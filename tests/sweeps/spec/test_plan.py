@@ -10,7 +10,7 @@ from nanochat.config import with_overrides
 from sweeps.capacity import SWEEP as CAPACITY
 from sweeps.smoke import SWEEP as SMOKE
 from sweeps.spec.errors import CorruptData, SweepError
-from sweeps.spec.plan import make_plan, plan_from_json, plan_to_json
+from sweeps.spec.plan import choose_legs, make_plan, plan_from_json, plan_to_json
 from sweeps.spec.preset import apply_settings
 
 
@@ -79,3 +79,12 @@ def test_a_measurement_that_is_not_made_yet_is_refused_before_launch() -> None:
 def test_there_is_at_least_one_block() -> None:
     with pytest.raises(SweepError, match="at least 1, got 0"):
         make_plan(SMOKE, 0)
+
+
+def test_chosen_legs_keep_their_trials_and_all_legs_stay_known() -> None:
+    plan = make_plan(CAPACITY, 2)
+    chosen = choose_legs(plan, ["moe_bf16_experts_static_cap0p0", "moe_fp8_experts_static_cap0p0"])
+    assert chosen.legs == plan.legs
+    assert [t.name for t in chosen.trials] == [t.name for t in plan.trials if t.leg.name.endswith("static_cap0p0")]
+    with pytest.raises(SweepError, match="did you mean moe_fp8_experts_static_cap0p0"):
+        choose_legs(plan, ["moe_fp8_expert_static_cap0p0"])
