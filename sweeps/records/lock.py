@@ -53,9 +53,9 @@ def current_owner(store: Store) -> Owner | None:
 class Lock:
     """Holds an experiment for `owner` from `acquire` until `release`, with a heartbeat in between."""
 
-    def __init__(self, store: Store, owner: Owner, *, settle_s: float = SETTLE_S) -> None:
+    def __init__(self, store: Store, owner: Owner, *, settle_s: float | None = None) -> None:
         self.owner = owner
-        self._store, self._settle_s = store, settle_s
+        self._store, self._settle_s = store, SETTLE_S if settle_s is None else settle_s
         self._path = ""
         self._stop = threading.Event()
         self._pulse: threading.Thread | None = None

@@ -79,7 +79,7 @@ def _encode(row: StepRow) -> bytes:
 
 def _decode(line: bytes) -> StepRow | None:
     try:
-        values: Any = json.loads(line)
+        values: Any = json.loads(line.decode())
     except ValueError:
         return None
     if not isinstance(values, dict):

@@ -150,7 +150,7 @@ def linear_ticks(low: float, high: float) -> list[float]:
 def log_ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 times powers of ten (powers alone where that is many) that enclose a positive range."""
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
-    steps = (1, 2, 5) if len(powers) <= 6 else (1,)
+    steps = (1, 2, 5) if high < low * 1e4 else (1,)
     ladder = [m * 10.0**p for p in powers for m in steps]
     first = max(i for i, t in enumerate(ladder) if t <= low)
     last = min(i for i, t in enumerate(ladder) if t >= high)

@@ -1,0 +1,171 @@
+"""The report leads with what may be concluded, holds every run, and is the same bytes for the same data."""
+
+import dataclasses
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sweeps.records.documents import AttemptError
+from sweeps.records.experiment import Experiment
+from sweeps.records.rows import StepRow
+from sweeps.results.report import refresh, report_files, write_report
+from sweeps.results.snapshot import read_snapshot
+
+Make = Callable[..., Experiment]
+MakeRow = Callable[..., StepRow]
+Complete = Callable[..., None]
+
+
+def steps_of(make_row: MakeRow, trial: str, dt_ms: float, loss: float, peak_mib: float) -> list[StepRow]:
+    """40 steps that end at `loss`; 512 tokens a step, and dt_ms thousandths of a minute."""
+    return [
+        make_row(
+            s,
+            trial=trial,
+            dt_ms=dt_ms,
+            tok_per_sec=512_000 / dt_ms,
+            loss=loss + (39 - s) * 0.1,
+            loss_ema=loss + (39 - s) * 0.1,
+            peak_mib=peak_mib,
+            train_time_s=max(0, s - 10) * dt_ms * 0.06,
+        )
+        for s in range(40)
+    ]
+
+
+@pytest.fixture
+def done(make_experiment: Make, complete: Complete, make_row: MakeRow) -> Experiment:
+    """The candidate is twice as fast as the baseline with 90 % of its memory; bf16 is four times as fast."""
+    experiment = make_experiment()
+    for name, dt_ms, loss, peak_mib in (
+        ("static-b1", 200.0, 4.0, 1000.0),
+        ("static_cap1p25-b1", 100.0, 4.0, 900.0),
+        ("none_cap1p25-b1", 400.0, 3.9, 1000.0),
+        ("bf16-b1", 50.0, 3.8, 1100.0),
+    ):
+        complete(experiment, name, steps_of(make_row, name, dt_ms, loss, peak_mib))
+    return experiment
+
+
+def report(experiment: Experiment) -> str:
+    return Path(write_report(experiment)).read_text()
+
+
+def test_the_first_words_say_that_one_block_is_advice_and_how_the_candidate_stands(done: Experiment) -> None:
+    verdict = report(done).split("\n\n")[2]
+    assert verdict.startswith("**ADVISORY.** The comparison is advice, not a verdict: each leg ran in one block")
+    assert verdict.endswith(
+        "The candidate `static_cap1p25` against the baseline `static`: "
+        "tok/s x 2.000, peak memory x 0.900, loss x 1.0000."
+    )
+
+
+def test_the_fp8_legs_are_held_against_the_bf16_control(done: Experiment) -> None:
+    assert "Fastest FP8 leg, `static_cap1p25`, over the bf16 control `bf16`: tok/s x 0.500" in report(done)
+
+
+def test_each_leg_has_its_ratios_and_its_minutes_to_the_baselines_loss(done: Experiment) -> None:
+    text = report(done)
+    assert "| `static` | baseline | 1.000 | 1.000 | 1.0000 | 5.80 | - |" in text
+    assert "| `bf16` | control | 4.000 | 1.100 | 0.9551 | 1.35 | - |" in text
+
+
+def test_every_run_is_in_the_summary_with_the_usual_digits(done: Experiment) -> None:
+    text = report(done)
+    assert (
+        "| run | status | steps_observed | last_step | last_loss | tail50_tok/sec | tail50_mfu | tail50_dt_ms "
+        "| peak_mem_mib | total_time_min |"
+    ) in text
+    assert "| `static_cap1p25` | completed | 40 | 39 | 4.0000 | 5120 | 5.00 | 100.0 | 900 | 2.90 |" in text
+
+
+def test_what_is_not_there_is_a_dash(make_experiment: Make) -> None:
+    text = report(make_experiment())
+    assert "| `static` | pending | 0 | - | - | - | - | - | - | - |" in text
+    assert "cannot be compared yet" in text
+    assert "No trial was interrupted or failed." in text
+
+
+def test_cpu_speeds_are_called_meaningless_and_gpu_speeds_are_not(
+    done: Experiment, make_experiment: Make, complete: Complete
+) -> None:
+    on_cpu = make_experiment(id="cpu")
+    complete(on_cpu, "static-b1", device="cpu", device_name="a processor", peak_bf16_flops=None)
+    sentence = "speed ranking of compile modes and of precisions means nothing"
+    assert sentence in report(on_cpu)
+    assert sentence not in report(done)
+
+
+def test_an_interruption_says_where_it_went_on_and_what_was_repeated(
+    make_experiment: Make, complete: Complete, make_row: MakeRow
+) -> None:
+    experiment = make_experiment()
+    trial = experiment.trial("static-b1")
+    host = trial.start_attempt(num_workers=2).host
+    trial.append_rows(0, [make_row(s) for s in range(14)])
+    second = trial.start_attempt(num_workers=2)
+    trial.update_attempt(dataclasses.replace(second, first_step=10))
+    trial.append_rows(1, [make_row(s, attempt=1) for s in range(10, 40)])
+    line = f"- `static`: attempt 0 on {host} stored steps 0 to 13 and was cut off; "
+    assert line + "attempt 1 went on from step 10 (4 steps repeated)." in report(experiment)
+
+
+def test_a_failure_is_told_with_its_error_and_log(make_experiment: Make) -> None:
+    experiment = make_experiment()
+    trial = experiment.trial("static_cap1p25-b1")
+    attempt = trial.start_attempt(num_workers=2)
+    error = AttemptError(type="InductorError", message="bad | kernel\n<script>", traceback="")
+    trial.update_attempt(dataclasses.replace(attempt, end="failed", error=error))
+    text = report(experiment)
+    assert r"stored no step and failed: InductorError: bad \| kernel \<script\>" in text
+    assert "`trials/static_cap1p25-b1/log.txt`" in text
+    assert "| static | failed before the first step |" in text
+
+
+def test_a_torn_part_is_named(done: Experiment) -> None:
+    part = Path(done.uri) / "trials" / "bf16-b1" / "rows" / "a000-p000000.jsonl"
+    part.write_bytes(part.read_bytes()[:-5])
+    assert "- `trials/bf16-b1/rows/a000-p000000.jsonl` is torn" in report(done)
+
+
+def test_the_same_experiment_gives_the_same_bytes_wherever_it_lies(done: Experiment, tmp_path: Path) -> None:
+    first = report_files(read_snapshot(done), "report.md")
+    assert str(tmp_path) not in "".join(first.values())
+    shutil.copytree(done.uri, tmp_path / "moved")
+    assert report_files(read_snapshot(Experiment.open(str(tmp_path / "moved"))), "report.md") == first
+
+
+def test_the_figures_lie_beside_the_report_and_are_linked_relatively(done: Experiment, tmp_path: Path) -> None:
+    place = Path(write_report(done, tmp_path / "out" / "capacity.md"))
+    assert place == tmp_path / "out" / "capacity.md"
+    linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", place.read_text())
+    assert linked == ["capacity-dt.svg", "capacity-loss.svg"]
+    assert sorted(p.name for p in place.parent.iterdir()) == ["capacity-dt.svg", "capacity-loss.svg", "capacity.md"]
+
+
+def test_refresh_writes_tables_and_report_of_one_moment(done: Experiment) -> None:
+    refresh(done)
+    written = {str(p.relative_to(done.uri)) for p in Path(done.uri).glob("[er]*/*") if p.is_file()}
+    assert {
+        "export/legs.parquet",
+        "export/steps.parquet",
+        "report/report.md",
+        "report/report-dt.svg",
+        "report/report-loss.svg",
+    } <= written
+
+
+def test_several_blocks_are_compared_block_by_block(
+    make_experiment: Make, complete: Complete, make_row: MakeRow
+) -> None:
+    experiment = make_experiment(num_blocks=2)
+    times = {"static-b1": 200.0, "static_cap1p25-b1": 100.0, "static-b2": 400.0, "static_cap1p25-b2": 400.0}
+    for name, dt_ms in times.items():
+        complete(experiment, name, steps_of(make_row, name, dt_ms, 4.0, 1000.0))
+    text = report(experiment)
+    assert "the ratios are means over 2 blocks without an interval" in text
+    assert "| `static_cap1p25` | candidate | 1.414 |" in text  # the geometric mean of 2 and 1
+    assert "| `static_cap1p25-b2` | completed |" in text

@@ -1,0 +1,79 @@
+"""`status --json` as scripts rely on it, quickly, while an experiment runs."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+
+from sweeps.records.experiment import Experiment
+from sweeps.records.rows import StepRow
+from sweeps.results.snapshot import read_snapshot
+from sweeps.results.status import number, run_table, status_json
+
+Make = Callable[..., Experiment]
+MakeRow = Callable[..., StepRow]
+Complete = Callable[..., None]
+
+
+def test_the_document_has_the_agreed_keys_and_names(make_experiment: Make, complete: Complete) -> None:
+    experiment = make_experiment()
+    complete(experiment, "static-b1")
+    document = status_json(read_snapshot(experiment))
+    assert list(document) == ["schema", "experiment", "state", "trials"]
+    assert document["schema"] == "nanochat-sweep/status/1"
+    assert (document["experiment"], document["state"]) == ("20260101_120000_toy", "interrupted")
+    done, waiting, *_ = document["trials"]
+    assert done == {
+        "name": "static",
+        "leg": "static",
+        "block": 1,
+        "status": "completed",
+        "attempts": 1,
+        "steps_observed": 40,
+        "last_step": 39,
+        "last_loss": 10.0 - 39 * 0.1,
+        "tail50_tok_sec": 5120.0,
+        "tail50_bf16_mfu": 5.0,
+        "tail50_dt_ms": 100.0,
+        "peak_mem_mib": 900.0,
+        "total_time_min": 2.9000000000000004 / 60,
+    }
+    assert waiting["status"] == "pending"
+    assert {k for k, v in waiting.items() if v is None} == {
+        "last_step",
+        "last_loss",
+        "tail50_tok_sec",
+        "tail50_bf16_mfu",
+        "tail50_dt_ms",
+        "peak_mem_mib",
+        "total_time_min",
+    }
+
+
+def test_trials_of_several_blocks_go_by_their_own_names(make_experiment: Make) -> None:
+    names = {t["name"] for t in status_json(read_snapshot(make_experiment(num_blocks=2)))["trials"]}
+    assert {"static-b1", "static-b2"} <= names
+
+
+def test_a_nan_is_null_in_json_and_nan_for_people(make_experiment: Make, make_row: MakeRow) -> None:
+    experiment = make_experiment()
+    experiment.trial("static-b1").append_rows(0, [make_row(0, loss_ema=math.nan)])
+    snapshot = read_snapshot(experiment)
+    assert status_json(snapshot)["trials"][0]["last_loss"] is None
+    json.dumps(status_json(snapshot), allow_nan=False)
+    assert run_table(snapshot)[1][4] == "nan"
+
+
+def test_numbers_have_fixed_digits_and_the_unknown_is_a_dash() -> None:
+    assert (number(None, 2), number(1.0, 2), number(468783.4, 0), number(279, None)) == ("-", "1.00", "468783", "279")
+
+
+def test_a_hundred_trials_of_300_steps_are_read_in_about_a_second(make_experiment: Make, make_row: MakeRow) -> None:
+    experiment = make_experiment(num_blocks=25)
+    for trial in experiment.trials():
+        trial.append_rows(0, [make_row(s, trial=trial.name) for s in range(300)])
+    started = time.process_time()
+    document = status_json(read_snapshot(Experiment.open(experiment.uri)))
+    seconds = time.process_time() - started
+    assert [t["steps_observed"] for t in document["trials"]] == [300] * 100
+    assert seconds < 1.5
