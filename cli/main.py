@@ -10,8 +10,10 @@ import typer
 
 from cli.console import guarded, out
 from cli.export import export
+from cli.launch import launch
 from cli.plan import plan
 from cli.report import report
+from cli.restore import restore
 from cli.status import status
 
 app = typer.Typer(
@@ -22,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for verb in (plan, status, export, report):
+for verb in (launch, plan, restore, status, export, report):
     app.command()(verb)
 
 

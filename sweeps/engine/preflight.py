@@ -1,6 +1,7 @@
 """What must hold before anything is started: enough workers' places, sizes a CPU can carry, no cluster overlooked.
 
-The decisions are pure; only `local_resources` and `foreign_heads` look at the machine, and neither needs Ray.
+The decisions are pure; only `local_resources` and `foreign_heads` look at the machine, and neither needs Ray. So a
+launch is refused before it leaves anything behind.
 """
 
 import os
@@ -31,6 +32,14 @@ class Resources:
 def device_of(config: TrainConfig, num_gpus: int) -> Literal["cpu", "cuda"]:
     """Where a trial's workers run: as the config says, else on GPUs if there are any."""
     return config.run.device or ("cuda" if num_gpus > 0 else "cpu")
+
+
+def check_before_start(plan: Plan, num_workers: int, address: str | None) -> str:
+    """The cluster to use, an address or `LOCAL`; what can be refused without starting Ray is refused here."""
+    cluster = check_address(address, foreign_heads())
+    if cluster == LOCAL:
+        check_plan(plan, num_workers, local_resources())
+    return cluster
 
 
 def check_plan(plan: Plan, num_workers: int, resources: Resources) -> None:
