@@ -6,6 +6,7 @@ may ask to stop is theirs, in the hooks. Nothing here reads flags, environment o
 
 import gc
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -72,7 +73,7 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
                 print(logs.validation_line(num_done, val_bpb), flush=True)
             hooks.on_step(stats)
             if step == first_step:
-                hooks.on_start(run.start_facts())
+                hooks.on_start(replace(run.start_facts(), first_step=first_step))
         flags.after(evaluated=val_bpb is not None, graphs=compiling.num_graphs())
         if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise DivergedError(
