@@ -54,7 +54,7 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     last_saved = first_step if first_step else None
     while progress.steps_done < run.num_steps and not stopped:
         step = progress.steps_done
-        rank_step = _one_step(run, meter, step)
+        rank_step = one_step(run, meter, step)
         wants_stop = float(run.ranks.is_first and hooks.should_stop())
         gathered = run.ranks.all_gather_floats([wants_stop, *rank_step.as_floats()])
         stopped = gathered[0][0] > 0
@@ -99,7 +99,7 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     return result
 
 
-def _one_step(run: Run, meter: clock.Meter, step: int) -> clock.RankStep:
+def one_step(run: Run, meter: clock.Meter, step: int) -> clock.RankStep:
     """Forward, backward and update; returns when the device is done."""
     coeff = run.config.moe.balance_loss_coeff if run.config.moe else 0.0
     num_micro_steps = run.feed.num_micro_steps
