@@ -42,7 +42,7 @@ def launch(
     plan = make_plan(settled, blocks)
     if legs is not None:
         plan = choose_legs(plan, [leg.strip() for leg in legs.split(",")])
-    cluster = check_before_start(plan, plan.num_workers, address)
+    cluster = check_before_start(plan, plan.num_workers, address or None)
     id = check_name("experiment", name or new_experiment_id(plan.sweep, datetime.now()))
     settings: dict[str, Any] = {
         "sweep": sweep,

@@ -24,5 +24,5 @@ def restore(
 
     experiment = Experiment.open(find_experiment(exp, storage))
     workers = planned_workers(experiment.plan, num_workers)
-    cluster = check_before_start(experiment.plan, workers, address)
+    cluster = check_before_start(experiment.plan, workers, address or None)
     return run_and_tell(experiment, cluster=cluster, grace_s=grace_s, num_workers=workers)

@@ -19,6 +19,7 @@ from sweeps.engine import family
 from sweeps.engine.preflight import LOCAL, Resources, local_resources
 
 COLLECTIVE_TIMEOUT_S = 900
+OBJECT_STORE_BYTES = 200 * 2**20  # nothing large passes through it
 
 # For this process, before ray is imported. Ray's own boxes, tips, usage reports and result files stay away.
 _LAUNCHER_ENVIRONMENT = {

@@ -37,6 +37,8 @@ from sweeps.engine.worker import TrainFunction
 from sweeps.records.documents import TrialState
 from sweeps.records.experiment import Experiment
 from sweeps.records.owner import Owner
+from sweeps.records.provenance import running_commit
+from sweeps.records.trial import TrialRecord
 from sweeps.spec.errors import SweepToolError
 
 POLL_S = 1.0
@@ -75,11 +77,12 @@ def run_experiment(
     experiment.lock(owner)
     try:
         experiment.clear_requests()
+        _warn_of_other_code(experiment, on_event)
         mark = family.mark_of(experiment.uri, owner.id)
         if not family.end(lambda: family.leftovers(experiment.uri, mark)):
             on_event(Warned(message="processes of an earlier launch of this experiment cannot be ended; going on"))
         stop = StopState(grace_s)
-        if any(record.result() is None for record in experiment.trials()):
+        if any(is_open(record) for record in experiment.trials()):
             chatter = experiment.store.local_path("ray.log") or Path(os.devnull)
             with (
                 others_into_log(chatter),
@@ -108,6 +111,12 @@ def outcome_of(states: dict[str, TrialState], stop: StopState) -> Outcome:
     else:
         code = 5
     return Outcome(code, completed, failed, unfinished)
+
+
+def is_open(record: TrialRecord) -> bool:
+    """Whether a trial may still be run: neither completed nor ended by its own error."""
+    attempts = record.attempts()
+    return record.result() is None and not (attempts and attempts[-1].end == "failed")
 
 
 class _Run:
@@ -209,7 +218,7 @@ class _Run:
                 max_interruptions=Policy().max_interruptions,
             ).as_config()
             for record in self._experiment.trials()
-            if record.result() is None
+            if is_open(record)
         ]
 
     def _started(self) -> ExperimentStarted:
@@ -245,6 +254,16 @@ def _refresh(experiment: Experiment, refresh: Refresh, on_event: OnEvent) -> Non
     except Exception as error:
         reason = error if isinstance(error, SweepToolError) else repr(error)
         on_event(Warned(message=f"results could not be regenerated: {reason}; try again with `nanochat-sweep report`"))
+
+
+def _warn_of_other_code(experiment: Experiment, on_event: OnEvent) -> None:
+    launched, running = experiment.manifest.git_commit, running_commit()
+    if launched is not None and running != launched:
+        running_name = running[:12] if running else "unknown"
+        message = f"the code is at commit {running_name}, the experiment was launched with {launched[:12]}"
+        on_event(
+            Warned(message=f"{message}; what still runs is run by the present code, each attempt notes its commit")
+        )
 
 
 def _ended(experiment: Experiment, outcome: Outcome) -> ExperimentEnded:

@@ -54,8 +54,8 @@ def superseded(
 ) -> list[StoredCheckpoint]:
     """What `attempt`, having started at `first_step`, makes useless in the folders of earlier attempts.
 
-    The one it started from and the next older ones are kept, `keep` in all. Newer ones were tried and refused.
+    The one it started from and the next older ones are kept, `keep` in all. Newer ones were tried and refused; they are
+    not deleted, because another version of the code may read them.
     """
-    earlier = [c for c in checkpoints if c.attempt < attempt]
-    kept = [c for c in earlier if c.step <= first_step][:keep]
-    return [c for c in earlier if c not in kept]
+    usable = [c for c in checkpoints if c.attempt < attempt and c.step <= first_step]
+    return usable[keep:]

@@ -13,10 +13,12 @@ from typing import Any
 from nanochat.config import TrainConfig
 from sweeps.engine.moves import Move, Policy, StoredTrial, next_move
 from sweeps.engine.preflight import device_of
+from sweeps.engine.rank import KEEP_CHECKPOINTS, StorageLost, Superseded, Task
 from sweeps.engine.resume import run_name
-from sweeps.engine.worker import KEEP_CHECKPOINTS, StorageLost, Superseded, Task, TrainFunction, run_rank
+from sweeps.engine.worker import TrainFunction, run_rank
 from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord, TrialResult, utc_now
 from sweeps.records.experiment import Experiment
+from sweeps.records.provenance import running_commit
 from sweeps.records.trial import TrialRecord
 from sweeps.spec.plan import Trial
 
@@ -85,7 +87,7 @@ def _open_attempt(record: TrialRecord, config: TrainConfig, num_workers: int) ->
     while True:
         try:
             record.write_config(config)
-            return record.start_attempt(num_workers=num_workers)
+            return record.start_attempt(num_workers=num_workers, git_commit=running_commit())
         except OSError:
             if time.monotonic() > deadline:
                 raise

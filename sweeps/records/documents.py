@@ -54,6 +54,7 @@ class AttemptRecord:
     pid: int
     started_utc: str
     num_workers: int
+    git_commit: str | None = None  # of the code that ran it; the manifest's is that of the launch
     first_step: int | None = None  # None until the trainer has said where it starts
     ended_utc: str | None = None
     end: AttemptEnd | None = None

@@ -42,6 +42,11 @@ def git_state(folder: Path) -> tuple[str | None, str | None]:
     return commit.strip(), _git(folder, "diff", "HEAD") or None
 
 
+def running_commit() -> str | None:
+    """The commit of the code that runs here; None outside a checkout."""
+    return git_state(Path(__file__).parent)[0]
+
+
 def package_versions() -> dict[str, str]:
     """Python's version and those of the installed packages that decide numbers."""
     versions = {"python": platform.python_version()}

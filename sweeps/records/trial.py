@@ -63,7 +63,7 @@ class TrialRecord:
         """All attempts, oldest first."""
         return [self._read_attempt(name) for name in self._attempt_files()]
 
-    def start_attempt(self, *, num_workers: int) -> AttemptRecord:
+    def start_attempt(self, *, num_workers: int, git_commit: str | None = None) -> AttemptRecord:
         """Opens the attempt with the next free number, run by the calling process."""
         files = self._attempt_files()
         number = int(files[-1].removesuffix(".json")) + 1 if files else 0
@@ -74,6 +74,7 @@ class TrialRecord:
                 pid=os.getpid(),
                 started_utc=utc_now(),
                 num_workers=num_workers,
+                git_commit=git_commit,
             )
             try:
                 self._store.create(self._attempt_path(number), to_bytes(record))

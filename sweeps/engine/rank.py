@@ -1,0 +1,185 @@
+"""What one rank of an attempt lends to the trainer: its hooks, over storage.
+
+Rank 0 stores rows in parts, at least five seconds apart, and always before a checkpoint that covers them, so that a
+resume never finds a gap. Whoever is about to store first makes sure that the attempt is still the newest one: an orphan
+of a killed launch must not touch what its successor has built on.
+"""
+
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from nanochat.config import TrainConfig, from_dict
+from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats, TrainResult, stats_as_dict
+from sweeps.engine.resume import stored_checkpoints, superseded
+from sweeps.records.documents import AttemptError, utc_now
+from sweeps.records.experiment import Experiment
+from sweeps.records.rows import StepRow
+from sweeps.records.store import Store
+from sweeps.spec.errors import SweepToolError
+
+KEEP_CHECKPOINTS = 2
+ROW_PART_S = 5.0
+STOP_POLL_S = 5.0
+_MAX_TRACEBACK = 20_000
+
+
+class StorageLost(SweepToolError):
+    """Storage refused what must be stored. The leg itself did nothing wrong, so it may be continued."""
+
+
+class Superseded(SweepToolError):
+    """A newer attempt of the same trial has started: this one is an orphan and must end."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Which attempt a rank works for; plain values, so that it travels."""
+
+    experiment: str
+    trial: str
+    attempt: int
+
+
+class Group(Protocol):
+    """The ranks of the attempt, as Ray Train knows them."""
+
+    is_first: bool
+
+    def agree(self, names: list[str]) -> list[str]:
+        """Collective: rank 0's list."""
+        ...
+
+    def publish(self, state: Checkpointable) -> None:
+        """Collective: every rank writes its part of a checkpoint to where it stays; then it is reported."""
+        ...
+
+    def local_folder(self, name: str) -> Path:
+        """A stored checkpoint on this rank's disk, by its path below the trial's training storage."""
+        ...
+
+
+class Rank:
+    """The hooks of one rank and what they share."""
+
+    def __init__(self, task: Task, group: Group) -> None:
+        self._task, self._group = task, group
+        self._experiment = Experiment.open(task.experiment)
+        self._record = self._experiment.trial(task.trial)
+        self._train_store = Store(self._record.train_uri)
+        self._rows: list[StepRow] = []
+        self._rows_stored_at = time.monotonic()
+        self._last_row: int | None = None
+        self._last_saved: int | None = None
+        self._stop_seen_at = -STOP_POLL_S
+
+    def config(self) -> TrainConfig:
+        """The trial's config, as the manifest has it."""
+        values = next(t["config"] for t in self._experiment.manifest.plan["trials"] if t["name"] == self._task.trial)
+        return from_dict(values)
+
+    def hooks(self) -> Hooks:
+        """What the trainer calls."""
+        return Hooks(
+            on_start=self.on_start,
+            on_step=self.on_step,
+            save=self.save,
+            checkpoints=self.checkpoints,
+            should_stop=self.should_stop,
+        )
+
+    def on_start(self, facts: StartFacts) -> None:
+        """Rank 0: the attempt's facts; earlier attempts' checkpoints that nothing needs any more are deleted."""
+        self._check_newest()
+        self._update_attempt(facts=stats_as_dict(facts), first_step=facts.first_step)
+        for old in superseded(
+            stored_checkpoints(self._train_store),
+            attempt=self._task.attempt,
+            first_step=facts.first_step,
+            keep=KEEP_CHECKPOINTS,
+        ):
+            self._train_store.delete_tree(old.name)
+
+    def on_step(self, stats: StepStats) -> None:
+        """Rank 0: a row. It may wait in memory, but not for long."""
+        self._rows.append(StepRow.of(stats, trial=self._task.trial, attempt=self._task.attempt))
+        self._last_row = stats.step
+        if time.monotonic() - self._rows_stored_at >= ROW_PART_S:
+            self._store_rows(must=False)
+
+    def save(self, state: Checkpointable) -> None:
+        """Every rank: writes its part, then reports. On a local disk straight to where it stays, without a copy."""
+        if state.step == self._last_saved:
+            return
+        if self._group.is_first:
+            if self._last_row is not None and self._last_row < state.step - 1:
+                raise RuntimeError(f"checkpoint at step {state.step}, but the last row is of step {self._last_row}")
+            self._check_newest()
+            self._store_rows(must=True)
+        try:
+            self._group.publish(state)
+        except Exception as error:
+            raise StorageLost(f"the checkpoint at step {state.step} cannot be stored: {error}") from error
+        self._last_saved = state.step
+
+    def checkpoints(self) -> Iterator[Path]:
+        """Every rank: the trial's checkpoints, newest first, the same ones on each rank.
+
+        The ranks agree on the list here and now; a folder is fetched when it is looked at, which a rank may do alone.
+        """
+        found = stored_checkpoints(self._train_store) if self._group.is_first else []
+        names = self._group.agree([checkpoint.name for checkpoint in found])
+        return (self._group.local_folder(name) for name in names)
+
+    def should_stop(self) -> bool:
+        """Rank 0: whether somebody asked for a stop; looks every few seconds at most."""
+        if time.monotonic() - self._stop_seen_at < STOP_POLL_S:
+            return False
+        self._stop_seen_at = time.monotonic()
+        self._check_newest()
+        return self._experiment.stop_requested() is not None
+
+    def finish(self, result: TrainResult) -> None:
+        """Rank 0: everything is stored, then the attempt has ended. The driver makes the result of it."""
+        if not self._group.is_first:
+            return
+        self._check_newest()
+        self._store_rows(must=True)
+        self._update_attempt(end="completed" if result.completed else "stopped", ended_utc=utc_now())
+
+    def store_error(self, error: Exception) -> bool:
+        """Any rank: its own exception, unless another rank was first, because the later ones follow from that."""
+        try:
+            attempt = self._record.attempts()[self._task.attempt]
+            if attempt.error is not None or attempt.end is not None:
+                return False
+            text = "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
+            self._update_attempt(error=AttemptError(type=type(error).__name__, message=str(error), traceback=text))
+        except OSError as refused:
+            print(f"this error cannot be stored: {refused}")
+        return True
+
+    def _check_newest(self) -> None:
+        newest = self._record.attempts()[-1].number
+        if newest != self._task.attempt or self._record.result() is not None:
+            raise Superseded(
+                f"attempt {self._task.attempt} of {self._task.trial} is superseded by attempt {newest}; it ends here"
+            )
+
+    def _store_rows(self, *, must: bool) -> None:
+        """Stores what has gathered. Where it need not be now, a refusing storage gets another chance later."""
+        try:
+            self._record.append_rows(self._task.attempt, self._rows)
+        except OSError as error:
+            if must:
+                raise StorageLost(f"rows of {self._task.trial} cannot be stored: {error}") from error
+            print(f"rows cannot be stored yet, they wait in memory: {error}")
+        else:
+            self._rows.clear()
+        self._rows_stored_at = time.monotonic()
+
+    def _update_attempt(self, **changes: Any) -> None:
+        self._record.update_attempt(replace(self._record.attempts()[self._task.attempt], **changes))
