@@ -1,0 +1,78 @@
+# demo and test need nothing but Python >= 3.11 with its headers, make and g++: they make .venv and install into it.
+#
+#   PYTHON=python3.12    the Python that .venv is made with
+#   CONSTRAINTS=FILE     other versions than constraints.txt pins, e.g. a torch for your driver; empty: the newest
+
+PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+DEMO_NAME := demo_$(shell date +%Y%m%d_%H%M%S)
+FAST := not integration and not gpu
+
+# Several processes on few cores: one thread each is fastest, and results repeat.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+.PHONY: help demo test check lint fast-tests install machine bench constraints clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+demo: install ## set up, run the capacity sweep at a tiny size on the CPU, export and report
+	$(BIN)/nanochat-sweep launch sweeps/capacity.py --preset tiny --name $(DEMO_NAME)
+	@echo; echo "The tables and the report can be made again from storage at any time:"
+	$(BIN)/nanochat-sweep export $(DEMO_NAME)
+	$(BIN)/nanochat-sweep report $(DEMO_NAME)
+
+test: lint ## everything that CI runs: lint, types, import contracts, all tests
+	$(PYTEST)
+
+check: lint fast-tests ## the same without the tests that start a Ray cluster; under three minutes
+
+lint: install ## ruff, pyright, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+fast-tests: install
+	$(PYTEST) -m "$(FAST)"
+
+bench: install ## time of an optimizer step on this machine, each variant beside its control
+	$(BIN)/python -m bench.step
+
+install: $(INSTALLED) ## .venv with everything in it; does nothing if it is up to date
+
+$(INSTALLED): pyproject.toml $(wildcard $(CONSTRAINTS)) | machine
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q --upgrade pip
+	$(PIP) install -q $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	@touch $@
+
+# torch.compile builds C++ against Python's headers on first use; better to hear of it before the install.
+machine:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); name another: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@missing=; \
+	command -v "$${CXX:-g++}" >/dev/null || missing="$$missing g++"; \
+	test -f "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || missing="$$missing python3-dev"; \
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
+	test -z "$$missing" || { \
+	  echo "this machine lacks a C++ compiler, Python's headers or its venv module;" \
+	    "on Debian or Ubuntu: sudo apt-get install$$missing" >&2; \
+	  exit 1; }
+
+constraints: | machine ## pin the newest versions that fit into constraints.txt
+	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
+	build/constraints/bin/python -m pip install -q --upgrade pip
+	build/constraints/bin/python -m pip install -q -e '.[dev]'
+	{ sed -n '/^#/p' constraints.txt; \
+	  build/constraints/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//'; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean: ## remove what can be made again, .venv included; experiments stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
