@@ -81,6 +81,38 @@ class QuantizedWeight(nn.Module):
             q_scale.copy_(scale.squeeze(2).expand_as(q_scale))
 
 
+# The kernels below want their operands row-major. As custom operators they get them so; the compiler is otherwise free
+# to lay out an intermediate as it likes.
+@torch.library.custom_op("nanochat::scaled_grouped_mm", mutates_args=(), tags=torch.Tag.needs_exact_strides)
+def _scaled_grouped_mm(x: Tensor, weight: Tensor, x_scale: Tensor, weight_scale: Tensor, offsets: Tensor) -> Tensor:
+    """e4m3 rows (R, K) times their expert's e4m3 weight (E, M, K); scales (R,) and (E, M) restore. (R, M) bf16."""
+    return torch.ops.aten._scaled_grouped_mm(
+        x,
+        weight.transpose(1, 2),
+        x_scale,
+        weight_scale,
+        offs=offsets,
+        out_dtype=torch.bfloat16,
+        use_fast_accum=True,  # without it this kernel is three times slower
+    )
+
+
+@_scaled_grouped_mm.register_fake
+def _(x: Tensor, weight: Tensor, x_scale: Tensor, weight_scale: Tensor, offsets: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[1], dtype=torch.bfloat16)
+
+
+@torch.library.custom_op("nanochat::grouped_weight_grad", mutates_args=(), tags=torch.Tag.needs_exact_strides)
+def _grouped_weight_grad(dy: Tensor, x: Tensor, offsets: Tensor) -> Tensor:
+    """dy (R, M) and x (R, K), ragged over experts -> each expert's dy^T x (E, M, K), in bf16."""
+    return F.grouped_mm(dy.t(), x, offs=offsets)
+
+
+@_grouped_weight_grad.register_fake
+def _(dy: Tensor, x: Tensor, offsets: Tensor) -> Tensor:
+    return x.new_empty(offsets.shape[0], dy.shape[1], x.shape[1])
+
+
 def _grouped_product(x: Tensor, weight_q: Tensor, weight_scale: Tensor, offsets: Tensor | None, recipe: str) -> Tensor:
     """Rows of `x` times their expert's weight (E, M, K) in FP8 with fp32 accumulation: (R, M) in bf16.
 
@@ -91,15 +123,8 @@ def _grouped_product(x: Tensor, weight_q: Tensor, weight_scale: Tensor, offsets:
         if offsets is None:
             rows = x.shape[0] // weight_q.shape[0]
             offsets = torch.arange(1, weight_q.shape[0] + 1, device=x.device, dtype=torch.int32) * rows
-        return torch.ops.aten._scaled_grouped_mm(
-            x_q,
-            weight_q.transpose(1, 2),
-            x_scale.squeeze(1).expand(x.shape[0]).contiguous(),
-            weight_scale,
-            offs=offsets,
-            out_dtype=torch.bfloat16,
-            use_fast_accum=True,  # without it this kernel is three times slower
-        )
+        row_scale = x_scale.squeeze(1).expand(x.shape[0]).contiguous()
+        return _scaled_grouped_mm(x_q, weight_q, row_scale, weight_scale, offsets)
     x_hat = (x_q.float() * x_scale).to(x.dtype)
     weight_hat = (weight_q.float() * weight_scale[:, :, None]).to(x.dtype)
     return grouped_linear(x_hat, weight_hat, offsets)
@@ -137,7 +162,7 @@ class _Fp8GroupedLinear(torch.autograd.Function):
             shape = (ctx.num_experts, -1)
             dw = torch.bmm(dy.view(*shape, dy.shape[1]).transpose(1, 2), x.view(*shape, x.shape[1]))
         else:
-            dw = F.grouped_mm(dy.t(), x, offs=offsets)
+            dw = _grouped_weight_grad(dy, x, offsets)
         return dx, dw, None, None, None, None, None, None
 
 

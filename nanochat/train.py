@@ -11,12 +11,13 @@ from pathlib import Path
 
 import torch
 
-from nanochat import checkpoint, clock, compiling, logs, loss_eval, schedule
+from nanochat import checkpoint, clock, compiling, logs, loss_eval
 from nanochat.config import TrainConfig
 from nanochat.setup import Run, prepare
 from nanochat.stats import Hooks, TrainResult
 from nanochat.step_flags import Flags
 from nanochat.step_stats import step_stats
+from nanochat.stepping import Stepper
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -48,13 +49,13 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     if run.ranks.is_first:
         _print_start(run)
         hooks.on_start(run.start_facts())
-    meter = clock.Meter(run.device, config.model.depth)
+    take_step = Stepper(run)
     flags = Flags(first_step)
     stopped = False
     last_saved = first_step if first_step else None
     while progress.steps_done < run.num_steps and not stopped:
         step = progress.steps_done
-        rank_step = one_step(run, meter, step)
+        rank_step = take_step(step)
         wants_stop = float(run.ranks.is_first and hooks.should_stop())
         gathered = run.ranks.all_gather_floats([wants_stop, *rank_step.as_floats()])
         stopped = gathered[0][0] > 0
@@ -97,28 +98,6 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     if run.ranks.is_first and result.completed:
         print("\n".join(logs.end_lines(result)), flush=True)
     return result
-
-
-def one_step(run: Run, meter: clock.Meter, step: int) -> clock.RankStep:
-    """Forward, backward and update; returns when the device is done."""
-    coeff = run.config.moe.balance_loss_coeff if run.config.moe else 0.0
-    num_micro_steps = run.feed.num_micro_steps
-    meter.start()
-    for _ in range(num_micro_steps):
-        inputs, targets = run.feed.next()
-        losses, balance, router = run.model(inputs, targets)
-        loss = losses.mean()
-        ((loss + coeff * balance) / num_micro_steps).backward()
-        meter.add(loss.detach(), balance.detach(), router)
-        run.feed.prefetch()
-    active = run.optimizer.step(
-        lr_mult=schedule.lr_multiplier(step, run.num_steps, run.config.schedule),
-        momentum=schedule.muon_momentum(step),
-        weight_decay=schedule.weight_decay(step, run.num_steps, run.peak_weight_decay),
-    )
-    run.optimizer.zero_grad()
-    run.model.refresh_fp8()
-    return meter.stop(active, num_micro_steps)
 
 
 def _advance(run: Run, every_rank: list[clock.RankStep], step: int) -> None:

@@ -1,0 +1,85 @@
+"""One optimizer step of one rank: micro-steps into the gradient buffers, then the update.
+
+On a GPU a micro-step (forward, backward, accumulation, statistics) is recorded once as a CUDA graph and replayed: a
+deep, narrow model is otherwise bound by how fast the host can launch its thousands of kernels. That is sound here
+because nothing in a micro-step depends on the host: shapes are fixed, gradients are added in place into buffers that
+never move, FP8 copies of weights are refreshed in place, and the statistics stay on the device. All compile modes are
+recorded alike, so they differ in their kernels, not in how these are launched.
+"""
+
+import torch
+from torch import Tensor
+
+from nanochat import schedule
+from nanochat.clock import Meter, RankStep
+from nanochat.setup import Run
+
+_EAGER_MICRO_STEPS = 2  # before recording: they compile, and set up what libraries allocate once
+
+
+class Stepper:
+    """Takes the optimizer steps of a run, one call each."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._meter = Meter(run.device, run.config.model.depth)
+        self._balance_coeff = run.config.moe.balance_loss_coeff if run.config.moe else 0.0
+        self._recorded: _RecordedMicroStep | None = _RecordedMicroStep(self) if run.device.is_cuda else None
+
+    def __call__(self, step: int) -> RankStep:
+        """Optimizer step number `step`; returns when the device is done."""
+        run, num_micro_steps = self._run, self._run.feed.num_micro_steps
+        self._meter.start()
+        for _ in range(num_micro_steps):
+            inputs, targets = run.feed.next()
+            (self._recorded or self.micro_step)(inputs, targets)
+            run.feed.prefetch()
+        active = run.optimizer.step(
+            lr_mult=schedule.lr_multiplier(step, run.num_steps, run.config.schedule),
+            momentum=schedule.muon_momentum(step),
+            weight_decay=schedule.weight_decay(step, run.num_steps, run.peak_weight_decay),
+        )
+        run.optimizer.zero_grad()
+        run.model.refresh_fp8()
+        return self._meter.stop(active, num_micro_steps)
+
+    def micro_step(self, inputs: Tensor, targets: Tensor) -> None:
+        """Forward and backward of (B, T) tokens; gradients and statistics are added to what is there."""
+        losses, balance, router = self._run.model(inputs, targets)
+        loss = losses.mean()
+        ((loss + self._balance_coeff * balance) / self._run.feed.num_micro_steps).backward()
+        self._meter.add(loss.detach(), balance.detach(), router)
+
+
+class _RecordedMicroStep:
+    """`Stepper.micro_step`, recorded at its third call and replayed from then on."""
+
+    def __init__(self, stepper: Stepper) -> None:
+        self._micro_step = stepper.micro_step
+        self._stream = torch.cuda.Stream()
+        self._num_eager = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs = self._targets = torch.empty(0)
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> None:
+        if self._graph is None and self._num_eager < _EAGER_MICRO_STEPS:
+            self._num_eager += 1
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):  # where autograd's nodes will be recorded
+                self._micro_step(inputs, targets)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            return
+        if self._graph is None:
+            self._graph = self._record(inputs, targets)
+        self._inputs.copy_(inputs, non_blocking=True)
+        self._targets.copy_(targets, non_blocking=True)
+        self._graph.replay()
+
+    def _record(self, inputs: Tensor, targets: Tensor) -> torch.cuda.CUDAGraph:
+        self._inputs, self._targets = torch.empty_like(inputs), torch.empty_like(targets)
+        self._inputs.copy_(inputs)
+        self._targets.copy_(targets)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream):
+            self._micro_step(self._inputs, self._targets)
+        return graph
