@@ -63,7 +63,7 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None = None) -> Non
             case Move.START | Move.CONTINUE:
                 _make_attempt(record, trial, task, train)
             case Move.WRITE_RESULT:
-                _write_result(record, trial)
+                write_result(record, trial)
             case _:
                 return
 
@@ -185,7 +185,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _write_result(record: TrialRecord, trial: Trial) -> None:
+def write_result(record: TrialRecord, trial: Trial) -> None:
     """All from the stored rows, so it is the same whoever writes it and whenever."""
     record.compact()
     rows = record.rows()

@@ -1,0 +1,57 @@
+"""How the driver judges an attempt's end and makes a result of stored rows. Ray itself: tests/integration."""
+
+from collections.abc import Callable
+
+import pytest
+from ray.exceptions import ActorDiedError
+
+from sweeps.engine.trial import cpu_environment, is_own_error, judge, write_result
+from sweeps.records.experiment import Experiment
+from sweeps.records.rows import StepRow
+
+
+@pytest.mark.parametrize(
+    ("stored_error", "own_errors", "end"),
+    [
+        ("ValueError", [True], "failed"),
+        ("ValueError", [True, True], "failed"),
+        ("RuntimeError", [True, False], "interrupted"),  # one rank was lost: the other's error follows from it
+        (None, [False], "interrupted"),
+        (None, [], "interrupted"),  # Ray gave up before any rank ran
+        ("StorageLost", [True, True], "interrupted"),
+        ("Superseded", [True], "interrupted"),
+    ],
+)
+def test_an_attempt_failed_only_if_every_rank_ended_by_its_own_error(
+    stored_error: str | None, own_errors: list[bool], end: str
+) -> None:
+    assert judge(stored_error, own_errors) == end
+
+
+def test_the_news_of_a_dead_rank_is_not_its_own_error() -> None:
+    assert is_own_error(ValueError("mine"))
+    assert not is_own_error(ActorDiedError())
+
+
+def test_a_result_is_made_of_the_stored_rows(
+    make_experiment: Callable[..., Experiment], make_row: Callable[..., StepRow]
+) -> None:
+    experiment = make_experiment()
+    record, trial = experiment.trial("static-b1"), experiment.plan.trials[0]
+    for attempt, steps in enumerate((range(30), range(20, 40))):
+        record.start_attempt(num_workers=2)
+        record.append_rows(attempt, [make_row(s, attempt=attempt, peak_mib=900.0 - s) for s in steps])
+    record.append_rows(1, [make_row(39, attempt=1, val_bpb=0.9, peak_mib=861.0)])
+    write_result(record, trial)
+    result = record.result()
+    assert result is not None
+    assert (result.last_step, result.num_attempts, result.status) == (39, 2, "completed")
+    assert (result.peak_mib, result.min_val_bpb) == (900.0, 0.9)
+    assert result.total_time_min == pytest.approx(29 * 0.1 / 60)
+    assert [row.step for row in record.rows()] == list(range(40))
+
+
+def test_cpu_workers_share_the_cores_and_keep_their_memory() -> None:
+    environment = cpu_environment(3)
+    assert environment["OMP_NUM_THREADS"] == "3"
+    assert environment["MALLOC_TRIM_THRESHOLD_"] == environment["MALLOC_MMAP_THRESHOLD_"] == "4000000000"
