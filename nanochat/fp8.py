@@ -83,7 +83,7 @@ class QuantizedWeight(nn.Module):
 
 # The kernels below want their operands row-major. As custom operators they get them so; the compiler is otherwise free
 # to lay out an intermediate as it likes.
-@torch.library.custom_op("nanochat::scaled_grouped_mm", mutates_args=(), tags=torch.Tag.needs_exact_strides)
+@torch.library.custom_op("nanochat::scaled_grouped_mm", mutates_args=(), tags=(torch.Tag.needs_exact_strides,))
 def _scaled_grouped_mm(x: Tensor, weight: Tensor, x_scale: Tensor, weight_scale: Tensor, offsets: Tensor) -> Tensor:
     """e4m3 rows (R, K) times their expert's e4m3 weight (E, M, K); scales (R,) and (E, M) restore. (R, M) bf16."""
     return torch.ops.aten._scaled_grouped_mm(
@@ -102,7 +102,7 @@ def _(x: Tensor, weight: Tensor, x_scale: Tensor, weight_scale: Tensor, offsets:
     return x.new_empty(x.shape[0], weight.shape[1], dtype=torch.bfloat16)
 
 
-@torch.library.custom_op("nanochat::grouped_weight_grad", mutates_args=(), tags=torch.Tag.needs_exact_strides)
+@torch.library.custom_op("nanochat::grouped_weight_grad", mutates_args=(), tags=(torch.Tag.needs_exact_strides,))
 def _grouped_weight_grad(dy: Tensor, x: Tensor, offsets: Tensor) -> Tensor:
     """dy (R, M) and x (R, K), ragged over experts -> each expert's dy^T x (E, M, K), in bf16."""
     return F.grouped_mm(dy.t(), x, offs=offsets)
