@@ -1,4 +1,4 @@
-"""Worlds: real processes with gloo between them, for tests of what ranks do together."""
+"""Worlds: real processes with gloo between them, for tests of what ranks do together; and a text that is small."""
 
 import importlib.util
 import inspect
@@ -22,7 +22,8 @@ _WORKER = "__world_worker__"
 def run_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Any]]:
     """`run_world(function, world_size, *args)` runs a test module's `function(ranks, *args)`; every rank's result."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.distributed.checkpoint", "torch.distributed.tensor"])
+    preloaded = ["torch", "torch.distributed.checkpoint", "torch.distributed.tensor", "torchao.float8"]
+    context.set_forkserver_preload(preloaded)
 
     def run(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
         folder = tmp_path_factory.mktemp("world")
@@ -47,6 +48,22 @@ def run_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[An
         return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def small_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of shards of real paragraphs, with a tokenizer of one token per byte and a vocabulary of 300."""
+    from nanochat import dataset
+    from nanochat.shards import write_shard
+    from nanochat.tokenizer import Tokenizer
+
+    novel = (Path(dataset.__file__).parent / "data" / "austen" / "persuasion.txt").read_text(encoding="utf-8")
+    paragraphs = [p for p in novel.split("\n\n") if 5 < len(p) < 200][:400]
+    folder = tmp_path_factory.mktemp("small_text")
+    write_shard(folder / "shard_00000.parquet", [paragraphs[i::12] for i in range(12)])
+    write_shard(folder / "shard_00001.parquet", [paragraphs[i::6] for i in range(6)])
+    Tokenizer({bytes([i]): i for i in range(256)}, vocab_size=300).write(folder / "tokenizer")
+    return folder
 
 
 def _work(rank: int, task: tuple[str, str, tuple[Any, ...], int, int, str]) -> None:

@@ -61,15 +61,6 @@ def test_the_models_parameters_are_the_ones_that_sizes_counts(depth: int, every:
     assert sum(named.values()) == counts.total
 
 
-def test_the_seed_config_has_its_known_sizes():
-    config = d12_moe(num_steps=280)
-    counts = sizes.count_params(config)
-    assert round(counts.total / 1e6) == 456
-    assert round(counts.active_total / 1e6) == 286
-    assert sizes.flops_per_token(config) == 731_837_952
-    assert sizes.batch_tokens(config) == 524_288
-
-
 def test_every_second_layer_has_a_value_embedding_and_the_last_layer_sees_everything():
     config = replace(TINY, model=ModelConfig(depth=5, aspect_ratio=16, head_dim=16, seq_len=32, vocab_size=300))
     blocks = _model(config).blocks
