@@ -1,12 +1,12 @@
 # demo and test need nothing but Python >= 3.11 with its headers, make and g++: they make .venv and install into it.
 #
-#   PYTHON=python3.12    the Python that .venv is made with
+#   PYTHON=python3.12    the Python that .venv is made with; once it is there, its own counts
 #   CONSTRAINTS=FILE     other versions than constraints.txt pins, e.g. a torch for your driver; empty: the newest
 
-PYTHON ?= python3
-CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
+PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
+CONSTRAINTS ?= constraints.txt
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 DEMO_NAME := demo_$(shell date +%Y%m%d_%H%M%S)
@@ -46,9 +46,10 @@ bench: install ## time of an optimizer step on this machine, each variant beside
 install: $(INSTALLED) ## .venv with everything in it; does nothing if it is up to date
 
 $(INSTALLED): pyproject.toml $(wildcard $(CONSTRAINTS)) | machine
+	@echo "installing into $(VENV); the first time this takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q --upgrade pip
-	$(PIP) install -q $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	$(PIP) install -qq --upgrade pip
+	$(PIP) install -qq $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
 	@touch $@
 
 # torch.compile builds C++ against Python's headers on first use; better to hear of it before the install.
