@@ -1,0 +1,131 @@
+"""The engine under faults, on a real private Ray cluster, with a toy as the trainer so that a leg takes seconds.
+
+One launch holds a leg that fails by itself, a leg whose worker is killed, and a good one: the first must not stop the
+others, the second must go on from its checkpoint.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import ray.cloudpickle
+
+from nanochat.config import with_overrides
+from nanochat.recipes import d12_moe, shrink_to_tiny
+from sweeps.engine.events import Event, LegFailed, LegInterrupted
+from sweeps.engine.launch import Outcome, run_experiment
+from sweeps.records.experiment import Experiment
+from sweeps.records.provenance import new_manifest
+from sweeps.spec import Axis, Sweep, TailWindow
+from sweeps.spec.plan import make_plan
+
+pytestmark = pytest.mark.integration
+
+NUM_STEPS = 40
+TOY = Path(__file__).parent.parent / "sweeps" / "engine" / "toy.py"
+BEHAVIOUR = {13: "failing", 17: "killed", 1: "good"}
+
+
+def load_toy() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("toy_trainer", TOY)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    ray.cloudpickle.register_pickle_by_value(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Outcome, list[Event], list[int]]:
+    base = with_overrides(shrink_to_tiny(d12_moe(num_steps=NUM_STEPS)), {"schedule.num_steps": NUM_STEPS})
+    sweep = Sweep(
+        name="faults",
+        base=base,
+        num_workers=2,
+        checkpoint_every=10,
+        axes=[Axis("run.log_every", list(BEHAVIOUR))],
+        baseline={"run.log_every": 1},
+        window=TailWindow(num_steps=10),
+        leg_name=lambda config: BEHAVIOUR[config.run.log_every],
+    )
+    plan = make_plan(sweep)
+    manifest = new_manifest(plan, id="faults", argv=["test"], settings={})
+    experiment = Experiment.create(str(tmp_path_factory.mktemp("storage")), "faults", manifest)
+    events: list[Event] = []
+    completed_at_refresh: list[int] = []
+    outcome = run_experiment(
+        experiment,
+        on_event=events.append,
+        refresh=lambda e: completed_at_refresh.append(sum(t.result() is not None for t in e.trials())),
+        train=load_toy().toy_train,
+    )
+    return experiment, outcome, events, completed_at_refresh
+
+
+Run = tuple[Experiment, Outcome, list[Event], list[int]]
+
+
+def test_a_failing_leg_stops_no_other_and_is_not_repeated(run: Run) -> None:
+    experiment, outcome, events, _ = run
+    assert outcome.exit_code == 5
+    assert outcome.failed == ("failing-b1",)
+    assert outcome.completed == ("killed-b1", "good-b1")
+    attempts = experiment.trial("failing-b1").attempts()
+    assert [attempt.end for attempt in attempts] == ["failed"]
+    assert len([event for event in events if isinstance(event, LegFailed)]) == 1
+
+
+def test_the_error_of_the_rank_that_failed_first_is_kept_with_its_traceback(run: Run) -> None:
+    experiment, _, events, _ = run
+    error = experiment.trial("failing-b1").attempts()[0].error
+    assert error is not None
+    assert (error.type, error.message) == ("ValueError", "the toy broke at step 5")
+    assert "toy_train" in error.traceback
+    failed = next(event for event in events if isinstance(event, LegFailed))
+    assert any("the toy broke at step 5" in line for line in failed.tail)
+
+
+def test_a_leg_whose_worker_is_killed_goes_on_from_its_checkpoint(run: Run) -> None:
+    experiment, _, events, _ = run
+    record = experiment.trial("killed-b1")
+    assert [(attempt.end, attempt.first_step) for attempt in record.attempts()] == [
+        ("interrupted", 0),
+        ("completed", 10),
+    ]
+    interrupted = next(event for event in events if isinstance(event, LegInterrupted))
+    assert interrupted.message == "rank 1 was lost: its process died"
+
+
+def test_every_completed_leg_holds_each_step_once_with_the_same_numbers(run: Run) -> None:
+    experiment, outcome, _, _ = run
+    tables = [[(row.step, row.loss) for row in experiment.trial(name).rows()] for name in outcome.completed]
+    assert [step for step, _ in tables[0]] == list(range(NUM_STEPS))
+    assert tables[0] == tables[1]
+
+
+def test_a_ranks_output_is_in_its_legs_log_and_nowhere_else(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    experiment = run[0]
+    log = experiment.trial("good-b1").log_path
+    assert log is not None
+    assert f"step {NUM_STEPS - 1} total" in log.read_text()
+    assert "step" not in capfd.readouterr().out
+
+
+def test_results_are_regenerated_after_each_leg(run: Run) -> None:
+    assert run[3] == [0, 1, 2]  # after the failed one, and after each completed one
+
+
+def test_two_checkpoints_of_a_leg_are_kept(run: Run) -> None:
+    train = Path(run[0].trial("good-b1").train_uri)
+    assert sorted(folder.name for folder in (train / "a000").glob("step_*")) == ["step_000020", "step_000030"]
+
+
+def test_nothing_of_the_cluster_is_left(run: Run) -> None:
+    from sweeps.engine import family
+
+    assert family.leftovers(run[0].uri, own_mark="") == []
+    assert run[0].owner() is None

@@ -1,0 +1,109 @@
+"""A sweep that is stopped by SIGINT, killed by SIGKILL and restored each time equals an undisturbed one, bit for bit.
+
+The real program, the real trainer, two legs on two CPU processes.
+"""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sweeps.engine import family
+from sweeps.records.experiment import Experiment
+
+pytestmark = pytest.mark.integration
+
+PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
+SWEEP = ["smoke", "--num-steps", "12", "--set", "run.checkpoint_every=4"]
+TIMES = {"dt_ms", "dt_median_ms", "slowest_rank", "tok_per_sec", "bf16_mfu_pct", "useful_mfu_pct", "train_time_s"}
+OTHERWISE_DIFFERENT = {"attempt", "flags", "peak_mib"}
+
+
+def start(storage: Path, *words: str) -> "subprocess.Popen[str]":
+    """The program in a process group of its own, as a shell starts it, so that Ctrl-C reaches all of it."""
+    command = [str(PROGRAM), *words, "--storage", str(storage)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, process_group=0, **pipes)  # pyright: ignore[reportCallIssue]
+
+
+def read_until(process: "subprocess.Popen[str]", text: str) -> list[str]:
+    assert process.stderr is not None
+    lines: list[str] = []
+    for line in process.stderr:
+        lines.append(line)
+        if text in line:
+            return lines
+    raise AssertionError(f"the program ended before it said {text!r}:\n{''.join(lines)}")
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def table(experiment: Experiment) -> list[dict[str, object]]:
+    left_out = TIMES | OTHERWISE_DIFFERENT
+    rows = [row for record in experiment.trials() for row in record.rows()]
+    return [{name: value for name, value in vars(row).items() if name not in left_out} for row in rows]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    storage = tmp_path_factory.mktemp("undisturbed")
+    code, out, err = finish(start(storage, "launch", *SWEEP, "--name", "calm"))
+    assert code == 0, err
+    assert out.splitlines() == [
+        str(storage / "calm" / place) for place in ("report/report.md", "export/legs.parquet", "export/steps.parquet")
+    ]
+    assert "Ray" not in err
+    assert "Warning" not in err
+    return Experiment.open(str(storage / "calm"))
+
+
+def test_a_restored_sweep_equals_an_undisturbed_one(undisturbed: Experiment, tmp_path: Path) -> None:
+    launched = start(tmp_path, "launch", *SWEEP, "--name", "rough")
+    read_until(launched, "[1/2] exact-b1: checkpoint at step 4")
+    os.killpg(launched.pid, signal.SIGINT)
+    code, _, err = finish(launched)
+    assert code == 130, err
+    experiment = Experiment.open(str(tmp_path / "rough"))
+    assert experiment.state() == "interrupted"
+
+    restored = start(tmp_path, "restore", "rough")
+    read_until(restored, "[2/2] capped-b1: checkpoint at step 4")
+    first_leg = digests(tmp_path / "rough" / "trials" / "exact-b1")
+    assert "result.json" in first_leg
+    restored.kill()
+    finish(restored)
+    deadline = time.monotonic() + 20
+    while family.leftovers(experiment.uri, own_mark=""):
+        assert time.monotonic() < deadline, "processes outlive the launcher"
+        time.sleep(0.1)
+
+    code, _, err = finish(start(tmp_path, "restore", "rough"))
+    assert code == 0, err
+    assert "exact-b1" not in err
+    assert experiment.state() == "completed"
+    assert table(experiment) == table(undisturbed)
+    assert [row["step"] for row in table(experiment)] == list(range(12)) * 2
+    assert digests(tmp_path / "rough" / "trials" / "exact-b1") == first_leg
+    assert [attempt.end for attempt in experiment.trial("exact-b1").attempts()] == ["stopped", "completed"]
+    assert [attempt.end for attempt in experiment.trial("capped-b1").attempts()] == [None, "completed"]
+
+
+def test_a_completed_experiment_restores_at_once_and_without_a_change(undisturbed: Experiment) -> None:
+    folder = Path(undisturbed.uri)
+    before = digests(folder / "trials")
+    code, _, err = finish(start(folder.parent, "restore", "calm"))
+    assert code == 0, err
+    assert digests(folder / "trials") == before
