@@ -1,0 +1,361 @@
+"""A run is a function of its config alone: where it stops, how often, and on how many ranks makes no difference."""
+
+import dataclasses
+import gc
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from nanochat import checkpoint, checkpoint_folders, device
+from nanochat.config import ConfigError, TrainConfig, with_overrides
+from nanochat.dist import Ranks
+from nanochat.recipes import d12_moe
+from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats, TrainResult
+from nanochat.train import MAX_SKIPPED_IN_A_ROW, DivergedError, train
+
+NUM_STEPS = 14
+MICRO_BATCH_TOKENS = 2 * 32
+NUM_LANES = 6
+_TIMES = ("dt_ms", "dt_median_ms", "slowest_rank", "tok_per_sec", "train_time_s", "peak_mib", "flags")
+
+
+def tiny(folder: str | Path, **overrides: Any) -> TrainConfig:
+    """Two layers of width 64 with 4 experts, six micro-batches of 64 tokens a step."""
+    sizes: dict[str, Any] = {
+        "model.depth": 2,
+        "model.aspect_ratio": 32,
+        "model.head_dim": 16,
+        "model.seq_len": 32,
+        "model.vocab_size": 300,
+        "moe.num_experts": 4,
+        "compile.mode": "none",
+        "data.source": str(folder),
+        "data.device_batch_size": 2,
+        "data.total_batch_tokens": NUM_LANES * MICRO_BATCH_TOKENS,
+        "run.device": "cpu",
+        **{f"optim.{rate}": 20.0 * value for rate, value in _RATES.items()},
+    }
+    return with_overrides(d12_moe(num_steps=NUM_STEPS), sizes | overrides)
+
+
+_RATES = {"embedding_lr": 0.3, "unembedding_lr": 0.004, "matrix_lr": 0.02, "scalar_lr": 0.5}
+
+
+class Shell:
+    """What torchrun's shell does with a run, with everything that it is told kept."""
+
+    def __init__(self, root: Path | None = None, stop_after: int | None = None) -> None:
+        self.root, self.stop_after = root, stop_after
+        self.rows: list[StepStats] = []
+        self.facts: list[StartFacts] = []
+        self.saved: list[int] = []
+
+    def run(self, config: TrainConfig) -> TrainResult:
+        """Continues from the newest checkpoint in the root, if there is one."""
+        asked = iter(range(1, 10**6))
+        hooks = Hooks(
+            on_start=self.facts.append,
+            on_step=self.rows.append,
+            save=self._save,
+            checkpoints=lambda: checkpoint_folders.newest_first(self.root) if self.root else [],
+            should_stop=lambda: next(asked) == self.stop_after,
+        )
+        return train(config, hooks)
+
+    def _save(self, state: Checkpointable) -> None:
+        self.saved.append(state.step)
+        if self.root:
+            checkpoint_folders.save(self.root, state, Ranks.from_environment(torch.device("cpu")), keep=4)
+
+
+def untimed(rows: list[StepStats]) -> list[dict[str, Any]]:
+    """The rows without what depends on the clock and the machine."""
+    return [{k: v for k, v in vars(row).items() if k not in _TIMES} for row in rows]
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    """All values and moments of a checkpoint, put together from its shards."""
+    whole = folder.parent / f"{folder.name}.whole"
+    dcp_to_torch_save(folder, whole)
+    return torch.load(whole, weights_only=False)
+
+
+def newest(root: Path) -> Path:
+    return checkpoint_folders.newest_first(root)[0]
+
+
+@pytest.fixture(autouse=True)
+def unfrozen_garbage() -> Iterator[None]:
+    """The trainer freezes the collector for the life of its process; this process runs many."""
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A whole run of the bounded FP8 config, with evaluations."""
+    shell = Shell(tmp_path_factory.mktemp("undisturbed"))
+    shell.run(_fp8(small_text))
+    return shell
+
+
+def _fp8(folder: str | Path, **overrides: Any) -> TrainConfig:
+    precision = {"precision.linears": "fp8", "precision.experts": "fp8", "moe.capacity_factor": 1.0}
+    return tiny(
+        folder, **precision, **{"run.final_checkpoint": True, "eval.every": 5, "eval.num_tokens": 64}, **overrides
+    )
+
+
+# What is told
+
+
+def test_one_row_a_step_and_the_loss_falls(undisturbed: Shell):
+    rows = undisturbed.rows
+    assert [row.step for row in rows] == list(range(NUM_STEPS))
+    assert rows[0].loss == pytest.approx(math.log(300), abs=0.05)
+    assert rows[-1].loss < rows[0].loss - 0.5
+    assert rows[0].loss_ema == pytest.approx(math.log(300), abs=0.1)
+    assert {row.num_steps for row in rows} == {NUM_STEPS}
+    assert rows[0].lr_mult == 1
+    assert rows[-1].lr_mult < 0.2
+
+
+def test_a_row_holds_the_steps_time_and_the_routers_state(undisturbed: Shell):
+    row = undisturbed.rows[-1]
+    assert row.tok_per_sec == pytest.approx(NUM_LANES * MICRO_BATCH_TOKENS / row.dt_ms * 1e3)
+    assert row.bf16_mfu_pct is None, "no peak is known for a CPU"
+    assert row.bal is not None
+    assert row.bal > 3.9, "two layers, top 2: 4 is perfect"
+    assert row.dropped_pct is not None
+    assert 0 < row.dropped_pct < 50
+    assert row.max_vio is not None
+    assert row.max_vio > 0
+    assert row.dead_experts is not None
+    assert row.lost_tokens_pct is not None
+    assert row.flags == ("warmup",)
+
+
+def test_timed_are_the_steps_after_the_tenth(undisturbed: Shell):
+    rows = undisturbed.rows
+    assert rows[10].train_time_s == 0
+    assert rows[-1].train_time_s == pytest.approx(sum(row.dt_ms for row in rows[11:]) / 1e3)
+
+
+def test_evaluation_is_due_every_few_steps_and_at_the_end(undisturbed: Shell):
+    assert [row.step for row in undisturbed.rows if row.val_bpb is not None] == [4, 9, 13]
+    assert [row.step for row in undisturbed.rows if "eval" in row.flags] == [5, 10]
+
+
+def test_the_facts_of_the_start(undisturbed: Shell):
+    facts = undisturbed.facts[0]
+    assert (facts.world_size, facts.device, facts.first_step) == (1, "cpu", 0)
+    assert (facts.total_batch_tokens, facts.grad_accum_steps) == (384, NUM_LANES)
+    assert facts.num_params > facts.num_active_params > 0
+    assert facts.backends["linears"] == facts.backends["experts"] == "fp8 (emulated)"
+
+
+def test_a_model_without_experts_has_no_router_columns(small_text: Path):
+    shell = Shell()
+    config = dataclasses.replace(tiny(small_text, **{"schedule.num_steps": 2}), moe=None)
+    result = shell.run(config)
+    row = shell.rows[-1]
+    assert result.completed
+    router = (row.bal, row.dropped_pct, row.max_vio, row.dead_experts, row.lost_tokens_pct, row.val_bpb)
+    assert router == (None,) * 6
+
+
+def test_exact_routing_drops_nothing(small_text: Path):
+    shell = Shell()
+    shell.run(tiny(small_text, **{"schedule.num_steps": 2}))
+    assert [(row.dropped_pct, row.lost_tokens_pct) for row in shell.rows] == [(0, 0)] * 2
+
+
+def test_without_a_final_checkpoint_none_is_written_at_the_end(small_text: Path):
+    every_two = {"schedule.num_steps": 4, "run.checkpoint_every": 2}
+    without, with_final = Shell(), Shell()
+    without.run(tiny(small_text, **every_two))
+    with_final.run(tiny(small_text, **every_two, **{"run.final_checkpoint": True}))
+    assert (without.saved, with_final.saved) == ([2], [2, 4])
+    assert [row.step for row in without.rows if "checkpoint" in row.flags] == [2]
+
+
+# Stopping and going on
+
+
+@pytest.mark.parametrize("stops", [[1], [5], [13], [3, 4, 2]])
+def test_a_run_that_was_stopped_and_resumed_is_bit_equal_to_an_undisturbed_one(
+    small_text: Path, tmp_path: Path, undisturbed: Shell, stops: list[int]
+):
+    rows: list[StepStats] = []
+    for num_more in stops:
+        part = Shell(tmp_path, stop_after=num_more)
+        result = part.run(_fp8(small_text))
+        assert (result.completed, len(part.rows)) == (False, num_more)
+        rows += part.rows
+    rest = Shell(tmp_path)
+    assert rest.run(_fp8(small_text)).completed
+    assert rest.facts[0].first_step == sum(stops)
+    assert rest.rows[0].flags == ("resumed", "warmup")
+    rows += rest.rows
+    assert untimed(rows) == untimed(undisturbed.rows)
+    assert rows[-1].train_time_s == pytest.approx(sum(row.dt_ms for row in rows[11:]) / 1e3)
+    assert undisturbed.root is not None
+    ours, theirs = weights(newest(tmp_path)), weights(newest(undisturbed.root))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    progress = [json.loads((newest(root) / "trainer.json").read_text()) for root in (tmp_path, undisturbed.root)]
+    for numbers in progress:
+        del numbers["train_time_s"]
+    assert progress[0] == progress[1]
+
+
+def test_a_completed_run_that_is_started_again_does_nothing(small_text: Path, tmp_path: Path):
+    config = tiny(small_text, **{"schedule.num_steps": 2, "run.final_checkpoint": True})
+    Shell(tmp_path).run(config)
+    again = Shell(tmp_path)
+    result = again.run(config)
+    assert (result.completed, result.last_step, again.rows, again.saved) == (True, 1, [], [])
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    small_text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = tiny(small_text, **{"schedule.num_steps": 8, "run.checkpoint_every": 2})
+    first = Shell(tmp_path, stop_after=6)
+    first.run(config)
+    victim = next(newest(tmp_path).glob("*.distcp"))
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    second = Shell(tmp_path)
+    assert second.run(config).completed
+    assert second.facts[0].first_step == 4
+    assert untimed(second.rows)[:2] == untimed(first.rows)[4:]
+    printed = capsys.readouterr().out
+    assert f"warning: checkpoint not used: {victim} is damaged" in printed
+    assert "Continuing from step_000004 at step 4" in printed
+
+
+def test_a_checkpoint_of_another_config_is_refused_by_name(small_text: Path, tmp_path: Path):
+    config = tiny(small_text, **{"schedule.num_steps": 2, "run.final_checkpoint": True})
+    Shell(tmp_path).run(config)
+    for change in ({"optim.matrix_lr": 0.1}, {"moe.capacity_factor": 1.0}, {"run.seed": 7}):
+        with pytest.raises(checkpoint.CheckpointError, match=r"step_000002 was written by a run with another config"):
+            Shell(tmp_path).run(with_overrides(config, change))
+
+
+def test_logging_and_checkpoint_settings_may_change_when_a_run_continues(small_text: Path, tmp_path: Path):
+    config = tiny(small_text, **{"schedule.num_steps": 3})
+    Shell(tmp_path, stop_after=1).run(config)
+    changed = with_overrides(config, {"run.log_every": 5, "run.checkpoint_every": 1, "run.name": "other"})
+    assert Shell(tmp_path).run(changed).completed
+
+
+# What cannot go on
+
+
+def test_ten_steps_in_a_row_without_a_finite_gradient_end_the_run(small_text: Path):
+    shell = Shell()
+    config = tiny(small_text, **{f"optim.{rate}": 1e30 for rate in _RATES}, **{"schedule.num_steps": 100})
+    with pytest.raises(DivergedError, match="lower the learning rates, or continue from the checkpoint at step 0"):
+        shell.run(config)
+    skipped = ["skipped" in row.flags for row in shell.rows]
+    assert skipped[-MAX_SKIPPED_IN_A_ROW:] == [True] * MAX_SKIPPED_IN_A_ROW
+    assert not any(skipped[:-MAX_SKIPPED_IN_A_ROW])
+    assert math.isnan(shell.rows[-1].loss)
+
+
+def test_a_model_of_another_vocabulary_than_the_tokenizers_is_refused(small_text: Path):
+    with pytest.raises(ConfigError, match=r"model.vocab_size is 512 but the tokenizer of .* has 300 entries"):
+        Shell().run(tiny(small_text, **{"model.vocab_size": 512}))
+
+
+# Ranks
+
+
+def _in_fp32() -> None:
+    """Makes sums that differ in their order alone differ as little as they can."""
+    device._cpu_has_fast_bf16 = lambda: False
+
+
+def _four_steps(folder: str) -> TrainConfig:
+    """At the rates of full size: an optimizer that equalises every direction multiplies rounding by what it moves."""
+    rates = {f"optim.{rate}": value for rate, value in _RATES.items()}
+    return tiny(folder, **rates, **{"schedule.num_steps": 4, "run.checkpoint_every": 1, "run.final_checkpoint": True})
+
+
+def train_four_steps(ranks: Ranks, folder: str, root: str, stop_after: int | None = None) -> list[StepStats]:
+    _in_fp32()
+    shell = Shell(Path(root), stop_after)
+    shell.run(_four_steps(folder))
+    return shell.rows
+
+
+def test_one_two_and_three_ranks_train_alike_up_to_summation_order(small_text: Path, tmp_path: Path, run_world: Any):
+    folder = str(small_text)
+    by_size = {n: run_world(train_four_steps, n, folder, str(tmp_path / str(n))) for n in (1, 2, 3)}
+    alone = by_size[1][0]
+    first_step = weights(tmp_path / "1" / "step_000001")
+    for size in (2, 3):
+        rows = by_size[size][0]
+        assert by_size[size][1:] == [[]] * (size - 1), "rank 0 alone is told"
+        assert rows[0].loss == pytest.approx(alone[0].loss, rel=1e-6)
+        assert [row.loss for row in rows] == pytest.approx([row.loss for row in alone], rel=1e-4)
+        assert [row.bal for row in rows] == pytest.approx([row.bal for row in alone], rel=1e-4)
+        ours = weights(tmp_path / str(size) / "step_000001")
+        assert ours.keys() == first_step.keys()
+        for name, theirs in first_step.items():
+            if "_scale" in name:
+                continue  # before the first update the norms cancel every scale: its gradient is rounding alone
+            error = (ours[name] - theirs).norm() / theirs.norm().clamp(min=1e-12)
+            assert error < (1e-3 if name.endswith("value") else 1e-5), f"{name} on {size} ranks"
+
+
+def test_a_run_may_continue_on_another_number_of_ranks(small_text: Path, tmp_path: Path, run_world: Any):
+    folder = str(small_text)
+    whole = run_world(train_four_steps, 1, folder, str(tmp_path / "whole"))[0]
+    first = run_world(train_four_steps, 2, folder, str(tmp_path / "parts"), 2)[0]
+    rest = run_world(train_four_steps, 3, folder, str(tmp_path / "parts"))[0]
+    assert [row.step for row in rest] == [2, 3]
+    assert [row.loss for row in first + rest] == pytest.approx([row.loss for row in whole], rel=1e-4)
+
+
+def stop_and_resume(ranks: Ranks, folder: str, root: str) -> list[list[StepStats]]:
+    """An undisturbed run of the FP8 config, and one that is stopped twice."""
+    config = _fp8(folder, **{"schedule.num_steps": 6})
+    whole = Shell(Path(root) / "whole")
+    whole.run(config)
+    rows: list[StepStats] = []
+    for stop_after in (2, 3, None):
+        part = Shell(Path(root) / "parts", stop_after)
+        part.run(config)
+        rows += part.rows
+    return [whole.rows, rows]
+
+
+def test_two_ranks_stopped_and_resumed_are_bit_equal_to_two_undisturbed_ones(
+    small_text: Path, tmp_path: Path, run_world: Any
+):
+    whole, parts = run_world(stop_and_resume, 2, str(small_text), str(tmp_path))[0]
+    assert len(parts) == 6
+    assert untimed(parts) == untimed(whole)
+    ours, theirs = weights(newest(tmp_path / "parts")), weights(newest(tmp_path / "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def refuse(ranks: Ranks, folder: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        Shell().run(tiny(folder, **{"data.total_batch_tokens": 3 * MICRO_BATCH_TOKENS}))
+    return str(error.value)
+
+
+def test_ranks_that_the_micro_batches_do_not_divide_over_are_refused(small_text: Path, run_world: Any):
+    for message in run_world(refuse, 2, str(small_text)):
+        assert "has 3 micro-batches of 64 tokens, which do not divide over 2 workers; use 1, 3 workers" in message
