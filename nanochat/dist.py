@@ -23,7 +23,8 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 class Handle(Protocol):
     """A collective under way: its output may be read after `wait()`."""
 
-    def wait(self) -> Any: ...
+    def wait(self) -> Any:
+        """Returns when the output may be read."""
 
 
 class _Done:

@@ -42,7 +42,9 @@ class HasTokenizer(Protocol):
     """What `load` needs of a corpus."""
 
     @property
-    def tokenizer_dir(self) -> Path: ...
+    def tokenizer_dir(self) -> Path:
+        """The folder that `Tokenizer.write` wrote into."""
+        ...
 
 
 class Tokenizer:

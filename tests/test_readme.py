@@ -1,0 +1,184 @@
+"""README.md does what it says: every command and every program in it is run here, as it stands there.
+
+A command is looked up by its exact text. One that is new or changed fails the first test until a test runs it.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BIN = Path(sys.executable).parent
+PROGRAMS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+COMMANDS = [
+    line
+    for block in re.findall(r"^```bash\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    for line in re.sub(r" *\\\n *", " ", block).splitlines()
+]
+FULL_SIZE = "nanochat-sweep launch sweeps/capacity.py"
+TESTED_BY = {
+    "make demo": "test_the_demo_completes_six_legs_that_learn",
+    "make test": "test_make_test_checks_everything",
+    ". .venv/bin/activate": "test_the_program_is_found_once_the_environment_is_active",
+    "nanochat-sweep plan sweeps/capacity.py": "test_plans_are_printed",
+    "nanochat-sweep plan width.py --preset tiny": "test_plans_are_printed",
+    "nanochat-sweep plan width.py --commands": "test_plans_are_printed",
+    FULL_SIZE: "test_a_full_size_launch_is_planned_and_wants_gpus",
+    f"{FULL_SIZE} --num-workers 2": "test_a_full_size_launch_is_planned_and_wants_gpus",
+    f"{FULL_SIZE} --num-workers 1 --num-steps 80 --set data.total_batch_tokens=65536": (
+        "test_a_full_size_launch_is_planned_and_wants_gpus"
+    ),
+    "nanochat-sweep launch sweeps/smoke.py --name first": "test_a_first_experiment_from_launch_to_results",
+    "nanochat-sweep status first": "test_a_first_experiment_from_launch_to_results",
+    "nanochat-sweep restore first": "test_a_first_experiment_from_launch_to_results",
+    "nanochat-sweep report first --out-md results/report.md": "test_a_first_experiment_from_launch_to_results",
+    "nanochat-sweep export first --out results": "test_a_first_experiment_from_launch_to_results",
+    "nanochat-sweep status first --json": "test_a_first_experiment_from_launch_to_results",
+    "torchrun --standalone --nproc_per_node=2 -m scripts.base_train -- --help": "test_the_trainer_runs_under_torchrun",
+    "torchrun --standalone --nproc_per_node=2 -m scripts.base_train --"
+    " --use-moe --compile-mode static --depth 2 --head-dim 32 --max-seq-len 128"
+    " --device-batch-size 2 --total-batch-size 512 --num-iterations 20 --save-every 10"
+    " --eval-every -1 --core-metric-every -1 --sample-every -1 --model-tag little": (
+        "test_the_trainer_runs_under_torchrun"
+    ),
+}
+
+
+def commands_of(test: str) -> list[str]:
+    """The README's commands that a test runs, in the README's order."""
+    return [command for command in COMMANDS if TESTED_BY.get(command) == test]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder that looks like the checkout and may be written into."""
+    for name in ("sweeps", "Makefile"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    return tmp_path
+
+
+def run(command: str, place: Path, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    """A line of the README in a shell without GPUs, its experiments and caches below `place`."""
+    own = {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "CUDA_VISIBLE_DEVICES": "",
+        "NANOCHAT_SWEEP_STORAGE": str(place / "storage"),
+        "NANOCHAT_CACHE": str(place / "cache"),
+    }
+    clean = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OMP_NUM_THREADS")}
+    return subprocess.run(
+        ["bash", "-c", command], cwd=place, env=clean | own, capture_output=True, text=True, timeout=timeout_s
+    )
+
+
+def test_every_command_of_the_readme_is_run_by_a_test_of_this_file() -> None:
+    assert sorted(COMMANDS) == sorted(TESTED_BY)
+    assert set(TESTED_BY.values()) <= {name for name in globals() if name.startswith("test_")}
+
+
+def test_every_file_that_the_readme_links_to_exists() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_tree_names_what_there_is() -> None:
+    tree = README.split("## What is in the box")[1].split("```")[1]
+    folder, missing = ROOT, []
+    for line in tree.strip("\n").splitlines():
+        name = line.split()[0]
+        indented = line.startswith("  ")
+        folder = folder if indented else ROOT / name
+        if not (folder / name if indented else folder).is_dir():
+            missing.append(name)
+    assert missing == []
+
+
+def test_plans_are_printed(place: Path) -> None:
+    (place / "width.py").write_text(PROGRAMS[1])
+    capacity, tiny, torchrun = (run(command, place) for command in commands_of("test_plans_are_printed"))
+    assert (capacity.returncode, tiny.returncode, torchrun.returncode) == (0, 0, 0)
+    assert "6 legs x 1 block = 6 trials, one at a time, on 8 workers" in capacity.stdout
+    assert tiny.stdout.startswith("width: Do wider experts pay for themselves at the same number of steps?")
+    assert "40 steps of 512 tokens" in tiny.stdout
+    assert [line.split()[0] for line in torchrun.stdout.splitlines()] == ["torchrun", "torchrun"]
+
+
+@pytest.mark.parametrize("command", commands_of("test_a_full_size_launch_is_planned_and_wants_gpus"))
+def test_a_full_size_launch_is_planned_and_wants_gpus(command: str, place: Path) -> None:
+    refused = run(command, place)
+    assert (refused.returncode, refused.stdout) == (69, "")
+    assert not (place / "storage").exists()
+
+    planned = run(command.replace("launch", "plan") + " --json", place)
+    plan = json.loads(planned.stdout)
+    words = shlex.split(command)
+    workers = int(words[words.index("--num-workers") + 1]) if "--num-workers" in words else 8
+    assert (plan["num_workers"], len(plan["legs"])) == (workers, 6)
+    assert all(f"--nproc_per_node={workers}" in leg["torchrun"] for leg in plan["legs"])
+
+
+def test_make_test_checks_everything(place: Path) -> None:
+    (command,) = commands_of("test_make_test_checks_everything")
+    steps = run(f"{command} --dry-run --assume-old=install", ROOT, timeout_s=20).stdout.splitlines()
+    tools = [Path(words[0]).name for words in map(shlex.split, steps) if words and "/bin/" in words[0]]
+    assert tools == ["ruff", "ruff", "pyright", "lint-imports"]
+    assert steps[-1].endswith("-m pytest -q")  # no marker: the integration tests are among them
+
+
+def test_the_program_is_found_once_the_environment_is_active(place: Path) -> None:
+    (command,) = commands_of("test_the_program_is_found_once_the_environment_is_active")
+    done = run(f"PATH=/usr/bin:/bin; {command} && nanochat-sweep --version", place)
+    assert done.stdout.startswith("nanochat-sweep "), done.stderr
+
+
+@pytest.mark.integration
+def test_a_first_experiment_from_launch_to_results(place: Path) -> None:
+    done: dict[str, str] = {}
+    for command in commands_of("test_a_first_experiment_from_launch_to_results"):
+        finished = run(command, place, timeout_s=400)
+        assert finished.returncode == 0, f"{command}\n{finished.stderr}"
+        done[command] = finished.stdout
+    assert "completed" in done["nanochat-sweep status first"]
+    assert json.loads(done["nanochat-sweep status first --json"])["state"] == "completed"
+    assert (place / "results" / "report.md").read_text().startswith("# smoke")
+
+    reading = run(f"python - <<'END'\n{PROGRAMS[0]}\nEND", place)
+    assert re.search(r"exact .*\n.*capped", reading.stdout), reading.stderr
+
+
+@pytest.mark.integration
+def test_the_trainer_runs_under_torchrun(place: Path) -> None:
+    asked_help, training = commands_of("test_the_trainer_runs_under_torchrun")
+    assert "--moe-capacity-factor" in run(asked_help, place).stdout
+
+    trained = run(training, place, timeout_s=400)
+    assert trained.returncode == 0, trained.stderr
+    assert re.search(r"^step 00019/00020 .* \| bal: ", trained.stdout, re.MULTILINE)
+    again = run(f"{training} --resume latest", place, timeout_s=200)
+    assert "Number of iterations: 20, starting at 20" in again.stdout, again.stderr
+    earlier = run(f"{training} --resume-from-step 10", place, timeout_s=400)
+    assert "Number of iterations: 20, starting at 10" in earlier.stdout, earlier.stderr
+
+
+@pytest.mark.integration
+def test_the_demo_completes_six_legs_that_learn(place: Path) -> None:
+    (command,) = commands_of("test_the_demo_completes_six_legs_that_learn")
+    done = run(f"{command} --assume-old=install BIN={BIN}", place, timeout_s=590)
+    assert done.returncode == 0, done.stderr
+    (experiment,) = (place / "storage").iterdir()
+    for file in ("report/report.md", "export/legs.parquet", "export/steps.parquet"):
+        assert str(experiment / file) in done.stdout
+        assert (experiment / file).is_file()
+    trials = json.loads(run(f"nanochat-sweep status {experiment.name} --json", place).stdout)["trials"]
+    assert [trial["status"] for trial in trials] == ["completed"] * 6
+    assert all(trial["last_loss"] < 7.5 for trial in trials)
+    assert [trial["last_step"] for trial in trials] == [39] * 6
