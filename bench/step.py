@@ -22,7 +22,7 @@ from nanochat.config import TrainConfig, with_overrides
 from nanochat.recipes import d12_moe_fp8
 from nanochat.setup import prepare
 from nanochat.stats import Hooks
-from nanochat.train import one_step
+from nanochat.stepping import Stepper
 
 _BF16 = {"precision.linears": "bf16", "precision.experts": "bf16"}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -43,7 +43,7 @@ _HOOKS = Hooks(
     on_start=lambda facts: None,
     on_step=lambda stats: None,
     save=lambda state: None,
-    checkpoints=lambda: [],
+    checkpoints=list,
     should_stop=lambda: False,
 )
 
@@ -52,12 +52,12 @@ def measure(config: TrainConfig, num_steps: int, num_warmup: int, profile_file: 
     """Builds the run, steps it, and returns its figures."""
     torch._dynamo.reset()
     run = prepare(config, _HOOKS)
-    meter = clock.Meter(run.device, config.model.depth)
-    first_ms = one_step(run, meter, 0).dt_ms
+    take_step = Stepper(run)
+    first_ms = take_step(0).dt_ms
     graphs = compiling.num_graphs()
-    steps = [one_step(run, meter, step) for step in range(1, num_warmup + num_steps)][num_warmup - 1 :]
+    steps = [take_step(step) for step in range(1, num_warmup + num_steps)][num_warmup - 1 :]
     if profile_file is not None:
-        _profile(lambda: one_step(run, meter, num_warmup + num_steps), profile_file)
+        _profile(lambda: take_step(num_warmup + num_steps), profile_file)
     dts = sorted(s.dt_ms for s in steps)
     tok_per_sec = config.data.total_batch_tokens / statistics.median(dts) * 1e3 if config.data.total_batch_tokens else 0
     router = clock.summarize_router(config, steps[-1:])

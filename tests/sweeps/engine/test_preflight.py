@@ -1,5 +1,10 @@
 """A launch without a place for its workers is refused by one sentence, before anything is started."""
 
+import os
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,18 +92,15 @@ def test_a_ray_clients_address_is_refused() -> None:
 
 
 def test_a_head_is_recognised_by_its_process(tmp_path: Path) -> None:
-    import os
-    import shutil
-    import subprocess
-    import sys
-
     program = tmp_path / "gcs_server"
     shutil.copy(Path(sys.executable).resolve(), program)
-    environment = {**os.environ, "PYTHONHOME": sys.base_prefix}
     command = [str(program), "-c", "input()", "--gcs_server_port=6399", "--node-ip-address=10.1.2.3"]
-    head = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
+    head = subprocess.Popen(command, stdin=subprocess.PIPE, env={**os.environ, "PYTHONHOME": sys.base_prefix})
     try:
-        assert "10.1.2.3:6399" in foreign_heads()
+        deadline = time.monotonic() + 10
+        while "10.1.2.3:6399" not in foreign_heads():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
     finally:
         head.kill()
         head.communicate()
