@@ -41,7 +41,7 @@ def shrink_to_tiny(config: TrainConfig) -> TrainConfig:
 
     Every choice that a sweep may vary (experts, capacity, precision, compile mode) is kept. Learning rates follow the
     square root of the batch, so they are raised by that of 2^19 / 512: the rates in effect are those of the full size,
-    and 40 steps suffice to see the loss fall.
+    and 40 steps suffice to see the loss fall. It runs on the CPU also where there are GPUs.
     """
     raised = 32.0
     rates = ("optim.embedding_lr", "optim.unembedding_lr", "optim.matrix_lr", "optim.scalar_lr")
@@ -55,6 +55,7 @@ def shrink_to_tiny(config: TrainConfig) -> TrainConfig:
             "data.device_batch_size": 2,
             "data.total_batch_tokens": 512,
             "schedule.num_steps": 40,
+            "run.device": "cpu",
             **{path: raised * get_field(config, path) for path in rates},
         },
     )

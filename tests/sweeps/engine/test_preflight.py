@@ -35,8 +35,11 @@ def tiny(*sets: str) -> Plan:
     return make_plan(apply_settings(apply_preset(load_sweep("capacity"), "tiny"), sets=sets))
 
 
-def test_the_tiny_preset_runs_without_a_gpu() -> None:
+def test_the_tiny_preset_runs_on_the_cpu_whatever_there_is() -> None:
     check_plan(tiny(), 2, LAPTOP)
+    one = Resources(num_cpus=None, num_gpus=1, where="this machine")
+    check_plan(tiny(), 2, one)
+    check_plan(make_plan(load_sweep("smoke")), 2, one)
 
 
 def test_a_full_size_sweep_without_gpus_names_the_two_ways_out() -> None:
@@ -69,7 +72,7 @@ def test_a_clusters_cpus_are_counted() -> None:
 
 
 def test_workers_go_to_gpus_where_there_are_any_unless_the_config_says_otherwise() -> None:
-    config = tiny().trials[0].config
+    config = full_size().trials[0].config
     assert device_of(config, 0) == "cpu"
     assert device_of(config, 1) == "cuda"
     assert device_of(with_overrides(config, {"run.device": "cpu"}), 1) == "cpu"
