@@ -4,7 +4,8 @@
 
 A variant is a list of config overrides on the recipe d12_moe_fp8. The control is the same model in bf16 throughout; it
 runs first and last, so that a drift of the machine is seen. Times are medians over the counted steps (no warm-up, no
-recompile), with the middle 80 % as spread. Data is the embedded corpus, real text.
+recompile), with the middle 80 % as spread. Data is the embedded corpus, real text. Without a GPU the size is tiny,
+which shows that the benchmark works and nothing else.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import torch
 
 from nanochat import clock, compiling
 from nanochat.config import TrainConfig, with_overrides
-from nanochat.recipes import d12_moe_fp8
+from nanochat.recipes import d12_moe_fp8, shrink_to_tiny
 from nanochat.setup import prepare
 from nanochat.stats import Hooks
 from nanochat.stepping import Stepper
@@ -94,19 +95,21 @@ def main() -> None:
     parser.add_argument("variants", nargs="*", default=[], metavar="VARIANT")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--warmup", type=int, default=10)
-    parser.add_argument("--total-batch", type=int, default=65536)
+    parser.add_argument("--total-batch", type=int, default=None, help="tokens; 65,536, or 512 without a GPU")
     parser.add_argument("--profile", type=Path, default=None)
     args = parser.parse_args()
     unknown = set(args.variants) - set(VARIANTS)
     if unknown:
         sys.exit(f"unknown variants {sorted(unknown)}; there are {', '.join(VARIANTS)}")
     chosen = args.variants or [v for v in VARIANTS if v != CONTROL]
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU: absolute times mean nothing"
-    print(f"{name} | torch {torch.__version__} | {args.total_batch:,} tokens per step")
+    on_gpu = torch.cuda.is_available()
+    base = d12_moe_fp8(280) if on_gpu else shrink_to_tiny(d12_moe_fp8(280))
+    total_batch = args.total_batch or (65536 if on_gpu else 512)
+    name = torch.cuda.get_device_name() if on_gpu else "CPU, tiny size: no time here says anything about a GPU"
+    print(f"{name} | torch {torch.__version__} | {total_batch:,} tokens per step")
     for variant in [CONTROL, *[v for v in chosen if v != CONTROL], CONTROL]:
-        overrides = {"data.total_batch_tokens": args.total_batch, **VARIANTS[variant]}
-        config = with_overrides(d12_moe_fp8(280), overrides)
-        if torch.cuda.is_available():
+        config = with_overrides(base, {"data.total_batch_tokens": total_batch, **VARIANTS[variant]})
+        if on_gpu:
             torch.cuda.empty_cache()
         file = args.profile / f"{variant}.txt" if args.profile else None
         try:
