@@ -21,7 +21,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 demo: install ## set up, run the capacity sweep at a tiny size on the CPU, export and report
-	$(BIN)/nanochat-sweep launch sweeps/capacity.py --preset tiny --name $(DEMO_NAME)
+	$(BIN)/nanochat-sweep launch sweeps/capacity.py --preset tiny --address local --name $(DEMO_NAME)
 	@echo; echo "The tables and the report can be made again from storage at any time:"
 	$(BIN)/nanochat-sweep export $(DEMO_NAME)
 	$(BIN)/nanochat-sweep report $(DEMO_NAME)

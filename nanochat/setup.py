@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nanochat import checkpoint, compiling, schedule, sizes
 from nanochat.attention import resolve_backend
-from nanochat.config import ConfigError, TrainConfig, to_dict
+from nanochat.config import ConfigError, Precision, TrainConfig, to_dict
 from nanochat.dataloader import Lanes
 from nanochat.dataset import open_corpus
 from nanochat.device import Device, open_device
@@ -131,7 +131,7 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
 
     Raises ConfigError for what cannot be run here, checkpoint.CheckpointError for a state of another run.
     """
-    uses_fp8 = "fp8" in (config.precision.linears, config.precision.experts)
+    uses_fp8 = (config.precision.linears, config.precision.experts) != ("bf16", "bf16")
     device = open_device(config.run, uses_fp8)
     ranks = Ranks.from_environment(device.torch_device)
     sizes.check_world_size(config, ranks.world_size)
@@ -160,8 +160,8 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
         peak_weight_decay=config.optim.weight_decay * decay_scale,
         backends={
             "attention": attention,
-            "linears": config.precision.linears if device.is_cuda else f"{config.precision.linears} (emulated)",
-            "experts": config.precision.experts if device.is_cuda else f"{config.precision.experts} (emulated)",
+            "linears": _kernel_name(config.precision.linears, device),
+            "experts": _kernel_name(config.precision.experts, device),
             "compute": str(device.compute_dtype).removeprefix("torch."),
         },
     )
@@ -169,6 +169,10 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
     model.refresh_fp8()
     compiling.compile_model(model, config.compile.mode)
     return run
+
+
+def _kernel_name(precision: Precision, device: Device) -> str:
+    return "fp8 (emulated)" if precision == "fp8" and not device.is_cuda else precision
 
 
 def _continue_from_checkpoint(run: Run, hooks: Hooks) -> None:

@@ -70,10 +70,11 @@ def run(command: str, place: Path, timeout_s: float = 60) -> subprocess.Complete
     own = {
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
         "CUDA_VISIBLE_DEVICES": "",
+        "RAY_ADDRESS": "local",  # whatever else runs on this machine
         "NANOCHAT_SWEEP_STORAGE": str(place / "storage"),
         "NANOCHAT_CACHE": str(place / "cache"),
     }
-    clean = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "OMP_NUM_THREADS")}
+    clean = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     return subprocess.run(
         ["bash", "-c", command], cwd=place, env=clean | own, capture_output=True, text=True, timeout=timeout_s
     )
