@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nanochat import checkpoint, compiling, schedule, sizes
 from nanochat.attention import resolve_backend
-from nanochat.config import ConfigError, Precision, TrainConfig, to_dict
+from nanochat.config import ConfigError, TrainConfig, to_dict
 from nanochat.dataloader import Lanes
 from nanochat.dataset import open_corpus
 from nanochat.device import Device, open_device
@@ -171,8 +171,8 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
     return run
 
 
-def _kernel_name(precision: Precision, device: Device) -> str:
-    return "fp8 (emulated)" if precision == "fp8" and not device.is_cuda else precision
+def _kernel_name(precision: str, device: Device) -> str:
+    return f"{precision} (emulated)" if precision.startswith("fp8") and not device.is_cuda else precision
 
 
 def _continue_from_checkpoint(run: Run, hooks: Hooks) -> None:
