@@ -114,9 +114,9 @@ def outcome_of(states: dict[str, TrialState], stop: StopState) -> Outcome:
 
 
 def is_open(record: TrialRecord) -> bool:
-    """Whether a trial may still be run: neither completed nor ended by its own error."""
+    """Whether a trial may still be run: neither completed nor ended by its own error, unless a retry was asked for."""
     attempts = record.attempts()
-    return record.result() is None and not (attempts and attempts[-1].end == "failed")
+    return record.result() is None and not (attempts and attempts[-1].has_failed_for_good)
 
 
 class _Run:

@@ -1,8 +1,8 @@
 """What to do next with a trial, decided from what is in storage and nothing else.
 
 An interrupted attempt (preempted, killed, a node lost, storage away) is continued, up to a cap in one launch. A failed
-one (the leg's own error: out of memory, NaN, an assertion) is not: it would fail again. A completed one is never
-touched.
+one (the leg's own error: out of memory, NaN, an assertion) is not: it would fail again. Only a person may ask for one
+more attempt. A completed one is never touched.
 """
 
 from collections.abc import Sequence
@@ -39,6 +39,7 @@ class StoredTrial:
     stop_requested: bool
     ends: Sequence[AttemptEnd | None]  # of all attempts, oldest first
     num_earlier: int  # how many of them belong to earlier launches
+    retry_asked: bool = False  # somebody wants another attempt after the last one, which failed
 
 
 def next_move(trial: StoredTrial, policy: Policy) -> Move:
@@ -48,7 +49,7 @@ def next_move(trial: StoredTrial, policy: Policy) -> Move:
     last = trial.ends[-1] if trial.ends else None
     if last == "completed":
         return Move.WRITE_RESULT
-    if last == "failed":
+    if last == "failed" and not trial.retry_asked:
         return Move.GIVE_UP_FAILED
     if trial.stop_requested:
         return Move.PAUSE

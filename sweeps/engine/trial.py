@@ -52,12 +52,14 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None = None) -> Non
     policy = Policy(max_interruptions=task.max_interruptions)
     num_earlier = len(record.attempts())
     while True:
-        ends: list[AttemptEnd | None] = [attempt.end for attempt in record.attempts()]
+        attempts = record.attempts()
+        ends: list[AttemptEnd | None] = [attempt.end for attempt in attempts]
         stored = StoredTrial(
             has_result=record.result() is not None,
             stop_requested=experiment.stop_requested() is not None,
             ends=ends,
             num_earlier=num_earlier,
+            retry_asked=bool(attempts) and attempts[-1].retry_utc is not None,
         )
         match next_move(stored, policy):
             case Move.START | Move.CONTINUE:

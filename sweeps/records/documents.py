@@ -60,6 +60,12 @@ class AttemptRecord:
     end: AttemptEnd | None = None
     error: AttemptError | None = None
     facts: dict[str, Any] | None = None  # the trainer's StartFacts
+    retry_utc: str | None = None  # when a person asked for another attempt after this failed one
+
+    @property
+    def has_failed_for_good(self) -> bool:
+        """Whether its own error ended it and nobody has asked to try again."""
+        return self.end == "failed" and self.retry_utc is None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ parts are compacted into one file; whatever is killed in between, each row is fo
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,12 @@ class TrialRecord:
     def update_attempt(self, record: AttemptRecord) -> None:
         """Stores what is now known of an attempt: its facts, its end, its error."""
         self._store.write(self._attempt_path(record.number), to_bytes(record))
+
+    def allow_retry(self) -> None:
+        """Lets another attempt follow a last one that failed; its record stays, with the time of the permission."""
+        attempts = self.attempts()
+        if attempts and attempts[-1].has_failed_for_good:
+            self.update_attempt(replace(attempts[-1], retry_utc=utc_now()))
 
     def append_rows(self, attempt: int, rows: Iterable[StepRow]) -> None:
         """Stores finished steps as one new immutable part; nothing for no rows."""
@@ -208,7 +214,7 @@ def trial_state(
         return result.status
     if not attempts:
         return "pending"
-    if attempts[-1].end == "failed":
+    if attempts[-1].has_failed_for_good:
         return "failed"
     return "running" if attempts[-1].end is None and owner_lives() else "interrupted"
 

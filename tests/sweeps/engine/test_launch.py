@@ -107,5 +107,7 @@ def test_a_trial_is_open_until_it_has_a_result_or_failed(
     assert is_open(record)
     record.update_attempt(dataclasses.replace(attempt, end="failed"))
     assert not is_open(record)
+    record.allow_retry()
+    assert is_open(record)
     complete(experiment, "none_cap1p25-b1")
     assert not is_open(experiment.trial("none_cap1p25-b1"))

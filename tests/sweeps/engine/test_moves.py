@@ -8,8 +8,12 @@ from sweeps.records.documents import AttemptEnd
 POLICY = Policy(max_interruptions=2)
 
 
-def move(*ends: AttemptEnd | None, has_result: bool = False, stop: bool = False, num_earlier: int = 0) -> Move:
-    stored = StoredTrial(has_result=has_result, stop_requested=stop, ends=ends, num_earlier=num_earlier)
+def move(
+    *ends: AttemptEnd | None, has_result: bool = False, stop: bool = False, num_earlier: int = 0, retry: bool = False
+) -> Move:
+    stored = StoredTrial(
+        has_result=has_result, stop_requested=stop, ends=ends, num_earlier=num_earlier, retry_asked=retry
+    )
     return next_move(stored, POLICY)
 
 
@@ -36,6 +40,18 @@ def test_an_attempt_cut_off_from_outside_is_continued(end: AttemptEnd | None) ->
 def test_a_failed_attempt_is_not_repeated() -> None:
     assert move("failed") is Move.GIVE_UP_FAILED
     assert move("interrupted", "failed", num_earlier=2) is Move.GIVE_UP_FAILED
+
+
+def test_a_failed_attempt_is_continued_once_somebody_asks_for_it() -> None:
+    assert move("failed", retry=True) is Move.CONTINUE
+    assert move("interrupted", "failed", num_earlier=2, retry=True) is Move.CONTINUE
+    assert move("failed", retry=True, stop=True) is Move.PAUSE
+    assert move("failed", retry=True, has_result=True) is Move.NOTHING
+
+
+def test_the_attempt_after_a_retry_is_judged_by_its_own_end() -> None:
+    assert move("failed", "failed") is Move.GIVE_UP_FAILED
+    assert move("failed", "completed") is Move.WRITE_RESULT
 
 
 def test_a_requested_stop_starts_nothing() -> None:

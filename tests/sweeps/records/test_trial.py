@@ -38,6 +38,22 @@ def test_attempts_are_numbered_from_zero_and_keep_what_is_learnt_of_them(trial: 
     assert last == second
 
 
+def test_a_failure_is_final_until_a_retry_is_allowed_and_stays_visible(trial: TrialRecord) -> None:
+    trial.allow_retry()  # nothing has been tried yet
+    assert trial.attempts() == []
+    error = AttemptError(type="ValueError", message="no", traceback="Traceback ...")
+    trial.update_attempt(dataclasses.replace(trial.start_attempt(num_workers=2), end="failed", error=error))
+    assert trial.state() == "failed"
+    trial.allow_retry()
+    (failed,) = trial.attempts()
+    assert (failed.end, failed.error, trial.state()) == ("failed", error, "interrupted")
+    assert failed.retry_utc is not None
+    trial.allow_retry()
+    assert trial.attempts() == [failed]  # the second permission changes nothing
+    trial.update_attempt(dataclasses.replace(trial.start_attempt(num_workers=2), end="failed", error=error))
+    assert trial.state() == "failed"
+
+
 def test_parts_get_the_next_number_even_from_a_new_process(make_experiment: Make, make_row: MakeRow) -> None:
     experiment = make_experiment()
     one, other = experiment.trial("static-b1"), Experiment.open(experiment.uri).trial("static-b1")
