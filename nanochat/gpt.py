@@ -131,8 +131,8 @@ class GPT(nn.Module):
     def forward(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """ids, targets (B, T) -> cross-entropy (B, T), balance loss summed over layers (), statistics (L, 4)."""
         x0 = norm(self.wte(ids))  # (B, T, D)
-        # A view, so that the first block's two inputs are two tensors, as every other block's are.
-        x, balances, stats = x0.view(x0.shape), [], []
+        # A copy: x0 itself, or a view of it, would make the first block a kind of its own for the compiler.
+        x, balances, stats = x0.clone(), [], []
         for block in self.blocks:
             x, balance, layer_stats = block(x, x0, ids, self.cos, self.sin)
             balances.append(balance)

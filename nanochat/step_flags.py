@@ -10,9 +10,10 @@ QUIET_STEPS_AFTER_RECOMPILE = 5
 class Flags:
     """Why a step's time may not count, known from what happened in and before it."""
 
-    def __init__(self, first_step: int) -> None:
+    def __init__(self, first_step: int, num_graphs: int) -> None:
+        """`num_graphs` counts compiled graphs before the first step; a process may have trained before."""
         self._first_step = first_step
-        self._num_graphs = 0
+        self._num_graphs = num_graphs
         self._recompiled_at = -1
         self._carried: set[str] = {"resumed"} if first_step else set()
 

@@ -50,7 +50,7 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
         _print_start(run)
         hooks.on_start(run.start_facts())
     take_step = Stepper(run)
-    flags = Flags(first_step)
+    flags = Flags(first_step, compiling.num_graphs())
     stopped = False
     last_saved = first_step if first_step else None
     while progress.steps_done < run.num_steps and not stopped:

@@ -12,14 +12,14 @@ def _run(flags: Flags, steps: range, graphs: int = 0) -> list[tuple[str, ...]]:
 
 
 def test_the_first_steps_of_every_start_are_warm_up():
-    fresh = _run(Flags(0), range(WARMUP_STEPS + 2))
+    fresh = _run(Flags(0, num_graphs=0), range(WARMUP_STEPS + 2))
     assert fresh == [("warmup",)] * WARMUP_STEPS + [(), ()]
-    continued = _run(Flags(100), range(100, 100 + WARMUP_STEPS + 1))
+    continued = _run(Flags(100, num_graphs=0), range(100, 100 + WARMUP_STEPS + 1))
     assert continued == [("resumed", "warmup")] + [("warmup",)] * (WARMUP_STEPS - 1) + [()]
 
 
 def test_the_step_after_an_evaluation_or_a_checkpoint_is_marked_and_no_other():
-    flags = Flags(0)
+    flags = Flags(0, num_graphs=0)
     _run(flags, range(30))
     flags.after(evaluated=True, graphs=0)
     flags.saved()
@@ -28,20 +28,24 @@ def test_the_step_after_an_evaluation_or_a_checkpoint_is_marked_and_no_other():
 
 
 def test_a_recompilation_marks_its_step_and_the_next_five():
-    flags = Flags(0)
+    flags = Flags(0, num_graphs=0)
     _run(flags, range(30), graphs=3)
     assert _run(flags, range(30, 38), graphs=4) == [("recompile",)] * (1 + QUIET_STEPS_AFTER_RECOMPILE) + [(), ()]
 
 
+def test_graphs_of_an_earlier_run_in_the_process_are_no_recompilation():
+    assert _run(Flags(0, num_graphs=3), range(2), graphs=3) == [("warmup",)] * 2
+
+
 def test_graphs_compiled_by_an_evaluation_are_no_recompilation_of_the_step():
-    flags = Flags(0)
+    flags = Flags(0, num_graphs=0)
     _run(flags, range(30), graphs=3)
     flags.after(evaluated=True, graphs=6)
     assert flags.of_step(30, 6, skipped=False) == ("eval",)
 
 
 def test_a_skipped_update_is_marked():
-    flags = Flags(0)
+    flags = Flags(0, num_graphs=0)
     _run(flags, range(30))
     assert flags.of_step(30, 0, skipped=True) == ("skipped",)
     assert flags.of_step(31, 0, skipped=False) == ()

@@ -1,0 +1,131 @@
+"""Every compile mode trains every kind of model without a graph break, and blocks of a kind share one graph.
+
+Most tests leave out inductor, the last stage: what may break or recompile is decided before it.
+"""
+
+import functools
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from nanochat import compiling
+from nanochat.config import TrainConfig, with_overrides
+from nanochat.recipes import d12_moe
+from nanochat.stats import Hooks, StartFacts, StepStats
+from nanochat.train import train
+
+FP8 = {"precision.linears": "fp8", "precision.experts": "fp8"}
+
+
+def _tiny(folder: Path, **overrides: Any) -> TrainConfig:
+    """Four layers of two kinds (with and without a value embedding), two micro-steps a step."""
+    sizes: dict[str, Any] = {
+        "model.depth": 4,
+        "model.aspect_ratio": 16,
+        "model.head_dim": 16,
+        "model.seq_len": 32,
+        "model.vocab_size": 300,
+        "model.window_pattern": "L",
+        "moe.num_experts": 4,
+        "data.source": str(folder),
+        "data.device_batch_size": 2,
+        "data.total_batch_tokens": 128,
+        "run.device": "cpu",
+    }
+    return with_overrides(d12_moe(num_steps=4), sizes | overrides)
+
+
+def _train(config: TrainConfig) -> tuple[list[StepStats], list[StartFacts]]:
+    rows: list[StepStats] = []
+    facts: list[StartFacts] = []
+    train(config, Hooks(
+        on_start=facts.append,
+        on_step=rows.append,
+        save=lambda state: None,
+        checkpoints=list,
+        should_stop=lambda: False,
+    ))  # fmt: skip
+    return rows, facts
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo() -> Iterator[None]:
+    """A process compiles one model; this one compiles many, and forgets each."""
+    limit_is_error = torch._dynamo.config.fail_on_recompile_limit_hit
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+    torch._dynamo.config.fail_on_recompile_limit_hit = limit_is_error
+    gc.unfreeze()
+
+
+@pytest.fixture
+def without_inductor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="aot_eager"))
+
+
+def _assert_like_uncompiled(config: TrainConfig, rows: list[StepStats]) -> None:
+    plain, _ = _train(with_overrides(config, {"compile.mode": "none"}))
+    assert [row.loss for row in rows] == pytest.approx([row.loss for row in plain], abs=0.03)
+    assert [row.dropped_pct for row in rows] == pytest.approx([row.dropped_pct for row in plain], abs=3)
+
+
+@pytest.mark.usefixtures("without_inductor")
+@pytest.mark.parametrize(
+    ("mode", "changes"),
+    [
+        ("static", {}),
+        ("static", FP8 | {"moe.capacity_factor": 1.0}),
+        ("dynamic", FP8 | {"moe.capacity_factor": 1.25, "precision.recipe": "rowwise"}),
+    ],
+)
+def test_blocks_of_a_kind_share_a_graph_that_is_compiled_once_and_trains_like_uncompiled_blocks(
+    small_text: Path, mode: str, changes: dict[str, Any]
+):
+    config = _tiny(small_text, **changes, **{"compile.mode": mode, "schedule.num_steps": 7})
+    before = compiling.num_graphs()
+    rows, _ = _train(config)
+    assert compiling.num_graphs() - before == 3, "two kinds of block and the head"
+    assert [row.step for row in rows if "recompile" in row.flags] == [0, 1, 2, 3, 4, 5]
+    _assert_like_uncompiled(config, rows)
+
+
+@pytest.mark.usefixtures("without_inductor")
+def test_an_evaluation_between_steps_recompiles_no_step(small_text: Path):
+    changes = {"moe.capacity_factor": 1.0, "eval.every": 3, "eval.num_tokens": 128, "schedule.num_steps": 8}
+    rows, _ = _train(_tiny(small_text, **FP8, **changes))
+    assert [row.step for row in rows if row.val_bpb is not None] == [2, 5, 7]
+    assert [row.step for row in rows if "recompile" in row.flags] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.usefixtures("without_inductor")
+def test_dense_layers_between_expert_layers_are_a_kind_of_their_own(small_text: Path):
+    before = compiling.num_graphs()
+    _train(_tiny(small_text, **{"moe.every": 4, "schedule.num_steps": 1}))
+    assert compiling.num_graphs() - before == 4, "experts, dense with and without value embedding, head"
+
+
+def test_without_compilation_there_are_no_graphs_and_no_flags(small_text: Path):
+    before = compiling.num_graphs()
+    rows, facts = _train(_tiny(small_text, **{"compile.mode": "none"}))
+    assert compiling.num_graphs() == before
+    assert {row.flags for row in rows} == {("warmup",)}
+    assert facts[-1].compile_cache == "none"
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("mode", "changes"), [("static", {}), ("dynamic", FP8 | {"moe.capacity_factor": 1.0})], ids=["static", "dynamic"]
+)
+def test_compiled_by_inductor_a_run_trains_like_an_uncompiled_one(small_text: Path, mode: str, changes: dict[str, Any]):
+    config = _tiny(small_text, **changes, **{"compile.mode": mode})
+    before = compiling.num_graphs()
+    rows, facts = _train(config)
+    assert compiling.num_graphs() - before == 3
+    assert facts[-1].compile_cache in ("cold", "warm", "mixed")
+    _assert_like_uncompiled(config, rows)
