@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Union, cast
 
 Precision = Literal["bf16", "fp8"]
+LinearsPrecision = Literal["bf16", "fp8", "fp8_head", "fp8_attention"]  # fp8: both roles
 Fp8Recipe = Literal["tensorwise", "rowwise"]
 CompileMode = Literal["static", "dynamic", "none"]
 AttentionBackend = Literal["auto", "sdpa", "flash"]
@@ -104,7 +105,7 @@ class MoEConfig:
 class PrecisionConfig:
     """Which matrices multiply in FP8. `linears` are attention and the head; router, embeddings and gates never are."""
 
-    linears: Precision = "bf16"
+    linears: LinearsPrecision = "bf16"
     experts: Precision = "bf16"
     recipe: Fp8Recipe = "tensorwise"
 

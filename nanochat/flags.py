@@ -65,7 +65,7 @@ class Switch:
     sets: dict[str, Any] = field(hash=False)
     help: str
     needs: str | None = None
-    excludes: str | None = None
+    excludes: tuple[str, ...] = ()
 
 
 _KIND_WORDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text"}
@@ -89,7 +89,14 @@ FLAGS: tuple[Flag | Switch, ...] = (
     Flag("--save-every", "run.checkpoint_every", int, "steps between checkpoints, -1: at the end only", "-1", True),
     Switch("--fp8", {"precision.linears": "fp8"}, "FP8 in attention and the head"),
     Switch("--fp8-include-moe-experts", {"precision.experts": "fp8"}, "and in the experts", needs="--fp8"),
-    Switch("--fp8-experts-only", {"precision.experts": "fp8"}, "FP8 in the experts alone", excludes="--fp8"),
+    Switch(
+        "--fp8-head",
+        {"precision.linears": "fp8_head"},
+        "FP8 in the head, not in attention",
+        excludes=("--fp8", "--fp8-attention"),
+    ),
+    Switch("--fp8-attention", {"precision.linears": "fp8_attention"}, "the other way round", excludes=("--fp8",)),
+    Switch("--fp8-experts", {"precision.experts": "fp8"}, "FP8 in the experts without --fp8", excludes=("--fp8",)),
     Flag("--fp8-recipe", "precision.recipe", str, "tensorwise or rowwise scales"),
     Flag("--run", "run.name", str, "the run's name"),
     Flag("--device-type", "run.device", str, "cpu or cuda, empty: cuda if there is one", ""),
@@ -228,8 +235,9 @@ def _check_switches(given: list[str]) -> None:
         assert isinstance(switch, Switch)
         if switch.needs and switch.needs not in given:
             raise ConfigError(f"{name} has no effect without {switch.needs}")
-        if switch.excludes and switch.excludes in given:
-            raise ConfigError(f"{name} and {switch.excludes} exclude each other")
+        for other in switch.excludes:
+            if other in given:
+                raise ConfigError(f"{name} and {other} exclude each other")
 
 
 def _field_value(flag: Flag, text: str) -> Any:
@@ -283,8 +291,8 @@ def _words(flag: Flag, value: Any, *, always: bool) -> list[str]:
 def _is_on(switch: Switch, config: TrainConfig) -> bool:
     if switch.name == "--use-moe":
         return config.moe is not None
-    linears_fp8 = config.precision.linears == "fp8"
-    if (switch.needs and not linears_fp8) or (switch.excludes and linears_fp8):
+    has_fp8_flag = config.precision.linears == "fp8"
+    if (switch.needs and not has_fp8_flag) or ("--fp8" in switch.excludes and has_fp8_flag):
         return False
     return all(get_field(config, path) == value for path, value in switch.sets.items())
 

@@ -20,7 +20,8 @@ from nanochat.moe import ROUTER_STATS, Experts, MoE
 from nanochat.sizes import GATE_INPUTS, is_moe_layer
 
 LOGIT_CAP = 15.0
-FP8_LINEAR_ROLES = frozenset({"q", "k", "v", "out", "lm_head"})
+_HEAD, _ATTENTION = frozenset({"lm_head"}), frozenset({"q", "k", "v", "out"})
+FP8_LINEARS = {"bf16": frozenset[str](), "fp8": _HEAD | _ATTENTION, "fp8_head": _HEAD, "fp8_attention": _ATTENTION}
 
 
 def norm(x: Tensor) -> Tensor:
@@ -176,4 +177,4 @@ class GPT(nn.Module):
 
 def fp8_roles(precision: PrecisionConfig) -> frozenset[str]:
     """The nn.Linear names that torchao converts; the experts are converted by `moe.Experts` itself."""
-    return FP8_LINEAR_ROLES if precision.linears == "fp8" else frozenset()
+    return FP8_LINEARS[precision.linears]

@@ -45,7 +45,7 @@ def fastest_fp8_over_bf16(snapshot: Snapshot) -> tuple[Leg, LegRatios, Leg] | No
 
 
 def _uses_fp8(leg: Leg) -> bool:
-    return "fp8" in (leg.config.precision.linears, leg.config.precision.experts)
+    return (leg.config.precision.linears, leg.config.precision.experts) != ("bf16", "bf16")
 
 
 def _against(snapshot: Snapshot, leg: Leg, base: Leg) -> LegRatios:

@@ -31,12 +31,21 @@ def slug(overrides: Mapping[str, Any]) -> str:
 
 
 def moe_leg_name(config: TrainConfig) -> str:
-    """`moe_fp8_experts_static_cap1p25`: the experts' precision, the compile mode, the capacity factor.
+    """`moe_fp8_experts_static_cap1p25`: the precision by role, the compile mode, the capacity factor.
 
-    No compilation reads `nocompile`, exact routing `cap0p0`; a model without experts is `dense_<precision>_<mode>`.
+    `fp8_experts` and `bf16_experts` are the whole model in that precision; FP8 in some roles only names these, as in
+    `fp8_head`. No compilation reads `nocompile`, exact routing `cap0p0`; a model without experts is
+    `dense_<precision>_<mode>`.
     """
     mode = "nocompile" if config.compile.mode == "none" else config.compile.mode
     if config.moe is None:
         return f"dense_{config.precision.linears}_{mode}"
     capacity = str(float(config.moe.capacity_factor or 0.0)).replace(".", "p")
-    return f"moe_{config.precision.experts}_experts_{mode}_cap{capacity}"
+    linears, experts = config.precision.linears, config.precision.experts
+    if linears == experts:
+        roles = f"{experts}_experts"
+    else:
+        roles = "fp8_linears" if linears == "fp8" else linears
+        if experts == "fp8":
+            roles = "fp8_experts_only" if linears == "bf16" else f"{roles}_experts"
+    return f"moe_{roles}_{mode}_cap{capacity}"

@@ -31,14 +31,16 @@ OWN_FLAGS = {
     "--attention",
     "--deterministic",
     "--vocab-size",
-    "--fp8-experts-only",
+    "--fp8-head",
+    "--fp8-attention",
+    "--fp8-experts",
 }
 
 POSITIVE = st.integers(1, 10**6)
 SHARE = st.floats(0, 1, exclude_max=True)
 TEXT = st.text(min_size=1, max_size=12)
 
-# Sizes that hold together however they are combined; the rest of a config is free.
+# Sizes that hold together however they are combined, the default batch of 32 rows included; the rest is free.
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "model.depth": st.integers(1, 64),
     "model.aspect_ratio": st.integers(1, 256),
@@ -47,7 +49,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "model.vocab_size": POSITIVE,
     "model.window_pattern": st.text("SL", min_size=1, max_size=5),
     "model.attention": st.sampled_from(["auto", "sdpa", "flash"]),
-    "precision.linears": st.sampled_from(["bf16", "fp8"]),
+    "precision.linears": st.sampled_from(["bf16", "fp8", "fp8_head", "fp8_attention"]),
     "precision.recipe": st.sampled_from(["tensorwise", "rowwise"]),
     "compile.mode": st.sampled_from(["static", "dynamic", "none"]),
     "optim.embedding_lr": st.floats(0, 10),
@@ -65,7 +67,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "schedule.final_lr_frac": SHARE,
     "data.source": st.none() | TEXT,
     "data.device_batch_size": st.sampled_from([1, 2, 16]),
-    "data.total_batch_tokens": st.none() | st.integers(1, 8).map(lambda n: n * 16 * 4096),
+    "data.total_batch_tokens": st.none() | st.integers(1, 8).map(lambda n: n * 32 * 4096),
     "eval.every": st.none() | POSITIVE,
     "eval.num_tokens": POSITIVE,
     "eval.core_every": st.sampled_from([None, 2000]),
@@ -172,7 +174,9 @@ def test_fp8_has_a_switch_for_each_role() -> None:
     assert roles() == ("bf16", "bf16")
     assert roles("--fp8") == ("fp8", "bf16")
     assert roles("--fp8", "--fp8-include-moe-experts") == ("fp8", "fp8")
-    assert roles("--fp8-experts-only") == ("bf16", "fp8")
+    assert roles("--fp8-experts") == ("bf16", "fp8")
+    assert roles("--fp8-head") == ("fp8_head", "bf16")
+    assert roles("--fp8-attention", "--fp8-experts") == ("fp8_attention", "fp8")
 
 
 @pytest.mark.parametrize(
@@ -189,8 +193,9 @@ def test_fp8_has_a_switch_for_each_role() -> None:
         ("--depth -3", "--depth must be positive, got -3"),
         ("--fp8=1", "--fp8 takes no value"),
         ("--fp8-include-moe-experts", "has no effect without --fp8"),
-        ("--fp8 --fp8-experts-only", "exclude each other"),
-        ("--fp8-experts-only", "without --use-moe"),
+        ("--fp8 --fp8-experts", "exclude each other"),
+        ("--fp8-head --fp8-attention", "--fp8-head and --fp8-attention exclude each other"),
+        ("--fp8-experts", "without --use-moe"),
         ("--n-experts 4", "--n-experts 4 has no effect without --use-moe"),
         ("--core-metric-every 500", "use --core-metric-every -1"),
         ("--sample-every 2000", "use --sample-every -1"),

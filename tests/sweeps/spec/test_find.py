@@ -62,7 +62,7 @@ def test_an_edited_file_is_read_anew(tmp_path: Path) -> None:
 def test_a_built_in_sweep_is_found_by_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_sweep("capacity").legs == CAPACITY.legs
-    assert {"capacity", "smoke"} <= set(built_in_sweeps())
+    assert {"capacity", "compile_modes", "precision", "smoke"} <= set(built_in_sweeps())
 
 
 def test_every_built_in_sweep_asks_a_question_in_under_fifty_lines() -> None:

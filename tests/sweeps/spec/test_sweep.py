@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.config import TrainConfig, get_field, with_overrides
-from nanochat.recipes import d12_moe_fp8
+from nanochat.recipes import d12_moe, d12_moe_fp8
 from sweeps.capacity import SWEEP as CAPACITY
 from sweeps.spec import Axis, Control, Gate, Sweep, TailWindow
 from sweeps.spec.errors import SweepError
+from sweeps.spec.find import load_sweep
 from sweeps.spec.legs import difference, grid
 from sweeps.spec.names import moe_leg_name, slug
 
@@ -164,3 +165,28 @@ def test_an_axis_has_known_distinct_values_and_a_known_path() -> None:
         Axis("moe.top_k", [1, 1])
     with pytest.raises(SweepError, match="at least one step"):
         TailWindow(0)
+
+
+@pytest.mark.parametrize(
+    ("linears", "experts", "roles"),
+    [
+        ("bf16", "bf16", "bf16_experts"),
+        ("fp8", "fp8", "fp8_experts"),
+        ("fp8", "bf16", "fp8_linears"),
+        ("bf16", "fp8", "fp8_experts_only"),
+        ("fp8_head", "bf16", "fp8_head"),
+        ("fp8_attention", "fp8", "fp8_attention_experts"),
+    ],
+)
+def test_a_leg_is_named_after_the_roles_that_run_in_fp8(linears: str, experts: str, roles: str) -> None:
+    config = with_overrides(d12_moe(8), {"precision.linears": linears, "precision.experts": experts})
+    assert moe_leg_name(config) == f"moe_{roles}_static_cap0p0"
+
+
+def test_the_compile_mode_ablation_has_the_legs_of_the_earlier_one_in_order() -> None:
+    names = [leg.name.removeprefix("moe_").removesuffix("_cap0p0") for leg in load_sweep("compile_modes").legs]
+    assert names == [
+        *(f"bf16_experts_{mode}" for mode in ("static", "dynamic", "nocompile")),
+        *(f"fp8_linears_{mode}" for mode in ("static", "dynamic")),
+        *(f"fp8_experts_{mode}" for mode in ("static", "dynamic", "nocompile")),
+    ]
