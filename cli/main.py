@@ -11,10 +11,14 @@ import typer
 from cli.console import guarded, out
 from cli.export import export
 from cli.launch import launch
+from cli.logs import logs
+from cli.ls import ls
 from cli.plan import plan
 from cli.report import report
 from cli.restore import restore
+from cli.retry import retry
 from cli.status import status
+from cli.stop import stop
 
 app = typer.Typer(
     name="nanochat-sweep",
@@ -24,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for verb in (launch, plan, restore, status, export, report):
+for verb in (launch, plan, restore, retry, stop, status, logs, ls, report, export):
     app.command()(verb)
 
 

@@ -1,0 +1,35 @@
+"""`ls`: which experiments there are and how each stands, from storage alone."""
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def ls(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+    storage: Annotated[str | None, typer.Option(help="Where experiments lie: a folder, or s3://...")] = None,
+) -> None:
+    """List the experiments, oldest first."""
+    from cli.console import note, out, table, warn
+    from sweeps.records.home import storage_root
+    from sweeps.records.listing import describe_experiments
+
+    root = storage_root(storage)
+    listed = describe_experiments(root)
+    for experiment in listed:
+        if experiment.damage is not None:
+            warn(f"{experiment.id}: {experiment.damage}")
+    if as_json:
+        keys = ("id", "path", "sweep", "state", "started_utc")
+        out(json.dumps([{key: getattr(each, key) for key in keys} for each in listed], indent=2, ensure_ascii=False))
+    elif listed:
+        rows = [(each.id, each.sweep or "-", each.state, _minute(each.started_utc)) for each in listed]
+        out(table(("experiment", "sweep", "state", "started (UTC)"), rows))
+        note(f"in {root}")
+    else:
+        note(f"no experiments in {root}; `nanochat-sweep launch` makes one, --storage looks elsewhere")
+
+
+def _minute(utc: str | None) -> str:
+    return "-" if utc is None else utc[:16].replace("T", " ")

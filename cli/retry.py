@@ -1,0 +1,65 @@
+"""`retry`: runs failed legs once more, and whatever else is left of an experiment.
+
+The failed attempts stay on record; the next one goes on at the leg's last good checkpoint.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+
+def retry(
+    exp: Annotated[
+        str, typer.Argument(metavar="EXP", help="An experiment's id, a prefix of it, its folder or address.")
+    ],
+    legs: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Only these; without it, all that failed.")
+    ] = None,
+    storage: Annotated[str | None, typer.Option(help="Where experiments lie.")] = None,
+    num_workers: Annotated[int | None, typer.Option(help="Workers per leg, if not as launched.")] = None,
+    address: Annotated[
+        str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster; without it a private one, as with 'local'.")
+    ] = None,
+    grace_s: Annotated[float, typer.Option(help="How long a stopped leg may take to write a checkpoint.")] = 60.0,
+) -> int:
+    """Try failed legs again, then continue the experiment as restore does."""
+    from cli.console import note
+    from cli.launch import planned_workers, run_and_tell
+    from sweeps.engine.preflight import check_before_start
+    from sweeps.records.experiment import Experiment
+    from sweeps.records.home import find_experiment
+    from sweeps.spec.errors import Locked
+
+    experiment = Experiment.open(find_experiment(exp, storage))
+    leg_of = {trial.name: trial.leg.name for trial in experiment.plan.trials}
+    failed = [name for name, state in experiment.trial_states().items() if state == "failed"]
+    chosen = choose_failed(failed, leg_of, None if legs is None else [leg.strip() for leg in legs.split(",")])
+    if not chosen:
+        note(f"no leg of {experiment.id} has failed: there is nothing to retry")
+        return 0
+    owner = experiment.owner()
+    if owner is not None:
+        raise Locked(f"{experiment.id} is being run by process {owner.pid} on {owner.host}; retry when it has ended")
+    workers = planned_workers(experiment.plan, num_workers)
+    cluster = check_before_start(experiment.plan, workers, address or None)
+    for name in chosen:
+        experiment.trial(name).allow_retry()
+    note(f"{experiment.id}: trying again {', '.join(chosen)}")
+    return run_and_tell(experiment, cluster=cluster, grace_s=grace_s, num_workers=workers)
+
+
+def choose_failed(failed: list[str], leg_of: Mapping[str, str], wanted: list[str] | None) -> list[str]:
+    """The failed trials that a user names by leg or by trial; all of them for None. Refuses what has not failed."""
+    from sweeps.spec.errors import UsageError
+    from sweeps.spec.names import nearest
+
+    if wanted is None:
+        return failed
+    for name in wanted:
+        if not any(name in (trial, leg) for trial, leg in leg_of.items()):
+            raise UsageError(f"there is no leg {name!r}{nearest(name, leg_of.values())}")
+        if not any(name in (trial, leg_of[trial]) for trial in failed):
+            seen = f"failed: {', '.join(failed)}" if failed else "none has"
+            raise UsageError(f"leg {name} has not failed ({seen}); `nanochat-sweep restore` runs what was interrupted")
+    return [trial for trial in failed if trial in wanted or leg_of[trial] in wanted]

@@ -1,0 +1,51 @@
+"""What experiments lie under a root and how each stands. One that cannot be understood is listed too, as damaged.
+
+A folder counts as an experiment when it holds a manifest, or trials without one: then the manifest was lost. Whatever
+else lies there is not ours.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sweeps.records.documents import ExperimentState
+from sweeps.records.experiment import Experiment
+from sweeps.records.store import Store
+from sweeps.spec.errors import SweepToolError, UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """One experiment of a listing. `id` is its folder's name: what a user types."""
+
+    id: str
+    path: str
+    sweep: str | None
+    state: ExperimentState | Literal["damaged"]
+    started_utc: str | None
+    damage: str | None = None  # why it cannot be read
+
+
+def describe_experiments(root: str) -> list[Listed]:
+    """All experiments under a root, oldest id first. Raises UsageError where the root is no folder."""
+    store = Store(root)
+    path = store.local_path()
+    if path is not None and path.exists() and not path.is_dir():
+        raise UsageError(f"storage {root} is a file; give a folder or an address with --storage")
+    try:
+        names = [name for name in store.list() if _is_experiment(store, name)]
+    except OSError as error:
+        raise UsageError(f"storage {root} cannot be read: {error}; choose another place with --storage") from None
+    return [_describe(name, store.uri_of(name)) for name in names]
+
+
+def _is_experiment(store: Store, name: str) -> bool:
+    return store.exists(f"{name}/manifest.json") or store.exists(f"{name}/trials")
+
+
+def _describe(id: str, uri: str) -> Listed:
+    try:
+        experiment = Experiment.open(uri)
+        started = experiment.manifest.created_utc
+        return Listed(id=id, path=uri, sweep=experiment.manifest.sweep, state=experiment.state(), started_utc=started)
+    except (SweepToolError, OSError) as error:
+        return Listed(id=id, path=uri, sweep=None, state="damaged", started_utc=None, damage=str(error))

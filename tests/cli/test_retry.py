@@ -1,0 +1,72 @@
+"""`retry` says which legs it would try again, and refuses what it cannot."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import pytest
+
+from cli.retry import choose_failed
+from sweeps.records.experiment import Experiment
+from sweeps.spec.errors import UsageError
+
+Make = Callable[..., Experiment]
+LEG_OF = {"exact-b1": "exact", "capped-b1": "capped", "exact-b2": "exact", "capped-b2": "capped"}
+FAILED = ["exact-b1", "capped-b1", "exact-b2"]
+
+
+def fail(experiment: Experiment, trial: str) -> None:
+    record = experiment.trial(trial)
+    record.update_attempt(dataclasses.replace(record.start_attempt(num_workers=2), end="failed"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        (None, FAILED),
+        (["exact"], ["exact-b1", "exact-b2"]),
+        (["exact-b2", "capped"], ["capped-b1", "exact-b2"]),
+    ],
+)
+def test_failed_trials_are_chosen_by_leg_or_trial_in_plan_order(wanted: list[str] | None, chosen: list[str]) -> None:
+    assert choose_failed(FAILED, LEG_OF, wanted) == chosen
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        ("exat", "there is no leg 'exat'; did you mean exact?"),
+        ("", "there is no leg ''"),
+        ("capped-b2", "leg capped-b2 has not failed \\(failed: exact-b1, capped-b1, exact-b2\\)"),
+    ],
+)
+def test_a_leg_that_has_not_failed_is_refused(wanted: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        choose_failed(FAILED, LEG_OF, [wanted])
+
+
+def test_nothing_failed_is_nothing_to_do_with_exit_code_0(program: Callable, make_experiment: Make) -> None:
+    make_experiment(id="mine")
+    done = program("retry", "mine")
+    assert (done.code, done.out) == (0, "")
+    assert done.err == "no leg of mine has failed: there is nothing to retry\n"
+
+
+def test_what_somebody_runs_is_left_to_later(program: Callable, make_experiment: Make) -> None:
+    experiment = make_experiment(id="mine")
+    fail(experiment, "static-b1")
+    experiment.lock()
+    done = program("retry", "mine")
+    experiment.unlock()
+    assert done.code == 75
+    assert f"process {os.getpid()}" in done.err
+    assert experiment.trial("static-b1").state() == "failed"
+
+
+def test_a_retry_that_cannot_run_leaves_the_failure_final(program: Callable, make_experiment: Make) -> None:
+    experiment = make_experiment(id="mine")
+    fail(experiment, "static-b1")
+    done = program("retry", "mine", "--num-workers", "3")
+    assert done.code == 2
+    assert done.err.startswith("error: --num-workers 3: ")
+    assert experiment.trial("static-b1").state() == "failed"
