@@ -32,6 +32,8 @@ def launch(
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import new_experiment_id, storage_root
     from sweeps.records.provenance import new_manifest
+    from sweeps.records.store import Store
+    from sweeps.spec.errors import NoCluster
     from sweeps.spec.find import load_sweep
     from sweeps.spec.names import check_name
     from sweeps.spec.plan import choose_legs, make_plan
@@ -54,8 +56,13 @@ def launch(
         "set": sets or [],
     }
     manifest = new_manifest(plan, id=id, argv=sys.argv, settings=settings)
-    experiment = Experiment.create(storage_root(storage), id, manifest)
-    return run_and_tell(experiment, cluster=cluster, grace_s=grace_s, num_workers=plan.num_workers)
+    root = storage_root(storage)
+    experiment = Experiment.create(root, id, manifest)
+    try:
+        return run_and_tell(experiment, cluster=cluster, grace_s=grace_s, num_workers=plan.num_workers)
+    except NoCluster:
+        Store(root).delete_tree(id)  # nothing has run, so nothing is left behind
+        raise
 
 
 def run_and_tell(experiment: "Experiment", *, cluster: str, grace_s: float, num_workers: int) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 
 from sweeps.engine import family
 from sweeps.engine.preflight import LOCAL, Resources, local_resources
+from sweeps.spec.errors import NoCluster
 
 COLLECTIVE_TIMEOUT_S = 900
 OBJECT_STORE_BYTES = 200 * 2**20  # nothing large passes through it
@@ -81,13 +82,29 @@ def _start_private(num_workers: int, mark: str) -> Resources:
 
 def _attach(address: str, mark: str) -> Resources:
     import ray
+    from ray.exceptions import RayError
 
     job = {**_JOB_ENVIRONMENT, family.MARK_VARIABLE: mark}
     if address != "auto":
         job["RAY_ADDRESS"] = address
-    ray.init(address=address, **_quiet(job))
+    try:
+        ray.init(address=address, **_quiet(job))
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise NoCluster(f"the Ray cluster at {address} cannot be joined: {_reason(error)}") from error
     total = ray.cluster_resources()
     return Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), where=f"the cluster at {address}")
+
+
+def _reason(error: BaseException) -> str:
+    """Ray tells why in the cause of the cause, over several lines; of the token it is what to do that matters."""
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__
+    if any("AuthToken" in text for text in texts):
+        return "it asks for a token; set RAY_AUTH_MODE=token, with the token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    return texts[0].strip().partition("\n")[0]
 
 
 def _quiet(job: dict[str, str]) -> dict[str, Any]:

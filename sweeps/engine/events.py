@@ -22,7 +22,8 @@ class ExperimentStarted(Event):
 
     def __str__(self) -> str:
         done = f", {self.num_completed} already completed" if self.num_completed else ""
-        return f"experiment {self.id}: {self.num_trials} legs{done}, {self.where}; {self.uri}"
+        legs = "1 leg" if self.num_trials == 1 else f"{self.num_trials} legs"
+        return f"experiment {self.id}: {legs}{done}, {self.where}; {self.uri}"
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,8 @@ class ExperimentEnded(Event):
     unfinished: tuple[str, ...]
 
     def __str__(self) -> str:
-        line = f"experiment {self.id}: {self.num_completed} of {self.num_trials} legs completed"
+        legs = "leg" if self.num_trials == 1 else "legs"
+        line = f"experiment {self.id}: {self.num_completed} of {self.num_trials} {legs} completed"
         if self.failed:
             line += f"; failed: {', '.join(self.failed)}"
         if self.unfinished:

@@ -83,7 +83,8 @@ class Watch:
                 seen.num_training = attempt.number + 1
                 yield _training(place, attempt)
             yield from self._progress(record.name, place, seen, attempt)
-            if attempt.end not in (None, "completed"):
+            is_cut_off = attempt.end is None and attempt is not attempts[-1]
+            if is_cut_off or attempt.end not in (None, "completed"):
                 seen.num_ended = attempt.number + 1
                 yield self._ended(record, place, attempt)
         if result is not None:
@@ -120,7 +121,7 @@ class Watch:
 
     def _ended(self, record: TrialRecord, place: Place, attempt: AttemptRecord) -> Event:
         error = attempt.error
-        text = f"{error.type}: {error.message}" if error else "the cause is not known"
+        text = f"{error.type}: {error.message}" if error else "its driver was lost"
         if attempt.end == "failed":
             return LegFailed(at=place, error=text, log=record.log_path, tail=_tail(record))
         if attempt.end == "stopped":

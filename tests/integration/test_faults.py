@@ -1,10 +1,13 @@
 """The engine under faults, on a real private Ray cluster, with a toy as the trainer so that a leg takes seconds.
 
-One launch holds a leg that fails by itself, a leg whose worker is killed, and a good one: the first must not stop the
-others, the second must go on from its checkpoint.
+One launch holds a leg that fails by itself, one whose worker is killed and one whose driver is killed: the first must
+not stop the others, which must go on from their checkpoints.
 """
 
+import contextlib
 import importlib.util
+import os
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +17,7 @@ import ray.cloudpickle
 
 from nanochat.config import with_overrides
 from nanochat.recipes import d12_moe, shrink_to_tiny
-from sweeps.engine.events import Event, LegFailed, LegInterrupted
+from sweeps.engine.events import Event, LegCheckpointed, LegFailed, LegInterrupted
 from sweeps.engine.launch import Outcome, run_experiment
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
@@ -25,7 +28,7 @@ pytestmark = pytest.mark.integration
 
 NUM_STEPS = 40
 TOY = Path(__file__).parent.parent / "sweeps" / "engine" / "toy.py"
-BEHAVIOUR = {13: "failing", 17: "killed", 1: "good"}
+BEHAVIOUR = {13: "failing", 17: "worker_killed", 19: "driver_killed"}
 
 
 def load_toy() -> ModuleType:
@@ -48,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Outcome, 
         num_workers=2,
         checkpoint_every=10,
         axes=[Axis("run.log_every", list(BEHAVIOUR))],
-        baseline={"run.log_every": 1},
+        baseline={"run.log_every": 13},
         window=TailWindow(num_steps=10),
         leg_name=lambda config: BEHAVIOUR[config.run.log_every],
     )
@@ -57,9 +60,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Outcome, 
     experiment = Experiment.create(str(tmp_path_factory.mktemp("storage")), "faults", manifest)
     events: list[Event] = []
     completed_at_refresh: list[int] = []
+
+    def on_event(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, LegCheckpointed) and event.at.trial == "driver_killed-b1":
+            first, *others = experiment.trial(event.at.trial).attempts()
+            if not others:
+                with contextlib.suppress(ProcessLookupError):  # killed at the checkpoint before
+                    os.kill(first.pid, signal.SIGKILL)
+
     outcome = run_experiment(
         experiment,
-        on_event=events.append,
+        on_event=on_event,
         refresh=lambda e: completed_at_refresh.append(sum(t.result() is not None for t in e.trials())),
         train=load_toy().toy_train,
     )
@@ -73,7 +85,7 @@ def test_a_failing_leg_stops_no_other_and_is_not_repeated(run: Run) -> None:
     experiment, outcome, events, _ = run
     assert outcome.exit_code == 5
     assert outcome.failed == ("failing-b1",)
-    assert outcome.completed == ("killed-b1", "good-b1")
+    assert outcome.completed == ("worker_killed-b1", "driver_killed-b1")
     attempts = experiment.trial("failing-b1").attempts()
     assert [attempt.end for attempt in attempts] == ["failed"]
     assert len([event for event in events if isinstance(event, LegFailed)]) == 1
@@ -91,13 +103,20 @@ def test_the_error_of_the_rank_that_failed_first_is_kept_with_its_traceback(run:
 
 def test_a_leg_whose_worker_is_killed_goes_on_from_its_checkpoint(run: Run) -> None:
     experiment, _, events, _ = run
-    record = experiment.trial("killed-b1")
+    record = experiment.trial("worker_killed-b1")
     assert [(attempt.end, attempt.first_step) for attempt in record.attempts()] == [
         ("interrupted", 0),
         ("completed", 10),
     ]
     interrupted = next(event for event in events if isinstance(event, LegInterrupted))
     assert interrupted.message == "rank 1 was lost: its process died"
+
+
+def test_a_leg_whose_driver_is_killed_goes_on_from_its_checkpoint(run: Run) -> None:
+    first, second = run[0].trial("driver_killed-b1").attempts()
+    assert (first.end, second.end) == (None, "completed")
+    assert second.first_step is not None
+    assert second.first_step >= 10
 
 
 def test_every_completed_leg_holds_each_step_once_with_the_same_numbers(run: Run) -> None:
@@ -109,7 +128,7 @@ def test_every_completed_leg_holds_each_step_once_with_the_same_numbers(run: Run
 
 def test_a_ranks_output_is_in_its_legs_log_and_nowhere_else(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     experiment = run[0]
-    log = experiment.trial("good-b1").log_path
+    log = experiment.trial("driver_killed-b1").log_path
     assert log is not None
     assert f"step {NUM_STEPS - 1} total" in log.read_text()
     assert "step" not in capfd.readouterr().out
@@ -119,9 +138,9 @@ def test_results_are_regenerated_after_each_leg(run: Run) -> None:
     assert run[3] == [0, 1, 2]  # after the failed one, and after each completed one
 
 
-def test_two_checkpoints_of_a_leg_are_kept(run: Run) -> None:
-    train = Path(run[0].trial("good-b1").train_uri)
-    assert sorted(folder.name for folder in (train / "a000").glob("step_*")) == ["step_000020", "step_000030"]
+def test_two_checkpoints_of_an_attempt_are_kept(run: Run) -> None:
+    train = Path(run[0].trial("worker_killed-b1").train_uri)
+    assert sorted(folder.name for folder in (train / "a001").glob("step_*")) == ["step_000020", "step_000030"]
 
 
 def test_nothing_of_the_cluster_is_left(run: Run) -> None:

@@ -84,6 +84,17 @@ def test_an_interruption_and_the_next_attempt_are_told(experiment: Experiment) -
     ]
 
 
+def test_an_attempt_whose_driver_died_is_told_when_the_next_one_starts(experiment: Experiment) -> None:
+    watch, record = Watch(experiment), experiment.trial("static-b1")
+    record.start_attempt(num_workers=2)
+    record.start_attempt(num_workers=2)
+    assert lines(watch) == [
+        "[1/4] static-b1: starts",
+        "[1/4] static-b1: interrupted in attempt 0: its driver was lost",
+        "[1/4] static-b1: starts again (attempt 1)",
+    ]
+
+
 def test_a_failure_is_told_with_its_error_and_the_tail_of_its_log(experiment: Experiment) -> None:
     watch, record = Watch(experiment), experiment.trial("static-b1")
     record.start_attempt(num_workers=2)

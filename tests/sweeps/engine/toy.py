@@ -19,7 +19,8 @@ class _State:
 
 
 def toy_train(config: TrainConfig, hooks: Hooks) -> TrainResult:
-    """Steps of 50 ms; `run.log_every` 13 raises at step 5, 17 kills rank 1 at step 15 of a fresh start."""
+    """Steps of 50 ms; `run.log_every` 19 makes them 150 ms, 13 raises at step 5, 17 kills
+    rank 1 at step 15 of a fresh start."""
     import torch.distributed as dist
 
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -35,7 +36,7 @@ def toy_train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     step = first - 1
     for step in range(first, steps):
         total += step * config.run.seed
-        time.sleep(0.05)
+        time.sleep(0.15 if config.run.log_every == 19 else 0.05)
         if config.run.log_every == 13 and step == 5 and rank == world - 1:
             raise ValueError("the toy broke at step 5")
         if config.run.log_every == 17 and step == 15 and first == 0 and rank == world - 1:
