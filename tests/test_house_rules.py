@@ -18,7 +18,7 @@ TEXTS = [
     *(ROOT / name for name in ("Makefile", "pyproject.toml", "constraints.txt", ".ci/run")),
 ]
 MAX_LINES = 450
-MAX_FUNCTION_LINES = 50
+MAX_FUNCTION_LINES = 60  # half of that fits a screen; verbs list many options
 MAX_LOOP_LINES = 120  # the training loop is read from top to bottom
 # In pieces, so that this file does not hold what it looks for.
 NOT_FOR_READERS = ["TO" + "DO", "FIX" + "ME", "HA" + "CK", r"\bX" + r"XX\b"]

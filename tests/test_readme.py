@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from cli.main import app
+from sweeps.spec.find import built_in_sweeps
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BIN = Path(sys.executable).parent
@@ -37,6 +40,7 @@ TESTED_BY = {
     ),
     "nanochat-sweep launch sweeps/smoke.py --name first": "test_a_first_experiment_from_launch_to_results",
     "nanochat-sweep status first": "test_a_first_experiment_from_launch_to_results",
+    "nanochat-sweep logs first": "test_a_first_experiment_from_launch_to_results",
     "nanochat-sweep restore first": "test_a_first_experiment_from_launch_to_results",
     "nanochat-sweep report first --out-md results/report.md": "test_a_first_experiment_from_launch_to_results",
     "nanochat-sweep export first --out results": "test_a_first_experiment_from_launch_to_results",
@@ -103,6 +107,13 @@ def test_the_tree_names_what_there_is() -> None:
     assert missing == []
 
 
+def test_every_verb_and_every_sweep_that_comes_with_it_is_named() -> None:
+    verbs = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    assert len(verbs) >= 10
+    assert [verb for verb in verbs if not re.search(rf"\b{verb}\b", README)] == []
+    assert [name for name in built_in_sweeps() if f"{name}.py" not in README] == []
+
+
 def test_plans_are_printed(place: Path) -> None:
     (place / "width.py").write_text(PROGRAMS[1])
     capacity, tiny, torchrun = (run(command, place) for command in commands_of("test_plans_are_printed"))
@@ -149,6 +160,7 @@ def test_a_first_experiment_from_launch_to_results(place: Path) -> None:
         assert finished.returncode == 0, f"{command}\n{finished.stderr}"
         done[command] = finished.stdout
     assert "completed" in done["nanochat-sweep status first"]
+    assert "step 00039/00040" in done["nanochat-sweep logs first"]
     assert json.loads(done["nanochat-sweep status first --json"])["state"] == "completed"
     assert (place / "results" / "report.md").read_text().startswith("# smoke")
 
