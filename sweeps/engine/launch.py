@@ -29,7 +29,7 @@ from sweeps.engine.events import (
 )
 from sweeps.engine.moves import Policy
 from sweeps.engine.output import others_into_log
-from sweeps.engine.preflight import LOCAL, Resources, check_plan
+from sweeps.engine.preflight import LOCAL, Resources, check_plan, device_of
 from sweeps.engine.stop import EXIT_CODES, StopAtOnce, StopState, signals_into
 from sweeps.engine.trial import TrialTask, run_trial
 from sweeps.engine.watch import Watch
@@ -139,33 +139,49 @@ class _Run:
         self._order = PlanOrder(self._tasks())
         self._watch = Watch(experiment)
         self._is_stopping = False
+        self._is_storage_away = False
         self._warnings: list[str] = []  # of Tune's thread, told by the main one
 
     def run(self) -> None:
-        """Returns when Ray has nothing left to do, or when a stop has taken too long or was repeated."""
+        """Returns when Ray has nothing left to do, or when the run has to be ended: storage is safe at any moment."""
         self._on_event(self._started())
         tune = threading.Thread(target=self._run_tune, name="tune", daemon=True)
+        reason = None
         with signals_into(self._stop):
             tune.start()
             try:
-                while tune.is_alive() and not self._stop.is_grace_over():
+                while tune.is_alive() and reason is None:
                     tune.join(POLL_S)
                     self._look()
+                    reason = self._reason_to_end()
             except StopAtOnce:
-                self._on_event(Warned(message="stopped at once; a restore continues from the last checkpoint"))
-            else:
-                if tune.is_alive():
-                    self._on_event(Warned(message=f"the leg did not stop within {self._stop.grace_s:.0f} s; ended now"))
+                reason = "stopped at once"
+        if reason is not None and tune.is_alive():
+            self._warnings.append(f"{reason}; a restore continues from the last checkpoint")
         for message in self._warnings:
             self._on_event(Warned(message=message))
 
+    def _reason_to_end(self) -> str | None:
+        if self._stop.is_grace_over():
+            return f"the leg did not stop within {self._stop.grace_s:.0f} s and was ended"
+        if self._experiment.ownership_lost() and not self._experiment.store.is_local:
+            return "storage has not been reached for so long that another launch may take over: ended"
+        return None
+
     def _look(self) -> None:
-        if not self._is_stopping:
-            self._look_for_stop()
-        for event in self._watch.poll():
-            self._on_event(event)
-            if isinstance(event, LegCompleted | LegFailed):
-                _refresh(self._experiment, self._refresh, self._on_event)
+        """A look that storage refuses is made again; the legs themselves know what to do without it."""
+        try:
+            if not self._is_stopping:
+                self._look_for_stop()
+            for event in self._watch.poll():
+                self._on_event(event)
+                if isinstance(event, LegCompleted | LegFailed):
+                    _refresh(self._experiment, self._refresh, self._on_event)
+            self._is_storage_away = False
+        except OSError as error:
+            if not self._is_storage_away:
+                self._on_event(Warned(message=f"storage refuses to be read, trying again: {error}"))
+            self._is_storage_away = True
 
     def _look_for_stop(self) -> None:
         """A signal becomes a request in storage; a request, whoever made it, ends the order and starts the grace."""
@@ -224,7 +240,8 @@ class _Run:
     def _started(self) -> ExperimentStarted:
         trials = self._experiment.plan.trials
         num_completed = sum(record.result() is not None for record in self._experiment.trials())
-        kind = "GPU" if self._resources.num_gpus else "CPU worker"
+        devices = {device_of(trial.config, self._resources.num_gpus) for trial in trials}
+        kind = {"cpu": "CPU worker", "cuda": "GPU"}.get("".join(devices), "worker")
         return ExperimentStarted(
             id=self._experiment.id,
             uri=self._experiment.uri,

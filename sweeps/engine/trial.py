@@ -6,9 +6,9 @@ are off, because they would also repeat a leg's own error.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from nanochat.config import TrainConfig
 from sweeps.engine.moves import Move, Policy, StoredTrial, next_move
@@ -20,7 +20,10 @@ from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord, Tr
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import running_commit
 from sweeps.records.trial import TrialRecord
+from sweeps.spec.errors import UsageError
 from sweeps.spec.plan import Trial
+
+T = TypeVar("T")
 
 PROCESS_GROUP_TIMEOUT_S = 1800  # a hang inside a collective; the first one waits for the slowest rank's compilation
 STORAGE_PATIENCE_S = 60.0
@@ -46,54 +49,63 @@ class TrialTask:
 def run_trial(config: dict[str, Any], train: TrainFunction | None = None) -> None:
     """Tune's trainable. Returns when nothing more can be done for the trial in this launch."""
     task = TrialTask(**config)
-    experiment = Experiment.open(task.experiment)
+    experiment = patiently(lambda: Experiment.open(task.experiment))
     record = experiment.trial(task.trial)
     trial = next(t for t in experiment.plan.trials if t.name == task.trial)
     policy = Policy(max_interruptions=task.max_interruptions)
-    num_earlier = len(record.attempts())
+    num_earlier = patiently(lambda: len(record.attempts()))
     while True:
-        attempts = record.attempts()
-        ends: list[AttemptEnd | None] = [attempt.end for attempt in attempts]
-        stored = StoredTrial(
-            has_result=record.result() is not None,
-            stop_requested=experiment.stop_requested() is not None,
-            ends=ends,
-            num_earlier=num_earlier,
-            retry_asked=bool(attempts) and attempts[-1].retry_utc is not None,
-        )
-        match next_move(stored, policy):
+        match next_move(patiently(lambda: _stored(experiment, record, num_earlier)), policy):
             case Move.START | Move.CONTINUE:
                 _make_attempt(record, trial, task, train)
             case Move.WRITE_RESULT:
-                write_result(record, trial)
+                patiently(lambda: write_result(record, trial))
             case _:
                 return
 
 
+def patiently(action: Callable[[], T], patience_s: float = STORAGE_PATIENCE_S, pause_s: float = 2.0) -> T:
+    """Does it again while storage refuses, so that an outage of a minute costs a minute and no leg its place."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return action()
+        except (OSError, UsageError):  # an experiment that cannot be read is a UsageError
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(pause_s)
+
+
+def _stored(experiment: Experiment, record: TrialRecord, num_earlier: int) -> StoredTrial:
+    ends: list[AttemptEnd | None] = [attempt.end for attempt in record.attempts()]
+    return StoredTrial(
+        has_result=record.result() is not None,
+        stop_requested=experiment.stop_requested() is not None,
+        ends=ends,
+        num_earlier=num_earlier,
+    )
+
+
 def _make_attempt(record: TrialRecord, trial: Trial, task: TrialTask, train: TrainFunction | None) -> None:
     """One attempt, from its record's opening to its end."""
-    attempt = _open_attempt(record, trial.config, task.num_workers)
+    attempt = patiently(lambda: _open_attempt(record, trial.config, task.num_workers))
     error: Exception | None = None
     try:
         _fit(record, attempt.number, trial.config, task, train)
     except Exception as raised:  # whatever it is, it ended the attempt; the record says what follows
         error = raised
-    stored = record.attempts()[attempt.number]
-    if stored.end is None:
-        record.update_attempt(_judged(stored, error))
+    patiently(lambda: _close_attempt(record, attempt.number, error))
 
 
 def _open_attempt(record: TrialRecord, config: TrainConfig, num_workers: int) -> AttemptRecord:
-    """Waits while storage refuses, so that an outage of a minute costs one leg a minute and not the sweep its legs."""
-    deadline = time.monotonic() + STORAGE_PATIENCE_S
-    while True:
-        try:
-            record.write_config(config)
-            return record.start_attempt(num_workers=num_workers, git_commit=running_commit())
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(2.0)
+    record.write_config(config)
+    return record.start_attempt(num_workers=num_workers, git_commit=running_commit())
+
+
+def _close_attempt(record: TrialRecord, number: int, error: Exception | None) -> None:
+    stored = record.attempts()[number]
+    if stored.end is None:
+        record.update_attempt(_judged(stored, error))
 
 
 def _fit(record: TrialRecord, attempt: int, config: TrainConfig, task: TrialTask, train: TrainFunction | None) -> None:

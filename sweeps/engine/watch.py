@@ -63,14 +63,12 @@ class Watch:
             )
             self._seen[name].parts.update(self._part_names(name))
 
-    def poll(self) -> list[Event]:
-        """What happened since the last call, oldest first within a trial."""
-        events: list[Event] = []
+    def poll(self) -> Iterator[Event]:
+        """What happened since the last call, oldest first within a trial. Raises OSError while storage refuses."""
         for name, record in self._records.items():
             seen = self._seen[name]
             if not seen.settled:
-                events += self._poll_trial(record, seen)
-        return events
+                yield from self._poll_trial(record, seen)
 
     def _poll_trial(self, record: TrialRecord, seen: _Seen) -> Iterator[Event]:
         result, attempts = record.result(), record.attempts()

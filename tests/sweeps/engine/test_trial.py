@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from ray.exceptions import ActorDiedError
 
-from sweeps.engine.trial import cpu_environment, is_own_error, judge, write_result
+from sweeps.engine.trial import cpu_environment, is_own_error, judge, patiently, write_result
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 
@@ -55,3 +55,32 @@ def test_cpu_workers_share_the_cores_and_keep_their_memory() -> None:
     environment = cpu_environment(3)
     assert environment["OMP_NUM_THREADS"] == "3"
     assert environment["MALLOC_TRIM_THRESHOLD_"] == environment["MALLOC_MMAP_THRESHOLD_"] == "4000000000"
+
+
+def refusing(times: int) -> Callable[[], int]:
+    calls: list[None] = []
+
+    def action() -> int:
+        calls.append(None)
+        if len(calls) <= times:
+            raise OSError(5, "Input/output error")
+        return len(calls)
+
+    return action
+
+
+def test_a_storage_that_refuses_for_a_while_is_asked_again() -> None:
+    assert patiently(refusing(3), patience_s=10, pause_s=0.01) == 4
+
+
+def test_patience_with_storage_ends() -> None:
+    with pytest.raises(OSError, match="Input/output error"):
+        patiently(refusing(1000), patience_s=0.1, pause_s=0.01)
+
+
+def test_an_error_that_is_not_storages_is_not_waited_for() -> None:
+    def broken() -> int:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        patiently(broken, patience_s=10, pause_s=0.01)
