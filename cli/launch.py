@@ -66,18 +66,16 @@ def launch(
 
 
 def run_and_tell(experiment: "Experiment", *, cluster: str, grace_s: float, num_workers: int) -> int:
-    """Run what is left of an experiment, one line per event on stderr, the results' places on stdout. The exit code."""
-    from cli.console import note, out, warn
-    from sweeps.engine.events import Event, Warned
+    """Run what is left of an experiment; what happens goes to stderr, the results' places to stdout. The exit code."""
+    from cli.console import out
+    from cli.live import telling
     from sweeps.engine.launch import run_experiment
     from sweeps.results.report import refresh
 
-    def tell(event: Event) -> None:
-        warn(event.message) if isinstance(event, Warned) else note(str(event))
-
-    outcome = run_experiment(
-        experiment, address=cluster, grace_s=grace_s, num_workers=num_workers, on_event=tell, refresh=refresh
-    )
+    with telling(experiment) as tell:
+        outcome = run_experiment(
+            experiment, address=cluster, grace_s=grace_s, num_workers=num_workers, on_event=tell, refresh=refresh
+        )
     for place in ("report/report.md", "export/legs.parquet", "export/steps.parquet"):
         if experiment.store.exists(place):
             out(experiment.store.uri_of(place))

@@ -11,13 +11,20 @@ def status(
         str, typer.Argument(metavar="EXP", help="An experiment's id, a prefix of it, its folder or address.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until nobody runs it.")] = False,
     storage: Annotated[str | None, typer.Option(help="Where experiments lie.")] = None,
 ) -> None:
     """Print the state of every trial and its numbers so far."""
     from cli.console import out, table
     from cli.stored import open_snapshot
     from sweeps.results.status import run_table, status_json
+    from sweeps.spec.errors import UsageError
 
+    if watch and as_json:
+        raise UsageError("--watch and --json exclude each other: call `status --json` as often as you like")
+    if watch:
+        _watch(exp, storage)
+        return
     _, snapshot = open_snapshot(exp, storage)
     if as_json:
         out(json.dumps(status_json(snapshot), indent=2, ensure_ascii=False, allow_nan=False))
@@ -25,3 +32,11 @@ def status(
     headers, *rows = run_table(snapshot)
     out(f"{snapshot.manifest.id}: {snapshot.state}\n")
     out(table(headers, rows, right=headers[2:]))
+
+
+def _watch(exp: str, storage: str | None) -> None:
+    from cli.live import watch
+    from sweeps.records.experiment import Experiment
+    from sweeps.records.home import find_experiment
+
+    watch(Experiment.open(find_experiment(exp, storage)))
