@@ -81,7 +81,11 @@ def _assert_like_uncompiled(config: TrainConfig, rows: list[StepStats]) -> None:
     [
         ("static", {}),
         ("static", FP8 | {"moe.capacity_factor": 1.0}),
-        ("dynamic", FP8 | {"moe.capacity_factor": 1.25, "precision.recipe": "rowwise"}),
+        pytest.param(
+            "dynamic",
+            FP8 | {"moe.capacity_factor": 1.25, "precision.recipe": "rowwise"},
+            marks=pytest.mark.integration,  # symbolic shapes take their time
+        ),
     ],
 )
 def test_blocks_of_a_kind_share_a_graph_that_is_compiled_once_and_trains_like_uncompiled_blocks(
