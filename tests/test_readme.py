@@ -165,7 +165,7 @@ def test_a_first_experiment_from_launch_to_results(place: Path) -> None:
     assert (place / "results" / "report.md").read_text().startswith("# smoke")
 
     reading = run(f"python - <<'END'\n{PROGRAMS[0]}\nEND", place)
-    assert re.search(r"exact .*\n.*capped", reading.stdout), reading.stderr
+    assert re.search(r"capped .*\n.*exact ", reading.stdout), reading.stderr
 
 
 @pytest.mark.integration
@@ -178,8 +178,6 @@ def test_the_trainer_runs_under_torchrun(place: Path) -> None:
     assert re.search(r"^step 00019/00020 .* \| bal: ", trained.stdout, re.MULTILINE)
     again = run(f"{training} --resume latest", place, timeout_s=200)
     assert "Number of iterations: 20, starting at 20" in again.stdout, again.stderr
-    earlier = run(f"{training} --resume-from-step 10", place, timeout_s=400)
-    assert "Number of iterations: 20, starting at 10" in earlier.stdout, earlier.stderr
 
 
 @pytest.mark.integration
