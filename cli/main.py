@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from cli.console import guarded, out
+from cli.data import data
+from cli.doctor import doctor
 from cli.export import export
 from cli.launch import launch
 from cli.logs import logs
@@ -28,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for verb in (launch, plan, restore, retry, stop, status, logs, ls, report, export):
+for verb in (launch, plan, restore, retry, stop, status, logs, ls, report, export, data, doctor):
     app.command()(verb)
 
 

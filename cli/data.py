@@ -1,0 +1,44 @@
+"""`data`: the text that sweeps train on, prepared now instead of by the first leg, and how much of it there is."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from nanochat.corpus_size import PartSize
+    from nanochat.dataset import Corpus
+    from nanochat.tokenizer import Tokenizer
+
+
+def data(
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="A folder of Parquet shards; by default the text in the package."),
+    ] = None,
+) -> None:
+    """Prepare the text and its tokenizer, and describe them."""
+    from cli.console import note, out
+    from nanochat.corpus_size import measure_corpus
+    from nanochat.dataset import cache_folder, open_corpus
+    from nanochat.tokenizer import load
+
+    note(f"preparing what is not in {cache_folder()} yet")
+    corpus = open_corpus(source)
+    tokenizer = load(corpus)
+    train, val = measure_corpus(corpus, tokenizer)
+    out(description(corpus, tokenizer, train, val))
+
+
+def description(corpus: "Corpus", tokenizer: "Tokenizer", train: "PartSize", val: "PartSize") -> str:
+    """What people want to know of a corpus, a line each."""
+    how = "counted" if train.is_exact and val.is_exact else "estimated from a sample"
+    lines = {
+        "corpus": corpus.name,
+        "digest": corpus.digest,
+        "folder": str(corpus.val_shard.parent),
+        "shards": f"{train.num_shards:,} for training with {train.num_row_groups:,} row groups, 1 for validation",
+        "documents": f"{train.num_documents:,} for training, {val.num_documents:,} for validation",
+        "tokens": f"{train.num_tokens:,} for training, {val.num_tokens:,} for validation ({how})",
+        "tokenizer": f"{corpus.tokenizer_dir} ({tokenizer.vocab_size:,} ids, {tokenizer.num_merged_ids:,} in use)",
+    }
+    return "\n".join(f"{name:<11}{value}" for name, value in lines.items())
