@@ -1,4 +1,4 @@
-"""`report`: the Markdown report of an experiment with its figures."""
+"""`report`: what came out, as Markdown with figures and as one HTML file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,18 +7,30 @@ import typer
 
 
 def report(
-    exp: Annotated[
-        str, typer.Argument(metavar="EXP", help="An experiment's id, a prefix of it, its folder or address.")
+    exps: Annotated[
+        list[str], typer.Argument(metavar="EXP...", help="Experiments: ids, prefixes of them, folders or addresses.")
     ],
-    out_md: Annotated[Path | None, typer.Option(metavar="PATH", help="By default EXP/report/report.md.")] = None,
+    out_md: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Write the Markdown here, its figures beside it.")
+    ] = None,
+    out_html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the HTML here, one file.")] = None,
     storage: Annotated[str | None, typer.Option(help="Where experiments lie.")] = None,
 ) -> None:
-    """Write the report, and its figures beside it."""
+    """Write the report; several experiments make one summary.
+
+    Without a PATH both forms go to EXP/report, of several experiments to ./report; with one, only what it names.
+    """
     from cli.console import out
     from cli.stored import open_snapshot, writing
-    from sweeps.results.report import report_snapshot
+    from sweeps.records.store import Store
+    from sweeps.results.report import write_chosen, write_snapshots
 
-    experiment, snapshot = open_snapshot(exp, storage)
-    with writing("--out-md"):
-        file = report_snapshot(snapshot, experiment, out_md)
-    out(file)
+    opened = [open_snapshot(exp, storage) for exp in dict.fromkeys(exps)]
+    snapshots = [snapshot for _, snapshot in opened]
+    folder = opened[0][0].store.uri_of("report") if len(opened) == 1 else "report"
+    with writing("--out-md and --out-html"):
+        if out_md or out_html:
+            written = write_chosen(snapshots, out_md, out_html)
+        else:
+            written = write_snapshots(snapshots, Store(folder))
+    out("\n".join(written))

@@ -13,7 +13,7 @@ from sweeps.records.documents import Manifest, TrialResult, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
 from sweeps.records.rows import StepRow
-from sweeps.spec import Axis, Control, Sweep, TailWindow
+from sweeps.spec import Axis, Control, Gate, Sweep, TailWindow
 from sweeps.spec.plan import Plan, make_plan
 
 FACTS: dict[str, Any] = {
@@ -84,6 +84,7 @@ def toy_plan() -> Callable[..., Plan]:
             baseline={"compile.mode": "static", "moe.capacity_factor": None},
             candidate={"compile.mode": "static", "moe.capacity_factor": 1.25},
             window=TailWindow(num_steps=10),
+            gates=[Gate("tok_per_sec", improves="baseline"), Gate("loss", at_most=0.99)],
             leg_name=lambda c: "bf16" if c.precision.linears == "bf16" else _leg_name(c),
         )
         return make_plan(sweep, num_blocks)

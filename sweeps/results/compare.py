@@ -5,7 +5,7 @@ blocks. Single runs of one leg differ by a percent or two by themselves, so noth
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from sweeps.results.snapshot import Snapshot, TrialSnapshot
@@ -28,7 +28,7 @@ class LegRatios:
 
 def ratios_to_baseline(snapshot: Snapshot) -> list[LegRatios]:
     """All legs in plan order, the baseline among them."""
-    return [_against(snapshot, leg, snapshot.plan.baseline) for leg in snapshot.plan.legs]
+    return [against(snapshot, leg, snapshot.plan.baseline) for leg in snapshot.plan.legs]
 
 
 def fastest_fp8_over_bf16(snapshot: Snapshot) -> tuple[Leg, LegRatios, Leg] | None:
@@ -36,7 +36,7 @@ def fastest_fp8_over_bf16(snapshot: Snapshot) -> tuple[Leg, LegRatios, Leg] | No
     control = next((leg for leg in snapshot.plan.legs if leg.role == "control" and not _uses_fp8(leg)), None)
     if control is None:
         return None
-    fp8 = [_against(snapshot, leg, control) for leg in snapshot.plan.legs if _uses_fp8(leg)]
+    fp8 = [against(snapshot, leg, control) for leg in snapshot.plan.legs if _uses_fp8(leg)]
     measured = [(r.tok_per_sec, r) for r in fp8 if r.tok_per_sec is not None]
     if not measured:
         return None
@@ -44,18 +44,40 @@ def fastest_fp8_over_bf16(snapshot: Snapshot) -> tuple[Leg, LegRatios, Leg] | No
     return best.leg, best, control
 
 
+def ratios_by_block(
+    snapshot: Snapshot, leg: str, base: str, of: Callable[[Measures], float | None]
+) -> dict[int, float]:
+    """One leg's value over another's in each block in which both are comparable and measured."""
+    window = snapshot.plan.window_steps
+    ratios: dict[int, float] = {}
+    for trial, reference in _pairs(snapshot, leg, base):
+        one, other = of(measure(trial.rows, window)), of(measure(reference.rows, window))
+        if one is not None and other is not None and one > 0 and other > 0 and math.isfinite(one / other):
+            ratios[trial.trial.block] = one / other
+    return ratios
+
+
+def mean_over_blocks(snapshot: Snapshot, leg: str, of: Callable[[Measures], float | None]) -> float | None:
+    """The plain mean of a leg's own value over its completed trials."""
+    done = [t for t in snapshot.of_leg(leg) if t.state == "completed"]
+    values = [v for t in done if (v := of(measure(t.rows, snapshot.plan.window_steps))) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def geometric_mean(ratios: Iterable[float]) -> float | None:
+    """The mean of ratios; None of none."""
+    logs = [math.log(ratio) for ratio in ratios]
+    return math.exp(math.fsum(logs) / len(logs)) if logs else None
+
+
 def _uses_fp8(leg: Leg) -> bool:
     return (leg.config.precision.linears, leg.config.precision.experts) != ("bf16", "bf16")
 
 
-def _against(snapshot: Snapshot, leg: Leg, base: Leg) -> LegRatios:
+def against(snapshot: Snapshot, leg: Leg, base: Leg) -> LegRatios:
+    """One leg over another; minutes are to the other's last loss."""
     window = snapshot.plan.window_steps
-    pairs = [
-        (t, b)
-        for t in snapshot.of_leg(leg.name)
-        for b in snapshot.of_leg(base.name)
-        if t.trial.block == b.trial.block and _comparable(t, b)
-    ]
+    pairs = _pairs(snapshot, leg.name, base.name)
     measures = [(measure(t.rows, window), measure(b.rows, window)) for t, b in pairs]
     minutes = [minutes_to_loss(t.rows, b.rows[-1].loss_ema) for t, b in pairs]
     reached = [m for m in minutes if m is not None]
@@ -69,6 +91,15 @@ def _against(snapshot: Snapshot, leg: Leg, base: Leg) -> LegRatios:
         minutes_to_baseline_loss=sum(reached) / len(reached) if reached and len(reached) == len(minutes) else None,
         dropped_pct=sum(dropped) / len(dropped) if dropped else None,
     )
+
+
+def _pairs(snapshot: Snapshot, leg: str, base: str) -> list[tuple[TrialSnapshot, TrialSnapshot]]:
+    return [
+        (t, b)
+        for t in snapshot.of_leg(leg)
+        for b in snapshot.of_leg(base)
+        if t.trial.block == b.trial.block and _comparable(t, b)
+    ]
 
 
 def _comparable(one: TrialSnapshot, other: TrialSnapshot) -> bool:

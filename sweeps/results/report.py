@@ -1,124 +1,141 @@
-"""The Markdown report with its two figures: a pure function of the stored data, byte for byte.
+"""The report in two forms, Markdown with figures beside it and one HTML file: pure functions of the stored data.
 
 No time of generation, no absolute path, fixed digits and order: a committed report changes only where numbers changed.
-It leads with what may be concluded. With plain ratios that is advice, and it says so.
+Both forms are written from the same blocks. Several experiments make one summary, whose legs are held against the
+baseline of their own experiment; the figures but the main one stay in each experiment's own report.
 """
 
-import os
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import jinja2
 
 from sweeps.records.experiment import Experiment
 from sweeps.records.store import Store
-from sweeps.results.markdown import code, text
+from sweeps.results import html, markdown
+from sweeps.results.blocks import Block, Code, Figure, Paragraph, Report, Section
+from sweeps.results.figures.draw import block_figure, dt_figure, effect_figure, loss_figure, memory_figure
+from sweeps.results.headline import candidate_facts, fp8_facts, verdict
 from sweeps.results.parquet import export_snapshot, export_store
-from sweeps.results.plots import Line, Point, line_chart
 from sweeps.results.sections import (
+    across,
     artifact_lines,
     compile_table,
+    cpu_warning,
     damage_lines,
+    gate_blocks,
     interruption_lines,
+    listed,
     provenance_table,
     ratio_note,
     ratio_table,
-    remarks,
-    run_summary,
-    verdict,
+    run_table,
 )
 from sweeps.results.snapshot import Snapshot, read_snapshot
-from sweeps.results.tail import counted
+
+MARKDOWN_NAME, HTML_NAME = "report.md", "report.html"
 
 
-def write_report(experiment: Experiment, out_md: Path | None = None) -> str:
-    """Writes the report and its figures beside it, by default into EXP/report; the report's address."""
-    return report_snapshot(read_snapshot(experiment), experiment, out_md)
+def write_report(experiment: Experiment) -> list[str]:
+    """Writes both forms into EXP/report; their addresses, Markdown first."""
+    return write_snapshots([read_snapshot(experiment)], Store(experiment.store.uri_of("report")))
 
 
-def report_snapshot(snapshot: Snapshot, experiment: Experiment, out_md: Path | None = None) -> str:
-    """Writes the report of one snapshot."""
-    folder = Store(str(out_md.parent)) if out_md else Store(experiment.store.uri_of("report"))
-    name = out_md.name if out_md else "report.md"
-    for file, body in report_files(snapshot, name).items():
+def write_snapshots(snapshots: Sequence[Snapshot], folder: Store) -> list[str]:
+    """Writes both forms of the report of one or several experiments into a folder; their addresses."""
+    report = build_report(snapshots)
+    for file, body in (markdown_files(report, MARKDOWN_NAME) | {HTML_NAME: html.render(report)}).items():
         folder.write(file, body.encode())
-    return folder.uri_of(name)
+    return [folder.uri_of(MARKDOWN_NAME), folder.uri_of(HTML_NAME)]
+
+
+def write_chosen(snapshots: Sequence[Snapshot], out_md: Path | None, out_html: Path | None) -> list[str]:
+    """Writes the forms that have a place; their addresses."""
+    report = build_report(snapshots)
+    written: list[str] = []
+    if out_md is not None:
+        for file, body in markdown_files(report, out_md.name).items():
+            Store(str(out_md.parent)).write(file, body.encode())
+        written.append(Store(str(out_md.parent)).uri_of(out_md.name))
+    if out_html is not None:
+        Store(str(out_html.parent)).write(out_html.name, html.render(report).encode())
+        written.append(Store(str(out_html.parent)).uri_of(out_html.name))
+    return written
 
 
 def refresh(experiment: Experiment) -> None:
     """Export and report of the present moment; what a running experiment calls after each leg."""
     snapshot = read_snapshot(experiment)
     export_snapshot(snapshot, export_store(experiment, None))
-    report_snapshot(snapshot, experiment)
+    write_snapshots([snapshot], Store(experiment.store.uri_of("report")))
 
 
-def report_files(snapshot: Snapshot, name: str) -> dict[str, str]:
-    """The figures and then the report that shows them, by file name."""
+def markdown_files(report: Report, name: str) -> dict[str, str]:
+    """The figures and then the Markdown that shows them, by file name."""
     stem = PurePosixPath(name).stem
-    figures = {f"{stem}-dt.svg": dt_figure(snapshot), f"{stem}-loss.svg": loss_figure(snapshot)}
-    dt_name, loss_name = figures
-    return {**figures, name: _render(snapshot, dt_name, loss_name)}
+    blocks = [*report.lead, *(block for section in report.sections for block in section.blocks)]
+    figures = [block for block in blocks if isinstance(block, Figure)]
+    places = {figure.key: f"{stem}-{figure.key}.svg" for figure in figures}
+    drawn = {places[figure.key]: figure.wide.document() for figure in figures}
+    return {**drawn, name: markdown.render(report, places)}
 
 
-def dt_figure(snapshot: Snapshot) -> str:
-    """Wall time per step of every trial."""
-    return line_chart(
-        _lines(snapshot, "dt_ms"),
-        title=f"{snapshot.manifest.sweep}: time per step",
-        y_label="ms on the slowest rank, logarithmic",
-        description="Wall time of each optimizer step per leg; faint where the step does not count for timing.",
-        log_y=True,
+def build_report(snapshots: Sequence[Snapshot]) -> Report:
+    """All that a report says of one experiment, or of several in one summary."""
+    single = snapshots[0] if len(snapshots) == 1 else None
+    several = single is None
+    states = sorted({s.state for s in snapshots})
+    sweeps = ", ".join(dict.fromkeys(s.manifest.sweep for s in snapshots))
+    questions = dict.fromkeys(s.plan.question for s in snapshots if s.plan.question)
+    return Report(
+        title=(f"{sweeps}: ", Code(single.manifest.id)) if single else (f"{sweeps}: {len(snapshots)} experiments",),
+        state=" / ".join(states),
+        question=" ".join(questions),
+        verdicts=[verdict(s, named=several) for s in snapshots],
+        lead=[
+            *cpu_warning(snapshots),
+            *(block for s in snapshots for block in (*candidate_facts(s, named=several), *fp8_facts(s, named=several))),
+            *_effects(snapshots),
+        ],
+        sections=_sections(snapshots, single),
     )
 
 
-def loss_figure(snapshot: Snapshot) -> str:
-    """Averaged loss per step of every trial."""
-    return line_chart(
-        _lines(snapshot, "loss_ema"),
-        title=f"{snapshot.manifest.sweep}: loss per step",
-        y_label="nats per token, debiased average",
-        description="Debiased exponential average of the training loss at each optimizer step per leg.",
-    )
+def _effects(snapshots: Sequence[Snapshot]) -> list[Block]:
+    if len(snapshots) == 1:
+        return [effect_figure(snapshots[0])]
+    return [effect_figure(s, number=i, of=s.manifest.id) for i, s in enumerate(snapshots, 1)]
 
 
-def _lines(snapshot: Snapshot, field: str) -> list[Line]:
-    looks = {leg.name: i for i, leg in enumerate(snapshot.plan.legs)}
-    lines: list[Line] = []
-    for trial in snapshot.trials:
-        marks = counted(trial.rows) if field == "dt_ms" else [True] * len(trial.rows)
-        points = [
-            Point(x=row.step, y=getattr(row, field), faint=not counts)
-            for row, counts in zip(trial.rows, marks, strict=True)
-        ]
-        lines.append(Line(label=trial.trial.leg.name, look=looks[trial.trial.leg.name], points=points))
-    return lines
-
-
-def _render(snapshot: Snapshot, dt_name: str, loss_name: str) -> str:
-    word, sentence = verdict(snapshot)
-    values: dict[str, Any] = {
-        "title": f"{text(snapshot.manifest.sweep)}: {code(snapshot.manifest.id)}",
-        "question": text(snapshot.plan.question),
-        "verdict_word": word,
-        "verdict": sentence,
-        "remarks": remarks(snapshot),
-        "ratio_table": ratio_table(snapshot),
-        "ratio_note": ratio_note(snapshot),
-        "state": snapshot.state,
-        "run_table": run_summary(snapshot),
-        "dt_figure": dt_name,
-        "loss_figure": loss_name,
-        "compile_table": compile_table(snapshot),
-        "interruptions": interruption_lines(snapshot),
-        "damaged": damage_lines(snapshot),
-        "provenance_table": provenance_table(snapshot),
-        "artifacts": artifact_lines(snapshot),
-    }
-    folder = os.path.join(os.path.dirname(__file__), "templates")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown; every name is escaped where its section is made
-    )
-    return environment.get_template("report.md.j2").render(values)
+def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Section]:
+    stand = Paragraph(words=(f"State of the experiment: {single.state}.",)) if single else None
+    damaged = listed(snapshots, damage_lines)
+    sections = [
+        Section(key="runs", title="Runs", blocks=[*([stand] if stand else []), across(snapshots, run_table)]),
+        Section(key="gates", title="Gates", blocks=gate_blocks(snapshots)),
+        Section(
+            key="legs",
+            title="Legs against the baseline",
+            blocks=[across(snapshots, ratio_table), ratio_note(snapshots)],
+        ),
+    ]
+    if single:
+        figures = [loss_figure(single), dt_figure(single), memory_figure(single), block_figure(single)]
+        sections.append(Section(key="figures", title="Figures", blocks=figures))
+    sections += [
+        Section(key="compile", title="Compile and kernels", blocks=[across(snapshots, compile_table)]),
+        Section(
+            key="interruptions",
+            title="Interruptions and failures",
+            blocks=[listed(snapshots, interruption_lines, "No trial was interrupted or failed.")],
+        ),
+        *([Section(key="damage", title="Damaged files", blocks=[damaged])] if damaged.lines else []),
+        Section(key="provenance", title="Provenance", blocks=[across(snapshots, provenance_table)]),
+        Section(
+            key="artifacts",
+            title="Artifacts",
+            blocks=[
+                Paragraph(words=("Paths are relative to the experiment's folder.",)),
+                listed(snapshots, artifact_lines),
+            ],
+        ),
+    ]
+    return sections

@@ -31,6 +31,8 @@ class Measures:
     tail50_dt_ms: float | None
     dt_ms: float | None  # over the window of N counted steps; None without such a window
     tok_per_sec: float | None
+    bf16_mfu_pct: float | None  # plain mean over the same window, as the next
+    useful_mfu_pct: float | None
     num_counted_steps: int
     peak_mib: float | None
     total_time_min: float | None  # steps > 10
@@ -54,6 +56,8 @@ def measure(rows: Sequence[StepRow], window_steps: int) -> Measures:
         tail50_dt_ms=_mean(tail, lambda r: r.dt_ms),
         dt_ms=dt_ms,
         tok_per_sec=tokens / dt_ms * 1000 if dt_ms else None,
+        bf16_mfu_pct=_mean(window, lambda r: r.bf16_mfu_pct),
+        useful_mfu_pct=_mean(window, lambda r: r.useful_mfu_pct),
         num_counted_steps=sum(counted(rows)),
         peak_mib=max((r.peak_mib for r in rows), default=None),
         total_time_min=rows[-1].train_time_s / 60 if rows else None,

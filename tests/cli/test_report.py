@@ -11,15 +11,15 @@ PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
 Make = Callable[..., Experiment]
 
 
-def call(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([PROGRAM, *words], capture_output=True, text=True, timeout=60)
+def call(*words: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([PROGRAM, *words], capture_output=True, text=True, timeout=60, cwd=folder)
 
 
-def test_the_report_goes_into_the_experiment_and_its_path_to_stdout(make_experiment: Make) -> None:
+def test_both_forms_go_into_the_experiment_and_their_paths_to_stdout(make_experiment: Make) -> None:
     experiment = make_experiment()
     done = call("report", experiment.uri)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{experiment.uri}/report/report.md\n"
+    assert done.stdout == f"{experiment.uri}/report/report.md\n{experiment.uri}/report/report.html\n"
     assert (Path(experiment.uri) / "report" / "report-loss.svg").is_file()
 
 
@@ -29,6 +29,27 @@ def test_out_md_puts_report_and_figures_elsewhere(make_experiment: Make, tmp_pat
     assert done.stdout == f"{tmp_path}/mine.md\n"
     assert (tmp_path / "mine-dt.svg").is_file()
     assert not (Path(experiment.uri) / "report").exists()
+
+
+def test_out_html_writes_one_file_and_nothing_else(make_experiment: Make, tmp_path: Path) -> None:
+    experiment = make_experiment()
+    done = call("report", experiment.uri, "--out-html", tmp_path / "out" / "mine.html")
+    assert done.stdout == f"{tmp_path}/out/mine.html\n"
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.html"]
+    assert not (Path(experiment.uri) / "report").exists()
+
+
+def test_several_experiments_make_one_report_in_the_present_folder(make_experiment: Make, tmp_path: Path) -> None:
+    uris = [make_experiment().uri, make_experiment(id="other").uri]
+    done = call("report", *uris, folder=tmp_path)
+    assert done.stdout == f"{tmp_path}/report/report.md\n{tmp_path}/report/report.html\n"
+    assert (tmp_path / "report" / "report.md").read_text().startswith("# toy: 2 experiments\n")
+
+
+def test_the_same_experiment_named_twice_counts_once(make_experiment: Make) -> None:
+    uri = make_experiment().uri
+    done = call("report", uri, uri)
+    assert done.stdout.startswith(f"{uri}/report/report.md\n")
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence_and_code_2(make_experiment: Make, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
-from sweeps.results.report import refresh, report_files, write_report
+from sweeps.results import html
+from sweeps.results.report import build_report, markdown_files, refresh, write_chosen, write_report
 from sweeps.results.snapshot import read_snapshot
 
 Make = Callable[..., Experiment]
@@ -51,7 +52,13 @@ def done(make_experiment: Make, complete: Complete, make_row: MakeRow) -> Experi
 
 
 def report(experiment: Experiment) -> str:
-    return Path(write_report(experiment)).read_text()
+    return Path(write_report(experiment)[0]).read_text()
+
+
+def files(experiment: Experiment) -> dict[str, str]:
+    """Both forms of the report, by file name."""
+    made = build_report([read_snapshot(experiment)])
+    return markdown_files(made, "report.md") | {"report.html": html.render(made)}
 
 
 def test_the_first_words_say_that_one_block_is_advice_and_how_the_candidate_stands(done: Experiment) -> None:
@@ -64,7 +71,25 @@ def test_the_first_words_say_that_one_block_is_advice_and_how_the_candidate_stan
 
 
 def test_the_fp8_legs_are_held_against_the_bf16_control(done: Experiment) -> None:
-    assert "Fastest FP8 leg, `static_cap1p25`, over the bf16 control `bf16`: tok/s x 0.500" in report(done)
+    _, held = report(done).split("Fastest FP8 leg `static_cap1p25` over the bf16 control `bf16`:")
+    assert "| time to the control's loss | not reached | control: 1.45 min |" in held
+    assert "| tok/s | −50.0 % | 5,120 against 10,240 |" in held
+
+
+def test_time_to_the_baselines_loss_leads(done: Experiment) -> None:
+    lead, _ = report(done).split("## Runs")
+    assert "| time to the baseline's loss | 2.90 min | baseline: 5.80 min, −50.0 % |" in lead
+
+
+def test_gates_stand_with_value_and_bound_and_decide_nothing(done: Experiment) -> None:
+    _, gates = report(done).split("## Gates")
+    assert (
+        "| `tok_per_sec` improves | `static` | 5120 | 2560 | 2.0000 | above 1.0000 | within the bound | ADVISORY |"
+    ) in gates
+    assert (
+        "| `loss` at most x 0.99 | `static` | 4.4500 | 4.4500 | 1.0000 | at most 0.9900 "
+        "| outside the bound | ADVISORY |"
+    ) in gates
 
 
 def test_each_leg_has_its_ratios_and_its_minutes_to_the_baselines_loss(done: Experiment) -> None:
@@ -132,18 +157,19 @@ def test_a_torn_part_is_named(done: Experiment) -> None:
 
 
 def test_the_same_experiment_gives_the_same_bytes_wherever_it_lies(done: Experiment, tmp_path: Path) -> None:
-    first = report_files(read_snapshot(done), "report.md")
+    first = files(done)
+    assert files(done) == first
     assert str(tmp_path) not in "".join(first.values())
     shutil.copytree(done.uri, tmp_path / "moved")
-    assert report_files(read_snapshot(Experiment.open(str(tmp_path / "moved"))), "report.md") == first
+    assert files(Experiment.open(str(tmp_path / "moved"))) == first
 
 
 def test_the_figures_lie_beside_the_report_and_are_linked_relatively(done: Experiment, tmp_path: Path) -> None:
-    place = Path(write_report(done, tmp_path / "out" / "capacity.md"))
-    assert place == tmp_path / "out" / "capacity.md"
+    place = tmp_path / "out" / "capacity.md"
+    assert write_chosen([read_snapshot(done)], place, None) == [str(place)]
     linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", place.read_text())
-    assert linked == ["capacity-dt.svg", "capacity-loss.svg"]
-    assert sorted(p.name for p in place.parent.iterdir()) == ["capacity-dt.svg", "capacity-loss.svg", "capacity.md"]
+    assert linked == [f"capacity-{key}.svg" for key in ("effect", "loss", "dt", "memory", "blocks")]
+    assert sorted(p.name for p in place.parent.iterdir()) == sorted(["capacity.md", *linked])
 
 
 def test_refresh_writes_tables_and_report_of_one_moment(done: Experiment) -> None:
@@ -153,6 +179,7 @@ def test_refresh_writes_tables_and_report_of_one_moment(done: Experiment) -> Non
         "export/legs.parquet",
         "export/steps.parquet",
         "report/report.md",
+        "report/report.html",
         "report/report-dt.svg",
         "report/report-loss.svg",
     } <= written
@@ -169,3 +196,29 @@ def test_several_blocks_are_compared_block_by_block(
     assert "the ratios are means over 2 blocks without an interval" in text
     assert "| `static_cap1p25` | candidate | 1.414 |" in text  # the geometric mean of 2 and 1
     assert "| `static_cap1p25-b2` | completed |" in text
+
+
+def test_several_experiments_make_one_summary_with_their_names(
+    done: Experiment, make_experiment: Make, tmp_path: Path
+) -> None:
+    snapshots = [read_snapshot(done), read_snapshot(make_experiment(id="other"))]
+    page, text = tmp_path / "all.html", tmp_path / "all.md"
+    assert write_chosen(snapshots, text, page) == [str(text), str(page)]
+    written = text.read_text()
+    assert written.startswith("# toy: 2 experiments\n")
+    assert "**ADVISORY.** `20260101_120000_toy`: The comparison" in written
+    assert "**ADVISORY.** `other`: The comparison" in written
+    assert "| experiment | run | status |" in written
+    assert "| `other` | `static` | pending |" in written
+    assert "- `other`, `export/legs.parquet`: one row per trial" in written
+    assert re.findall(r"!\[[^\]]+\]\(([^)]+)\)", written) == ["all-effect-1.svg", "all-effect-2.svg"]
+    assert page.read_text().count('scope="col" class="text">experiment<') >= 4
+
+
+def test_a_leg_is_compiled_in_one_line_whatever_the_number_of_blocks(
+    make_experiment: Make, complete: Complete, make_row: MakeRow
+) -> None:
+    experiment = make_experiment(num_blocks=2)
+    complete(experiment, "static-b1", [make_row(0, trial="static-b1", dt_ms=9000.0)])
+    complete(experiment, "static-b2", [make_row(0, trial="static-b2", dt_ms=4000.0)], compile_cache="warm")
+    assert "| `static` | static | ok | cold / warm | 0 | 9.0 | experts grouped, linears float8 |" in report(experiment)
