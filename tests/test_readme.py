@@ -30,6 +30,8 @@ TESTED_BY = {
     "make demo": "test_the_demo_completes_six_legs_that_learn",
     "make test": "test_make_test_checks_everything",
     ". .venv/bin/activate": "test_the_program_is_found_once_the_environment_is_active",
+    "nanochat-sweep doctor": "test_the_machine_and_the_text_are_described",
+    "nanochat-sweep data": "test_the_machine_and_the_text_are_described",
     "nanochat-sweep plan sweeps/capacity.py": "test_plans_are_printed",
     "nanochat-sweep plan width.py --preset tiny": "test_plans_are_printed",
     "nanochat-sweep plan width.py --commands": "test_plans_are_printed",
@@ -39,7 +41,11 @@ TESTED_BY = {
         "test_a_full_size_launch_is_planned_and_wants_gpus"
     ),
     "nanochat-sweep launch sweeps/smoke.py --name first": "test_a_first_experiment_from_launch_to_results",
+    "nanochat-sweep ls": "test_a_first_experiment_from_launch_to_results",
     "nanochat-sweep status first": "test_a_first_experiment_from_launch_to_results",
+    "nanochat-sweep status first --watch": "test_a_first_experiment_from_launch_to_results",
+    "nanochat-sweep stop first": "test_a_first_experiment_from_launch_to_results",
+    "nanochat-sweep retry first": "test_a_first_experiment_from_launch_to_results",
     "nanochat-sweep logs first": "test_a_first_experiment_from_launch_to_results",
     "nanochat-sweep restore first": "test_a_first_experiment_from_launch_to_results",
     "nanochat-sweep report first --out-md results/report.md": "test_a_first_experiment_from_launch_to_results",
@@ -112,6 +118,14 @@ def test_every_verb_and_every_sweep_that_comes_with_it_is_named() -> None:
     assert len(verbs) >= 10
     assert [verb for verb in verbs if not re.search(rf"\b{verb}\b", README)] == []
     assert [name for name in built_in_sweeps() if f"{name}.py" not in README] == []
+
+
+def test_the_machine_and_the_text_are_described(place: Path) -> None:
+    doctor, data = (run(command, place, 120) for command in commands_of("test_the_machine_and_the_text_are_described"))
+    assert doctor.returncode == 0, doctor.stdout
+    assert "--preset tiny" in doctor.stdout  # without a GPU it says what works
+    assert data.returncode == 0, data.stderr
+    assert data.stdout.startswith("corpus     austen\n")
 
 
 def test_plans_are_printed(place: Path) -> None:
