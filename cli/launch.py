@@ -76,7 +76,7 @@ def run_and_tell(experiment: "Experiment", *, cluster: str, grace_s: float, num_
         outcome = run_experiment(
             experiment, address=cluster, grace_s=grace_s, num_workers=num_workers, on_event=tell, refresh=refresh
         )
-    for place in ("report/report.md", "export/legs.parquet", "export/steps.parquet"):
+    for place in ("report/report.md", "report/report.html", "export/legs.parquet", "export/steps.parquet"):
         if experiment.store.exists(place):
             out(experiment.store.uri_of(place))
     return outcome.exit_code

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from nanochat.recipes import d12_moe_fp8, shrink_to_tiny
-from sweeps.records.documents import Manifest, TrialResult, utc_now
+from sweeps.records.documents import AttemptRecord, Manifest, TrialResult, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
 from sweeps.records.rows import StepRow
+from sweeps.results.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec import Axis, Control, Gate, Sweep, TailWindow
-from sweeps.spec.plan import Plan, make_plan
+from sweeps.spec.names import moe_leg_name
+from sweeps.spec.plan import Plan, Trial, make_plan
 
 FACTS: dict[str, Any] = {
     "world_size": 2,
@@ -147,6 +149,64 @@ def complete() -> Callable[..., None]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def large_snapshot() -> Snapshot:
+    """20 legs in 4 blocks of 280 steps, as a GPU would give them, and one leg with as long a name as there can be."""
+    sweep = Sweep(
+        name="large",
+        question="Does a bounded queue pay?",
+        base=d12_moe_fp8(num_steps=280),
+        num_workers=8,
+        axes=[Axis("compile.mode", ["static", "dynamic", "none"]), Axis("moe.capacity_factor", [1.0, 1.25, 1.5, 2.0])],
+        controls=[
+            Control({"precision.linears": "bf16", "precision.experts": "bf16"}, name="bf16"),
+            *(Control({"optim.matrix_lr": 0.01 * i}, name=f"control_{i}") for i in range(1, 7)),
+            Control({"moe.capacity_factor": 3.0}, name=f"long_{'name_' * 19}"),
+        ],
+        baseline={"compile.mode": "static", "moe.capacity_factor": 1.0},
+        candidate={"compile.mode": "static", "moe.capacity_factor": 1.25},
+        window=TailWindow(num_steps=50),
+        gates=[Gate("tok_per_sec", improves="baseline"), Gate("peak_mib", at_most=1.05), Gate("loss", at_most=1.005)],
+        leg_name=moe_leg_name,
+    )
+    plan = make_plan(sweep, num_blocks=4)
+    manifest = new_manifest(plan, id="20260101_120000_large", argv=["nanochat-sweep"], settings={})
+    trials = [_large_trial(trial, i) for i, trial in enumerate(plan.trials)]
+    return Snapshot(manifest=manifest, plan=plan, state="completed", trials=trials, torn_files=())
+
+
+def _large_trial(trial: Trial, index: int) -> TrialSnapshot:
+    pace_ms = 400 + 5 * (index % 20) + index // 20
+    rows = [
+        _row(
+            step,
+            trial=trial.name,
+            num_steps=280,
+            loss=3.4 + 7.5 * math.exp(-step / 60) + index / 1000,
+            loss_ema=3.4 + 7.5 * math.exp(-step / 60) + index / 1000,
+            dt_ms=48_000.0 if step == 0 else pace_ms + math.sin(step * (index + 1)),
+            tok_per_sec=524_288_000 / (pace_ms + math.sin(step * (index + 1))),
+            train_time_s=max(0, step - 10) * pace_ms / 1000,
+            peak_mib=60_000.0 + 100 * index,
+            flags=("warmup",) if step < 20 else ("checkpoint",) if step % 70 == 0 else (),
+        )
+        for step in range(280)
+    ]
+    attempt = AttemptRecord(
+        number=0, host="host", pid=1, started_utc="2026-01-01T12:00:00.000000Z", num_workers=8, facts=FACTS
+    )
+    return TrialSnapshot(
+        trial=trial,
+        run=trial.name,
+        state="completed",
+        attempts=[attempt],
+        result=None,
+        rows=rows,
+        spans={0: (0, 279)},
+        log_name=f"trials/{trial.name}/log.txt",
+    )
 
 
 @pytest.fixture

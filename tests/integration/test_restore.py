@@ -63,7 +63,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     code, out, err = finish(start(storage, "launch", *SWEEP, "--name", "calm"))
     assert code == 0, err
     assert out.splitlines() == [
-        str(storage / "calm" / place) for place in ("report/report.md", "export/legs.parquet", "export/steps.parquet")
+        str(storage / "calm" / place)
+        for place in ("report/report.md", "report/report.html", "export/legs.parquet", "export/steps.parquet")
     ]
     assert "Ray" not in err
     assert "Warning" not in err

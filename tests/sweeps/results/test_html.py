@@ -145,3 +145,8 @@ def test_an_experiment_that_has_not_begun_has_a_page(make_experiment: Make) -> N
     text = page(read_snapshot(make_experiment()))
     assert "cannot be compared yet" in text
     assert "no steps yet" in text
+
+
+def test_twenty_legs_in_four_blocks_stay_under_500_kb(large_snapshot: Snapshot) -> None:
+    assert len(large_snapshot.plan.legs) == 20
+    assert len(page(large_snapshot).encode()) < 500_000
