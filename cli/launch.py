@@ -39,13 +39,14 @@ def launch(
     from sweeps.spec.plan import choose_legs, make_plan
     from sweeps.spec.preset import apply_preset, apply_settings
 
+    check_grace(grace_s)
     scaled = apply_preset(load_sweep(sweep), preset)
     settled = apply_settings(scaled, num_workers=num_workers, num_steps=num_steps, sets=sets or [])
     plan = make_plan(settled, blocks)
     if legs is not None:
         plan = choose_legs(plan, [leg.strip() for leg in legs.split(",")])
     cluster = check_before_start(plan, plan.num_workers, address or None)
-    id = check_name("experiment", name or new_experiment_id(plan.sweep, datetime.now()))
+    id = check_name("experiment", new_experiment_id(plan.sweep, datetime.now()) if name is None else name)
     settings: dict[str, Any] = {
         "sweep": sweep,
         "preset": preset,
@@ -63,6 +64,14 @@ def launch(
     except NoCluster:
         Store(root).delete_tree(id)  # nothing has run, so nothing is left behind
         raise
+
+
+def check_grace(grace_s: float) -> None:
+    """Raises UsageError for a time that cannot be."""
+    from sweeps.spec.errors import UsageError
+
+    if not grace_s >= 0:
+        raise UsageError(f"--grace-s must be a number of seconds, 0 or more, got {grace_s:g}")
 
 
 def run_and_tell(experiment: "Experiment", *, cluster: str, grace_s: float, num_workers: int) -> int:

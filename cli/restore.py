@@ -17,11 +17,12 @@ def restore(
     grace_s: Annotated[float, typer.Option(help="How long a stopped leg may take to write a checkpoint.")] = 60.0,
 ) -> int:
     """Continue an experiment: completed legs stay as they are, the interrupted one goes on at its checkpoint."""
-    from cli.launch import planned_workers, run_and_tell
+    from cli.launch import check_grace, planned_workers, run_and_tell
     from sweeps.engine.preflight import check_before_start
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment
 
+    check_grace(grace_s)
     experiment = Experiment.open(find_experiment(exp, storage))
     workers = planned_workers(experiment.plan, num_workers)
     cluster = check_before_start(experiment.plan, workers, address or None)

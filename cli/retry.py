@@ -25,12 +25,13 @@ def retry(
 ) -> int:
     """Try failed legs again, then continue the experiment as restore does."""
     from cli.console import note
-    from cli.launch import planned_workers, run_and_tell
+    from cli.launch import check_grace, planned_workers, run_and_tell
     from sweeps.engine.preflight import check_before_start
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment
     from sweeps.spec.errors import Locked
 
+    check_grace(grace_s)
     experiment = Experiment.open(find_experiment(exp, storage))
     leg_of = {trial.name: trial.leg.name for trial in experiment.plan.trials}
     failed = [name for name, state in experiment.trial_states().items() if state == "failed"]

@@ -127,7 +127,7 @@ def json_object(data: bytes, where: str) -> dict[str, Any]:
     """The object in a JSON file. Raises CorruptData, naming the file `where`."""
     try:
         value: Any = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptData(f"{where} is damaged: it is no JSON ({error}); put back an earlier copy of it") from None
     if not isinstance(value, dict):
         raise CorruptData(f"{where} is damaged: it must hold a JSON object, not {type(value).__name__}")

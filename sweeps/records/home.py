@@ -15,7 +15,9 @@ from sweeps.spec.errors import UsageError
 
 
 def storage_root(option: str | None) -> str:
-    """The folder or address under which experiments lie, absolute."""
+    """The folder or address under which experiments lie, absolute. Raises UsageError where it is empty or strange."""
+    if option == "":
+        raise UsageError("--storage is empty; give a folder or an address, or leave it out")
     chosen = option or os.environ.get("NANOCHAT_SWEEP_STORAGE")
     if not chosen:
         data_home = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
@@ -42,6 +44,8 @@ def find_experiment(name: str, storage: str | None) -> str:
         return _existing_folder(name)
     root = storage_root(storage)
     ids = list_experiments(root)
+    if not name:
+        raise UsageError(_not_found(name, root, ids))
     matches = [name] if name in ids else [i for i in ids if i.startswith(name)]
     if len(matches) == 1:
         return Store(root).uri_of(matches[0])

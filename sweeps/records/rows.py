@@ -80,7 +80,7 @@ def _encode(row: StepRow) -> bytes:
 def _decode(line: bytes) -> StepRow | None:
     try:
         values: Any = json.loads(line.decode())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(values, dict):
         return None

@@ -1,9 +1,11 @@
 """Loads a sweep file: runs it and takes its one `SWEEP`.
 
-A file is run by path, without being imported as a module of a package and without leaving a cache beside it. Whatever
-is wrong with it becomes one SweepError that names the file and the line.
+A file is run by path, without being imported as a module of a package and without leaving a cache beside it. What it
+prints goes to stderr, because stdout is for data. Whatever is wrong with it becomes one SweepError that names the file
+and the line.
 """
 
+import contextlib
 import sys
 import traceback
 import types
@@ -15,6 +17,7 @@ from sweeps.spec.errors import SweepError
 from sweeps.spec.names import nearest
 from sweeps.spec.sweep import Sweep
 
+MAX_FILE_MB = 1.0
 BUILT_IN = Path(__file__).resolve().parent.parent
 
 
@@ -52,6 +55,9 @@ def _find(path_or_name: str) -> Path:
 
 
 def _run(path: Path, module: types.ModuleType) -> None:
+    size_mb = path.stat().st_size / 1e6
+    if size_mb > MAX_FILE_MB:
+        raise SweepError(f"{path}: the file is {size_mb:.1f} MB large; a sweep is a page of Python that defines SWEEP")
     try:
         code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
     except SyntaxError as error:
@@ -60,7 +66,8 @@ def _run(path: Path, module: types.ModuleType) -> None:
         raise SweepError(f"{path}: cannot be read: {error}") from None
     sys.modules[module.__name__] = module
     try:
-        exec(code, module.__dict__)
+        with contextlib.redirect_stdout(sys.stderr):
+            exec(code, module.__dict__)
     except (SweepError, ConfigError) as error:
         raise SweepError(f"{path}:{_line(path, error)}: {error}") from None
     except (Exception, SystemExit) as error:
