@@ -179,7 +179,7 @@ def _axes(canvas: Canvas, frame: _Frame, spans: Sequence[_Span], *, y_labels: bo
 
 
 def _curve(canvas: Canvas, frame: _Frame, line: Line, look: str) -> None:
-    """One path per run of equally visible points; a run reaches to the point after it, so the curve is whole."""
+    """One path per run of equally visible points; what joins a faint point and its neighbour is faint."""
     run: list[tuple[float, float]] = []
     faint = False
 
@@ -194,9 +194,11 @@ def _curve(canvas: Canvas, frame: _Frame, line: Line, look: str) -> None:
             continue
         at = frame.at(point)
         if run and point.faint != faint:
-            run.append(at)
+            joint = run[-1] if point.faint else at
+            if not point.faint:
+                run.append(at)
             finish()
-            run = []
+            run = [joint] if point.faint else []
         faint = point.faint
         run.append(at)
     finish()
@@ -223,8 +225,9 @@ def _marks(canvas: Canvas, frame: _Frame, line: Line, phase: float) -> None:
     at = [frame.at(p) for p in inside if not p.faint] or [frame.at(p) for p in inside]
     if not at:
         return
-    left, right = at[0][0], at[-1][0]
-    wanted = [left + (right - left) * (k + phase) / _NUM_MARKS for k in range(_NUM_MARKS)]
+    width = frame.x.end_px - frame.x.start_px
+    places = [frame.x.start_px + width * (k + phase) / _NUM_MARKS for k in range(_NUM_MARKS)]
+    wanted = [x for x in places if at[0][0] <= x <= at[-1][0]] or [at[-1][0]]
     for x, y in dict.fromkeys(min(at, key=lambda p: abs(p[0] - w)) for w in wanted):
         canvas.mark(x, y, mark_of(line.look), 3.4)
 

@@ -73,6 +73,15 @@ def test_faint_steps_are_drawn_faintly_and_the_curve_has_no_hole() -> None:
     assert faint.count("l") - solid.count("l") == 1  # "line faint" less "line", and the point that they share twice
 
 
+def test_what_leads_to_a_faint_step_and_back_is_faint() -> None:
+    points = [Point(x=float(i), y=float(i), faint=i == 2) for i in range(5)]
+    before, faint, after, *_ = curves(chart(Line(label="a", look=0, points=points)))
+    assert "faint" in faint
+    assert "faint" not in before + after
+    traced = [part.split(' d="')[1].count("l") + 1 for part in (before, faint, after)]
+    assert traced == [2, 3, 2]  # points: 0 1, then 1 2 3, then 3 4
+
+
 def test_numbers_that_are_none_leave_a_gap() -> None:
     assert "nan" not in chart(line("a", [1.0, 2.0, math.nan, 3.0, math.inf, 2.0, 1.0]))
     assert "nan" not in chart(line("a", [1.0, 0.0, -1.0, 10.0, 100.0]), log_y=True)
