@@ -90,11 +90,10 @@ def run_experiment(
             ):
                 check_plan(experiment.plan, workers, resources)
                 _Run(experiment, workers, resources, stop, on_event, refresh, train).run()
-        else:
-            _refresh(experiment, refresh, on_event)
         outcome = outcome_of(experiment.trial_states(), stop)
     finally:
         experiment.unlock()
+    _refresh(experiment, refresh, on_event)  # unlocked: an unfinished experiment now reads interrupted, not running
     on_event(_ended(experiment, outcome))
     return outcome
 
@@ -156,7 +155,8 @@ class _Run:
                     reason = self._reason_to_end()
             except StopAtOnce:
                 reason = "stopped at once"
-        if reason is not None and tune.is_alive():
+        # Not asked whether the thread is alive: an exception out of join() makes Python take it for ended.
+        if reason is not None:
             self._warnings.append(f"{reason}; a restore continues from the last checkpoint")
         for message in self._warnings:
             self._on_event(Warned(message=message))

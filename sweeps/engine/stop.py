@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator
 from types import FrameType
 
+ECHO_S = 1.0  # timeout(1) and job managers signal both a process and its group: that is one wish
 HANDLED = (signal.SIGINT, signal.SIGTERM)
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -28,11 +29,12 @@ class StopState:
         self._since = 0.0
 
     def note(self, number: int) -> None:
-        """A signal came. Raises StopAtOnce if it was not the first."""
-        if self.first is not None:
+        """A signal came. Raises StopAtOnce if it was not the first, unless it is the first one's echo."""
+        if self.first is None:
+            self.first = signal.Signals(number)
+            self._since = time.monotonic()
+        elif time.monotonic() - self._since >= ECHO_S:
             raise StopAtOnce
-        self.first = signal.Signals(number)
-        self._since = time.monotonic()
 
     def begin(self) -> None:
         """A stop was asked for by somebody else's request file: the grace time runs from now."""

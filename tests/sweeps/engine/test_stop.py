@@ -8,12 +8,14 @@ import pytest
 from sweeps.engine.stop import StopAtOnce, StopState, signals_into
 
 
-def test_the_first_signal_is_noted_and_the_second_raises() -> None:
+def test_the_first_signal_is_noted_and_the_second_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     state = StopState(grace_s=60)
     with signals_into(state):
         os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # the same wish, sent to the process and to its group
         assert state.first is signal.SIGTERM
         assert state.was_asked
+        monkeypatch.setattr("sweeps.engine.stop.ECHO_S", 0.0)
         with pytest.raises(StopAtOnce):
             os.kill(os.getpid(), signal.SIGINT)
     assert state.first is signal.SIGTERM
