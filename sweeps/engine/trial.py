@@ -55,7 +55,7 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None = None) -> Non
     policy = Policy(max_interruptions=task.max_interruptions)
     num_earlier = patiently(lambda: len(record.attempts()))
     while True:
-        match next_move(patiently(lambda: _stored(experiment, record, num_earlier)), policy):
+        match next_move(patiently(lambda: stored_trial(experiment, record, num_earlier)), policy):
             case Move.START | Move.CONTINUE:
                 _make_attempt(record, trial, task, train)
             case Move.WRITE_RESULT:
@@ -76,13 +76,16 @@ def patiently(action: Callable[[], T], patience_s: float = STORAGE_PATIENCE_S, p
             time.sleep(pause_s)
 
 
-def _stored(experiment: Experiment, record: TrialRecord, num_earlier: int) -> StoredTrial:
-    ends: list[AttemptEnd | None] = [attempt.end for attempt in record.attempts()]
+def stored_trial(experiment: Experiment, record: TrialRecord, num_earlier: int) -> StoredTrial:
+    """What the next move depends on, as storage has it now."""
+    attempts = record.attempts()
+    ends: list[AttemptEnd | None] = [attempt.end for attempt in attempts]
     return StoredTrial(
         has_result=record.result() is not None,
         stop_requested=experiment.stop_requested() is not None,
         ends=ends,
         num_earlier=num_earlier,
+        retry_asked=bool(attempts) and attempts[-1].retry_utc is not None,
     )
 
 

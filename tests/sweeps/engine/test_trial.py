@@ -1,11 +1,13 @@
 """How the driver judges an attempt's end and makes a result of stored rows. Ray itself: tests/integration."""
 
+import dataclasses
 from collections.abc import Callable
 
 import pytest
 from ray.exceptions import ActorDiedError
 
-from sweeps.engine.trial import cpu_environment, is_own_error, judge, patiently, write_result
+from sweeps.engine.moves import StoredTrial
+from sweeps.engine.trial import cpu_environment, is_own_error, judge, patiently, stored_trial, write_result
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 
@@ -31,6 +33,21 @@ def test_an_attempt_failed_only_if_every_rank_ended_by_its_own_error(
 def test_the_news_of_a_dead_rank_is_not_its_own_error() -> None:
     assert is_own_error(ValueError("mine"))
     assert not is_own_error(ActorDiedError())
+
+
+def test_the_next_move_sees_a_failure_and_the_wish_to_try_it_again(make_experiment: Callable[..., Experiment]) -> None:
+    experiment = make_experiment()
+    record = experiment.trial("static-b1")
+    assert stored_trial(experiment, record, 0) == StoredTrial(
+        has_result=False, stop_requested=False, ends=[], num_earlier=0
+    )
+    record.update_attempt(dataclasses.replace(record.start_attempt(num_workers=2), end="failed"))
+    assert not stored_trial(experiment, record, 1).retry_asked
+    record.allow_retry()
+    experiment.request_stop("enough")
+    assert stored_trial(experiment, record, 1) == StoredTrial(
+        has_result=False, stop_requested=True, ends=["failed"], num_earlier=1, retry_asked=True
+    )
 
 
 def test_a_result_is_made_of_the_stored_rows(

@@ -1,0 +1,94 @@
+"""What a person sees and steers with, on a real private cluster: the live table, stop, logs, retry."""
+
+import json
+import os
+import pty
+import select
+import shutil
+import struct
+import subprocess
+import sys
+import termios
+import time
+from fcntl import ioctl
+from pathlib import Path
+
+import pytest
+
+from nanochat.dataset import prepare_embedded
+
+pytestmark = pytest.mark.integration
+
+PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
+OWN = {"CUDA_VISIBLE_DEVICES": "", "RAY_ADDRESS": "local"}
+
+
+def call(storage: Path, *words: str | Path, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+    command = [PROGRAM, *words, "--storage", storage]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=os.environ | OWN)
+
+
+def test_a_launch_on_a_terminal_is_stopped_from_another_one(tmp_path: Path) -> None:
+    words = ["launch", "smoke", "--name", "live", "--num-steps", "2000", "--legs", "exact", "--storage", str(tmp_path)]
+    pid, controller = pty.fork()
+    if pid == 0:
+        ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        os.environ.pop("NO_COLOR", None)
+        os.execve(PROGRAM, [str(PROGRAM), *words], os.environ | OWN | {"TERM": "xterm"})
+    written = b""
+
+    def read_until(text: bytes, timeout_s: float = 200) -> None:
+        nonlocal written
+        deadline = time.monotonic() + timeout_s
+        while text not in written:
+            assert time.monotonic() < deadline, written.decode(errors="replace")[-2000:]
+            if select.select([controller], [], [], 1.0)[0]:
+                try:
+                    written += os.read(controller, 2**16)
+                except OSError:  # the program has ended
+                    assert text in written, written.decode(errors="replace")[-2000:]
+
+    read_until(b"tok/s")
+    read_until(b" 1 %")
+    stopped = call(tmp_path, "stop", "live")
+    read_until(b"nanochat-sweep restore live")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    os.close(controller)
+
+    assert stopped.returncode == 0
+    last = stopped.stderr.splitlines()[-1]
+    assert last == "live has ended: 0 of 1 legs completed; continue with: nanochat-sweep restore live"
+    shown = written.decode()
+    assert "nanochat-sweep stop: the running leg stops after its step" in shown
+    assert "\x1b[?" not in shown
+    assert "step 00000/02000" in call(tmp_path, "logs", "live").stdout
+    assert [each["state"] for each in json.loads(call(tmp_path, "ls", "--json").stdout)] == ["interrupted"]
+    assert call(tmp_path, "stop", "live").stderr == "nobody runs live (interrupted): there is nothing to stop\n"
+
+
+def test_a_leg_that_failed_for_want_of_its_data_completes_when_it_is_retried(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    launched = call(
+        tmp_path,
+        "launch",
+        "smoke",
+        "--name",
+        "mine",
+        "--legs",
+        "exact",
+        "--num-steps",
+        "8",
+        "--set",
+        f"data.source={data}",
+    )
+    assert launched.returncode == 5, launched.stderr
+    assert f"the data folder {data} does not exist" in launched.stderr
+    assert call(tmp_path, "restore", "mine").returncode == 5  # not tried again by itself
+
+    shutil.copytree(prepare_embedded().val_shard.parent, data)
+    retried = call(tmp_path, "retry", "mine", "--legs", "exact")
+    assert retried.returncode == 0, retried.stderr
+    assert retried.stderr.startswith("mine: trying again exact-b1\n")
+    attempts = sorted((tmp_path / "mine" / "trials" / "exact-b1" / "attempts").iterdir())
+    assert [json.loads(file.read_text())["end"] for file in attempts] == ["failed", "completed"]
+    assert json.loads(call(tmp_path, "status", "mine", "--json").stdout)["state"] == "completed"
