@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
-from cli.console import has_colour, note, out, warn
+from cli.console import counted, has_colour, note, out, warn
 from cli.screen import Screen
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def changes(before: "ExperimentProgress | None", after: "ExperimentProgress") ->
         for place, leg in enumerate(after.legs, start=1)
         if leg.state != "pending" and leg != known.get(leg.name)
     ]
-    summary = f"{after.id}: {after.state}, {after.num_completed} of {len(after.legs)} legs completed"
+    summary = f"{after.id}: {after.state}, {after.num_completed} of {counted(len(after.legs), 'leg')} completed"
     return [*lines, summary] if before is None or before.state != after.state else lines
 
 
@@ -104,6 +104,7 @@ class _LiveTeller:
         self._interval_s = _interval_s(experiment)
         self._ended = threading.Event()
         self._painter = threading.Thread(target=self._paint, name="live-table", daemon=True)
+        screen.paint([f"{experiment.id}: getting ready"[: screen.size()[0] - 1]])
 
     def tell(self, event: "Event") -> None:
         """Says what the table does not show."""
@@ -121,7 +122,9 @@ class _LiveTeller:
     def close(self) -> None:
         """Paints once more, as it ended. The terminal is the caller's again."""
         self._ended.set()
-        if self._painter.ident is not None:
+        if self._painter.ident is None:
+            self._screen.paint([])
+        else:
             self._painter.join()
             self._table.draw()
         self._screen.close()

@@ -65,7 +65,7 @@ def plan_document(planned: "Plan") -> dict[str, object]:
 
 def plan_text(planned: "Plan") -> str:
     """The plan for people: the question, the amount of work, the legs."""
-    from cli.console import table
+    from cli.console import counted, table
     from nanochat.sizes import batch_tokens, num_steps
 
     steps = sorted({num_steps(leg.config) for leg in planned.legs})
@@ -77,17 +77,13 @@ def plan_text(planned: "Plan") -> str:
     return "\n".join(
         [
             f"{planned.sweep}: {planned.question or '(the sweep file asks no question)'}",
-            f"{_count(len(planned.legs), 'leg')} x {_count(planned.num_blocks, 'block')} = "
-            f"{_count(len(planned.trials), 'trial')}, one at a time, on {_count(planned.num_workers, 'worker')}",
+            f"{counted(len(planned.legs), 'leg')} x {counted(planned.num_blocks, 'block')} = "
+            f"{counted(len(planned.trials), 'trial')}, one at a time, on {counted(planned.num_workers, 'worker')}",
             f"{_amount(steps)} steps of {_amount(tokens)} tokens; measured over the last {planned.window_steps} steps",
             "",
             table(("leg", "role", "overrides"), rows),
         ]
     )
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _amount(values: list[int]) -> str:

@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cli.console import counted
 from sweeps.results.progress import ExperimentProgress, LegProgress
 
 _STYLES = {
@@ -157,7 +158,7 @@ def _state(leg: LegProgress) -> str:
 def _overall(progress: ExperimentProgress, width: int, look: Look) -> Text:
     fraction = progress.done_fraction
     # Never 100 % before the last step: 99.6 % is 99 %.
-    words = f" {int(fraction * 100)} %  {progress.num_completed} of {len(progress.legs)} legs"
+    words = f" {int(fraction * 100)} %  {progress.num_completed} of {counted(len(progress.legs), 'leg')}"
     num_failed = sum(leg.state == "failed" for leg in progress.legs)
     words += f", {num_failed} failed" if num_failed else ""
     if progress.seconds_left is not None and progress.state == "running":
