@@ -82,12 +82,17 @@ class Block(nn.Module):
         else:
             self.mlp = MLP(config.model.width)
 
-    def forward(self, x: Tensor, x0: Tensor, ids: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x, x0 (B, T, D), ids (B, T) -> x (B, T, D), balance loss (), router statistics (4,)."""
+    def forward(
+        self, x: Tensor, x0: Tensor, ids: Tensor, cos: Tensor, sin: Tensor, capacity: int | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x, x0 (B, T, D), ids (B, T) -> x (B, T, D), balance loss (), router statistics (4,).
+
+        `capacity` is the experts' queue length, None for exact routing (see MoE.capacity).
+        """
         x = self.residual_scale * x + self.embedding_scale * x0
         x = x + self.attention(norm(x), ids, cos, sin)
         if isinstance(self.mlp, MoE):
-            out, balance, stats = self.mlp(norm(x))
+            out, balance, stats = self.mlp(norm(x), capacity)
         else:
             out = self.mlp(norm(x))
             balance, stats = x.new_zeros((), dtype=torch.float32), x.new_zeros(len(ROUTER_STATS), dtype=torch.float32)
@@ -131,11 +136,13 @@ class GPT(nn.Module):
 
     def forward(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """ids, targets (B, T) -> cross-entropy (B, T), balance loss summed over layers (), statistics (L, 4)."""
+        capacities = (block.mlp.capacity(ids.numel()) for block in self.blocks if isinstance(block.mlp, MoE))
+        capacity = next(capacities, None)  # of all layers alike
         x0 = norm(self.wte(ids))  # (B, T, D)
         # A copy: x0 itself, or a view of it, would make the first block a kind of its own for the compiler.
         x, balances, stats = x0.clone(), [], []
         for block in self.blocks:
-            x, balance, layer_stats = block(x, x0, ids, self.cos, self.sin)
+            x, balance, layer_stats = block(x, x0, ids, self.cos, self.sin, capacity)
             balances.append(balance)
             stats.append(layer_stats)
         return self.head(x, targets), torch.stack(balances).sum(), torch.stack(stats)

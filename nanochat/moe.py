@@ -13,6 +13,7 @@ Both ways, moving rows is a gather forward and a gather backward: no atomics, so
 Legend: N tokens, k experts per token, E experts, C queue length, R rows (N k, or E C), D width, H hidden width.
 """
 
+import math
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -34,14 +35,10 @@ class Dispatch(NamedTuple):
     offsets: Tensor | None  # (E,) int32 ends of the ragged groups; None: every expert has R / E rows
 
 
-def queue_ratio(top_k: int, num_experts: int, capacity_factor: float) -> Fraction:
-    """Queue places per token, k c / E, exactly as the factor is written."""
-    return Fraction(top_k) * Fraction(str(capacity_factor)) / num_experts
-
-
-def queue_length(num_tokens: int, numerator: int, denominator: int) -> int:
-    """C = max(1, ceil(N x numerator / denominator)), in integers so that it traces when N is symbolic."""
-    return max(-(-num_tokens * numerator // denominator), 1)
+def queue_length(num_tokens: int, top_k: int, num_experts: int, capacity_factor: float) -> int:
+    """C = max(1, ceil(N k c / E)), exactly for the factor as it is written."""
+    places = num_tokens * top_k * Fraction(str(capacity_factor)) / num_experts
+    return max(math.ceil(places), 1)
 
 
 def sort_by_expert(weights: Tensor, experts: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -207,28 +204,38 @@ class MoE(nn.Module):
         self.router = Router(width, moe)
         self.experts = Experts(width, moe, precision)
         self.moe = moe
-        factor = moe.capacity_factor
-        ratio = Fraction(0) if factor is None else queue_ratio(moe.top_k, moe.num_experts, factor)
-        # Plain integers, computed out here: a float inside a dynamically compiled graph cannot be traced.
-        self.is_bounded, self.queue_num, self.queue_den = factor is not None, ratio.numerator, ratio.denominator
 
-    def _dispatch(self, routing: Routing, counts: Tensor, order: Tensor, rank: Tensor) -> Dispatch:
+    def capacity(self, num_tokens: int) -> int | None:
+        """The queue length C for a micro-batch of N tokens; None where routing is exact, as in every evaluation.
+
+        It is not part of `forward`, because in a dynamically compiled block its formula would spread through every
+        shape, and its float could not be traced.
+        """
+        if self.moe.capacity_factor is None or not self.training:
+            return None
+        return queue_length(num_tokens, self.moe.top_k, self.moe.num_experts, self.moe.capacity_factor)
+
+    def _dispatch(
+        self, routing: Routing, counts: Tensor, order: Tensor, rank: Tensor, capacity: int | None
+    ) -> Dispatch:
         num_tokens, num_experts = routing.experts.shape[0], self.moe.num_experts
-        if self.is_bounded and self.training:
-            capacity = queue_length(num_tokens, self.queue_num, self.queue_den)
+        if capacity is not None:
             return dispatch_bounded(order, rank, routing.experts, num_experts, capacity)
         if self.experts.w1.dtype == torch.bfloat16:
             return dispatch_exact(order, counts, self.moe.top_k)
         # torch's grouped product compiles in bf16 only. Elsewhere queues of N rows, which nothing overflows.
         return dispatch_bounded(order, rank, routing.experts, num_experts, num_tokens)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, T, D) -> the experts' sum (B, T, D), balance loss () and router statistics (4,)."""
+    def forward(self, x: Tensor, capacity: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, D) -> the experts' sum (B, T, D), balance loss () and router statistics (4,).
+
+        `capacity` is what the method of that name says.
+        """
         tokens = x.reshape(-1, x.shape[-1])  # (N, D)
         routing = self.router(tokens)
         with torch.no_grad():
             order, rank, counts = sort_by_expert(routing.weights, routing.experts, self.moe.num_experts)
-            d = self._dispatch(routing, counts, order, rank)
+            d = self._dispatch(routing, counts, order, rank, capacity)
             stats = router_stats(counts, d.row_of_assignment, d.token_of_row.shape[0])
         rows = _Scatter.apply(tokens, d.token_of_row, d.row_of_assignment)
         assert isinstance(rows, Tensor)

@@ -19,7 +19,6 @@ from nanochat.moe import (
     dispatch_bounded,
     dispatch_exact,
     queue_length,
-    queue_ratio,
     router_stats,
     sort_by_expert,
 )
@@ -95,7 +94,7 @@ def _score(out: Tensor, balance: Tensor) -> Tensor:
 
 
 def _actual(module: MoE, x: Tensor) -> dict[str, Tensor]:
-    out, balance, _ = module(x)
+    out, balance, _ = module(x, module.capacity(x.shape[1]))
     _score(out, balance).backward()
     grads = {"x": x, "router": module.router.weight, "w1": module.experts.w1, "w2": module.experts.w2}
     return {"out": out.detach(), "balance": balance.detach()} | {
@@ -166,7 +165,7 @@ def test_a_dropped_assignment_adds_nothing_and_its_weight_gets_no_gradient():
     torch.manual_seed(3)
     module, x = _moe(1, 4, 0.25), _tokens(16)
     _steer(module, "one gets all")
-    out, _, stats = module(x)
+    out, _, stats = module(x, module.capacity(x.shape[1]))
     out.sum().backward()
     assert x.grad is not None
     served = out[0].abs().sum(-1) > 0
@@ -181,8 +180,10 @@ def test_evaluation_drops_no_token():
     _steer(bounded, "uneven")
     exact = _moe(2, 4, None)
     exact.load_state_dict(bounded.state_dict())
-    out, _, stats = bounded.eval()(x)
-    assert torch.equal(out, exact(x)[0])
+    bounded.eval()
+    assert bounded.capacity(20) is None
+    out, _, stats = bounded(x, bounded.capacity(20))
+    assert torch.equal(out, exact(x, None)[0])
     assert stats[0] == stats[3] == 0
 
 
@@ -231,15 +232,11 @@ def test_router_statistics_tell_drops_overload_dead_experts_and_lost_tokens():
 
 
 def test_a_queue_is_the_factor_times_an_even_share_rounded_up():
-    def length(num_tokens: int, k: int, num_experts: int, factor: float) -> int:
-        ratio = queue_ratio(k, num_experts, factor)
-        return queue_length(num_tokens, ratio.numerator, ratio.denominator)
-
-    assert length(16_384, 2, 8, 1.0) == 4096
-    assert length(16_384, 2, 8, 1.25) == 5120
-    assert length(10, 2, 8, 1.0) == 3
-    assert length(1, 1, 64, 0.5) == 1
-    assert length(100, 1, 10, 1.1) == 11  # in floats 10 x 1.1 is a little more than 11
+    assert queue_length(16_384, 2, 8, 1.0) == 4096
+    assert queue_length(16_384, 2, 8, 1.25) == 5120
+    assert queue_length(10, 2, 8, 1.0) == 3
+    assert queue_length(1, 1, 64, 0.5) == 1
+    assert queue_length(100, 1, 10, 1.1) == 11  # in floats 10 x 1.1 is a little more than 11
 
 
 @st.composite
