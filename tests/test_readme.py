@@ -25,6 +25,7 @@ COMMANDS = [
     for block in re.findall(r"^```bash\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     for line in re.sub(r" *\\\n *", " ", block).splitlines()
 ]
+LEFT_OUT = ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")  # what `make test` adds to the environment
 FULL_SIZE = "nanochat-sweep launch sweeps/capacity.py"
 TESTED_BY = {
     "make demo": "test_the_demo_completes_six_legs_that_learn",
@@ -84,7 +85,7 @@ def run(command: str, place: Path, timeout_s: float = 60) -> subprocess.Complete
         "NANOCHAT_SWEEP_STORAGE": str(place / "storage"),
         "NANOCHAT_CACHE": str(place / "cache"),
     }
-    clean = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    clean = {k: v for k, v in os.environ.items() if k not in LEFT_OUT}
     return subprocess.run(
         ["bash", "-c", command], cwd=place, env=clean | own, capture_output=True, text=True, timeout=timeout_s
     )
