@@ -32,7 +32,8 @@ class Progress:
     """The loop's own numbers; all of them travel in a checkpoint."""
 
     steps_done: int = 0
-    loss_ema: float = 0.0  # before debiasing
+    loss_ema: float = 0.0  # before debiasing, which divides by ema_weight
+    ema_weight: float = 0.0
     train_time_s: float = 0.0
     min_val_bpb: float | None = None
     skipped_in_a_row: int = 0

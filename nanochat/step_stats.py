@@ -20,14 +20,14 @@ def step_stats(
     if run.device.peak_flops is not None:
         peak = run.device.peak_flops * run.ranks.world_size
         mfu, useful = clock.mfu_pct(run.config, tok_per_sec, peak, router.dropped_pct if router else 0.0)
-    debias = 1 - clock.EMA_DECAY ** (step + 1)
+    is_finite = math.isfinite(every_rank[0].last_loss)
     return StepStats(
         step=step,
         num_steps=run.num_steps,
         loss=statistics.fmean(r.loss for r in every_rank)
         if all(math.isfinite(r.loss) for r in every_rank)
         else math.nan,
-        loss_ema=run.progress.loss_ema / debias,
+        loss_ema=run.progress.loss_ema / run.progress.ema_weight if is_finite else math.nan,
         bal=statistics.fmean(r.balance for r in every_rank) if router else None,
         lr_mult=schedule.lr_multiplier(step, run.num_steps, run.config.schedule),
         dt_ms=dt_ms,

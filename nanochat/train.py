@@ -5,6 +5,7 @@ may ask to stop is theirs, in the hooks. Nothing here reads flags, environment o
 """
 
 import gc
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +61,7 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
         gathered = run.ranks.all_gather_floats([wants_stop, *rank_step.as_floats()])
         stopped = gathered[0][0] > 0
         every_rank = [clock.RankStep.from_floats(floats[1:]) for floats in gathered]
-        _advance(run, every_rank, step)
+        advance(run, every_rank, step)
         num_done = progress.steps_done
         graphs_after = compiling.num_graphs()
         val_bpb = _evaluate_if_due(run, num_done)
@@ -88,6 +89,7 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
         if step == first_step:
             gc.collect()
             gc.freeze()
+    gc.unfreeze()
     result = TrainResult(
         last_step=progress.steps_done - 1,
         completed=progress.steps_done >= run.num_steps,
@@ -100,11 +102,13 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     return result
 
 
-def _advance(run: Run, every_rank: list[clock.RankStep], step: int) -> None:
+def advance(run: Run, every_rank: list[clock.RankStep], step: int) -> None:
     """The loop's own numbers after a step, equal on every rank."""
     progress = run.progress
     progress.steps_done = step + 1
-    progress.loss_ema = clock.EMA_DECAY * progress.loss_ema + (1 - clock.EMA_DECAY) * every_rank[0].last_loss
+    if math.isfinite(every_rank[0].last_loss):  # one bad step must not hide all later ones
+        progress.loss_ema = clock.EMA_DECAY * progress.loss_ema + (1 - clock.EMA_DECAY) * every_rank[0].last_loss
+        progress.ema_weight = clock.EMA_DECAY * progress.ema_weight + (1 - clock.EMA_DECAY)
     progress.skipped_in_a_row = 0 if every_rank[0].active else progress.skipped_in_a_row + 1
     if step >= clock.UNTIMED_STEPS:
         progress.train_time_s += max(r.dt_ms for r in every_rank) / 1e3

@@ -72,13 +72,17 @@ def _start_process_group() -> None:
     dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
 
 
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _run(argv: Sequence[str]) -> int:
     config, options = parse_flags(argv)
     stop = _StopSignal()
     _start_process_group()
     folder = checkpoint_folder(config, options)
     continued = list(candidates(folder, options))
-    if os.environ.get("RANK", "0") == "0":
+    if _is_first():
         print(f"Checkpoint dir: {folder}", flush=True)
 
     def save(state: Checkpointable) -> None:
@@ -95,9 +99,9 @@ def _run(argv: Sequence[str]) -> int:
     result = train(config, hooks)
     if result.completed or stop.received is None:
         return 0
-    print(
-        f"Stopped after step {result.last_step} by {signal.Signals(stop.received).name}; add --resume latest to go on"
-    )
+    if _is_first():
+        name = signal.Signals(stop.received).name
+        print(f"Stopped after step {result.last_step} by {name}; add --resume latest to go on", flush=True)
     return 128 + stop.received
 
 
@@ -110,7 +114,9 @@ def main() -> int:
     try:
         return _run(argv)
     except (ConfigError, CheckpointError, DivergedError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        # A config is wrong on all ranks alike; what else goes wrong may do so on one.
+        if _is_first() or not isinstance(error, ConfigError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, ConfigError) else 1
     finally:
         if dist.is_available() and dist.is_initialized():

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,13 @@ from torch import Tensor
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from nanochat import checkpoint, checkpoint_folders, device
+from nanochat.clock import RankStep
 from nanochat.config import ConfigError, TrainConfig, with_overrides
 from nanochat.dist import Ranks
 from nanochat.recipes import d12_moe
+from nanochat.setup import Progress
 from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats, TrainResult
-from nanochat.train import MAX_SKIPPED_IN_A_ROW, DivergedError, train
+from nanochat.train import MAX_SKIPPED_IN_A_ROW, DivergedError, advance, train
 
 NUM_STEPS = 14
 MICRO_BATCH_TOKENS = 2 * 32
@@ -270,6 +273,16 @@ def test_ten_steps_in_a_row_without_a_finite_gradient_end_the_run(small_text: Pa
     assert skipped[-MAX_SKIPPED_IN_A_ROW:] == [True] * MAX_SKIPPED_IN_A_ROW
     assert not any(skipped[:-MAX_SKIPPED_IN_A_ROW])
     assert math.isnan(shell.rows[-1].loss)
+    assert math.isnan(shell.rows[-1].loss_ema)
+
+
+def test_the_averaged_loss_goes_on_after_a_step_that_was_not_finite():
+    progress = Progress()
+    for step, loss in enumerate([2.0, math.nan, 2.0]):
+        run = SimpleNamespace(progress=progress)
+        advance(run, [RankStep(1.0, loss, loss, 0.0, 1.0, 0.0, [])], step)
+    assert progress.loss_ema / progress.ema_weight == pytest.approx(2.0)
+    assert progress.ema_weight == pytest.approx(1 - 0.9**2)
 
 
 def test_a_model_of_another_vocabulary_than_the_tokenizers_is_refused(small_text: Path):
