@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from cli.running import Address, Grace, StopAfter
+
 
 def restore(
     exp: Annotated[
@@ -11,19 +13,18 @@ def restore(
     ],
     storage: Annotated[str | None, typer.Option(help="Where experiments lie.")] = None,
     num_workers: Annotated[int | None, typer.Option(help="Workers per leg, if not as launched.")] = None,
-    address: Annotated[
-        str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster; without it a private one, as with 'local'.")
-    ] = None,
-    grace_s: Annotated[float, typer.Option(help="How long a stopped leg may take to write a checkpoint.")] = 60.0,
+    address: Address = None,
+    grace_s: Grace = 60.0,
+    stop_after: StopAfter = None,
 ) -> int:
     """Continue an experiment: completed legs stay as they are, the interrupted one goes on at its checkpoint."""
-    from cli.launch import check_grace, planned_workers, run_and_tell
+    from cli.running import planned_workers, run_and_tell, run_options
     from sweeps.engine.preflight import check_before_start
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment
 
-    check_grace(grace_s)
+    options = run_options(grace_s=grace_s, stop_after=stop_after)
     experiment = Experiment.open(find_experiment(exp, storage))
     workers = planned_workers(experiment.plan, num_workers)
     cluster = check_before_start(experiment.plan, workers, address or None)
-    return run_and_tell(experiment, cluster=cluster, grace_s=grace_s, num_workers=workers)
+    return run_and_tell(experiment, options, cluster=cluster, num_workers=workers)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from cli.running import Address, Grace, StopAfter
+
 
 def retry(
     exp: Annotated[
@@ -18,20 +20,19 @@ def retry(
     ] = None,
     storage: Annotated[str | None, typer.Option(help="Where experiments lie.")] = None,
     num_workers: Annotated[int | None, typer.Option(help="Workers per leg, if not as launched.")] = None,
-    address: Annotated[
-        str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster; without it a private one, as with 'local'.")
-    ] = None,
-    grace_s: Annotated[float, typer.Option(help="How long a stopped leg may take to write a checkpoint.")] = 60.0,
+    address: Address = None,
+    grace_s: Grace = 60.0,
+    stop_after: StopAfter = None,
 ) -> int:
     """Try failed legs again, then continue the experiment as restore does."""
     from cli.console import note
-    from cli.launch import check_grace, planned_workers, run_and_tell
+    from cli.running import planned_workers, run_and_tell, run_options
     from sweeps.engine.preflight import check_before_start
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment
     from sweeps.spec.errors import Locked
 
-    check_grace(grace_s)
+    options = run_options(grace_s=grace_s, stop_after=stop_after)
     experiment = Experiment.open(find_experiment(exp, storage))
     leg_of = {trial.name: trial.leg.name for trial in experiment.plan.trials}
     failed = [name for name, state in experiment.trial_states().items() if state == "failed"]
@@ -47,7 +48,7 @@ def retry(
     for name in chosen:
         experiment.trial(name).allow_retry()
     note(f"{experiment.id}: trying again {', '.join(chosen)}")
-    return run_and_tell(experiment, cluster=cluster, grace_s=grace_s, num_workers=workers)
+    return run_and_tell(experiment, options, cluster=cluster, num_workers=workers)
 
 
 def choose_failed(failed: list[str], leg_of: Mapping[str, str], wanted: list[str] | None) -> list[str]:

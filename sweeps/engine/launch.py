@@ -63,6 +63,7 @@ def run_experiment(
     *,
     address: str | None = None,
     grace_s: float = DEFAULT_GRACE_S,
+    stop_after_s: float | None = None,
     num_workers: int | None = None,
     on_event: OnEvent,
     refresh: Refresh,
@@ -70,7 +71,8 @@ def run_experiment(
 ) -> Outcome:
     """Runs every trial without a result. `num_workers` replaces the plan's; `train` replaces the trainer, for tests.
 
-    Raises Locked while another process runs the experiment, NoCluster if there is no place for its workers.
+    After `stop_after_s` it stops by itself, as if somebody had asked. Raises Locked while another process runs the
+    experiment, NoCluster if there is no place for its workers.
     """
     workers = num_workers or experiment.plan.num_workers
     owner = Owner.this_process()
@@ -81,7 +83,7 @@ def run_experiment(
         mark = family.mark_of(experiment.uri, owner.id)
         if not family.end(lambda: family.leftovers(experiment.uri, mark)):
             on_event(Warned(message="processes of an earlier launch of this experiment cannot be ended; going on"))
-        stop = StopState(grace_s)
+        stop = StopState(grace_s, stop_after_s)
         if any(is_open(record) for record in experiment.trials()):
             chatter = experiment.store.local_path("ray.log") or Path(os.devnull)
             with (
@@ -99,7 +101,7 @@ def run_experiment(
 
 
 def outcome_of(states: dict[str, TrialState], stop: StopState) -> Outcome:
-    """Complete: 0. Nothing left but failures: 5. Else what stopped it: a signal's own code, 130 for a request, 5."""
+    """Complete: 0. Nothing left but failures: 5. Else what stopped it: a signal's own code, 130 without one, 5."""
     completed = tuple(name for name, state in states.items() if state in ("completed", "stopped_early"))
     failed = tuple(name for name, state in states.items() if state == "failed")
     unfinished = tuple(name for name in states if name not in completed and name not in failed)
@@ -184,11 +186,11 @@ class _Run:
             self._is_storage_away = True
 
     def _look_for_stop(self) -> None:
-        """A signal becomes a request in storage; a request, whoever made it, ends the order and starts the grace."""
-        signal_seen = self._stop.first
-        if signal_seen is not None:
-            self._experiment.request_stop(signal_seen.name)
-        reason = signal_seen.name if signal_seen else self._experiment.stop_requested()
+        """An own wish becomes a request in storage; a request, whoever made it, ends the order and starts the grace."""
+        own_wish = self._stop.wish()
+        if own_wish is not None:
+            self._experiment.request_stop(own_wish)
+        reason = own_wish or self._experiment.stop_requested()
         if reason is not None:
             self._is_stopping = True
             self._stop.begin()

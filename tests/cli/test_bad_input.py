@@ -160,6 +160,7 @@ LAUNCHES = {
     "empty name": (("--name", ""), "experiment '' cannot name a folder"),
     "long name": (("--name", "x" * 101), "cannot name a folder"),
     "negative grace": (("--grace-s", "-1"), "--grace-s"),
+    "a time that is none": (("--stop-after", "50"), "--stop-after must be a time like 30s, 50m"),
     "grace that is no number": (("--grace-s", "nan"), "--grace-s"),
     "a Ray client's address": (("--address", "ray://host:10001"), "is a Ray client's"),
     "empty storage": (("--storage", ""), "--storage is empty"),

@@ -47,3 +47,20 @@ def test_a_signal_after_a_request_is_the_first_signal() -> None:
     state.begin()
     state.note(signal.SIGINT)
     assert state.first is signal.SIGINT
+
+
+def test_a_notice_before_a_time_limit_is_a_wish_but_no_first_signal() -> None:
+    state = StopState(grace_s=60)
+    with signals_into(state):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGUSR1)  # repeated as often as the job manager likes
+        assert state.wish() == "SIGUSR1"
+        assert state.first is None
+        os.kill(os.getpid(), signal.SIGTERM)  # at the limit itself
+    assert state.wish() == "SIGTERM"
+
+
+def test_a_run_wants_to_stop_once_its_time_is_over() -> None:
+    assert StopState(grace_s=60).wish() is None
+    assert StopState(grace_s=60, stop_after_s=3600).wish() is None
+    assert StopState(grace_s=60, stop_after_s=0).wish() == "--stop-after 0 s"
