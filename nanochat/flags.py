@@ -85,7 +85,7 @@ FLAGS: tuple[Flag | Switch, ...] = (
     Flag("--num-iterations", "schedule.num_steps", int, "optimizer steps; wins over the next two", "-1", True),
     Flag("--eval-every", "eval.every", int, "steps between validations, -1: never", "-1", True),
     Flag("--core-metric-every", "eval.core_every", int, "not measured yet: off by default, or -1", "-1"),
-    Flag("--sample-every", "eval.sample_every", int, "not done yet: off by default, or -1", "-1"),
+    Flag("--sample-every", "eval.sample_every", int, "steps between printed samples, -1: never", "-1"),
     Flag("--save-every", "run.checkpoint_every", int, "steps between checkpoints, -1: at the end only", "-1", True),
     Switch("--fp8", {"precision.linears": "fp8"}, "FP8 in attention and the head"),
     Switch("--fp8-include-moe-experts", {"precision.experts": "fp8"}, "and in the experts", needs="--fp8"),
@@ -140,7 +140,7 @@ FLAGS: tuple[Flag | Switch, ...] = (
 _BY_NAME = {flag.name: flag for flag in FLAGS}
 _BY_PATH = {flag.path: flag.name for flag in FLAGS if isinstance(flag, Flag) and flag.path}
 _DEFAULTS = TrainConfig(moe=MoEConfig())
-_NOT_YET = ("eval.core_every", "eval.sample_every")
+_NOT_YET = ("eval.core_every",)
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[TrainConfig, RunOptions]:

@@ -147,6 +147,19 @@ class GPT(nn.Module):
             stats.append(layer_stats)
         return self.head(x, targets), torch.stack(balances).sum(), torch.stack(stats)
 
+    def residual(self, ids: Tensor) -> Tensor:
+        """ids (B, T), T up to the model's context -> the residual stream that `head.logits` reads (B, T, D).
+
+        For a model in evaluation. The blocks run uncompiled and route exactly: texts have any length, and none of them
+        shall compile a graph.
+        """
+        num_positions = ids.shape[1]
+        cos, sin = self.cos[:, :num_positions], self.sin[:, :num_positions]
+        x = x0 = norm(self.wte(ids))  # (B, T, D)
+        for block in self.blocks:
+            x, _, _ = block.forward(x, x0, ids, cos, sin, None)
+        return x
+
     @torch.no_grad()
     def initialize(self, device: torch.device, dtype: torch.dtype) -> None:
         """Draws all weights in fp32 from torch's global generator, and builds the rotary tables in `dtype`.

@@ -90,6 +90,11 @@ def validation_line(num_steps_done: int, bits_per_byte: float) -> str:
     return f"Step {num_steps_done:05d} | Validation bpb: {bits_per_byte:.6f}"
 
 
+def sample_line(num_steps_done: int, text: str) -> str:
+    """One prompt with what the model went on with, quoted so that it stays one line."""
+    return f"Step {num_steps_done:05d} | Sample: {json.dumps(text, ensure_ascii=False)}"
+
+
 def end_lines(result: TrainResult) -> list[str]:
     """What both end markers and the best evaluation say."""
     lines = [f"Peak memory usage: {result.peak_mib:.2f}MiB", f"Total training time: {result.total_time_min:.2f}m"]

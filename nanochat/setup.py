@@ -22,6 +22,7 @@ from nanochat.gpt import GPT, fp8_roles
 from nanochat.groups import param_specs
 from nanochat.optim import ShardedOptimizer
 from nanochat.stats import Hooks, StartFacts
+from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer import load as load_tokenizer
 
 _STATE_SECTIONS = ("model", "moe", "precision", "optim", "schedule", "data")
@@ -50,6 +51,7 @@ class Run:
     optimizer: ShardedOptimizer
     feed: Feed
     val_lanes: Lanes | None
+    tokenizer: Tokenizer
     token_bytes: Tensor  # (V,) int64
     progress: Progress
     num_steps: int
@@ -99,7 +101,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _lanes(config: TrainConfig, ranks: Ranks) -> tuple[Lanes, Lanes | None, list[int]]:
+def _lanes(config: TrainConfig, ranks: Ranks) -> tuple[Lanes, Lanes | None, Tokenizer]:
     corpus = open_corpus(config.data.source)
     tokenizer = load_tokenizer(corpus)
     if tokenizer.vocab_size != config.model.vocab_size:
@@ -113,7 +115,7 @@ def _lanes(config: TrainConfig, ranks: Ranks) -> tuple[Lanes, Lanes | None, list
     val = None
     if config.eval.every is not None:
         val = Lanes(corpus, tokenizer, split="val", num_lanes=ranks.world_size, **rows, **where)
-    return train, val, tokenizer.token_bytes()
+    return train, val, tokenizer
 
 
 def _build_model(config: TrainConfig, device: Device, backend: str) -> GPT:
@@ -137,7 +139,7 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
     ranks = Ranks.from_environment(device.torch_device)
     sizes.check_world_size(config, ranks.world_size)
     attention = resolve_backend(config.model.attention, device.torch_device)
-    train_lanes, val_lanes, token_bytes = _lanes(config, ranks)
+    train_lanes, val_lanes, tokenizer = _lanes(config, ranks)
     model = _build_model(config, device, attention)
     total = sizes.batch_tokens(config)
     optimizer = ShardedOptimizer(
@@ -155,7 +157,8 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
         optimizer=optimizer,
         feed=Feed(train_lanes, device.torch_device),
         val_lanes=val_lanes,
-        token_bytes=torch.tensor(token_bytes, dtype=torch.int64, device=device.torch_device),
+        tokenizer=tokenizer,
+        token_bytes=torch.tensor(tokenizer.token_bytes(), dtype=torch.int64, device=device.torch_device),
         progress=Progress(),
         num_steps=sizes.num_steps(config),
         peak_weight_decay=config.optim.weight_decay * decay_scale,

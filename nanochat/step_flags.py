@@ -31,11 +31,13 @@ class Flags:
         self._carried.clear()
         return tuple(sorted(flags))
 
-    def after(self, evaluated: bool, graphs: int) -> None:
+    def after(self, evaluated: bool, sampled: bool, graphs: int) -> None:
         """What happened between this step and the next."""
         self._num_graphs = graphs
         if evaluated:
             self._carried.add("eval")
+        if sampled:
+            self._carried.add("sample")
 
     def saved(self) -> None:
         """A checkpoint was written after this step."""

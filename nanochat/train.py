@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from nanochat import checkpoint, clock, compiling, logs, loss_eval
+from nanochat import checkpoint, clock, compiling, generate, logs, loss_eval
 from nanochat.config import TrainConfig
 from nanochat.setup import Run, prepare
 from nanochat.stats import Hooks, TrainResult
@@ -76,7 +76,8 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
             hooks.on_step(stats)
             if step == first_step:
                 hooks.on_start(replace(run.start_facts(), first_step=first_step))
-        flags.after(evaluated=val_bpb is not None, graphs=compiling.num_graphs())
+        sampled = _sample_if_due(run, num_done)
+        flags.after(evaluated=val_bpb is not None, sampled=sampled, graphs=compiling.num_graphs())
         if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise DivergedError(
                 f"steps {num_done - MAX_SKIPPED_IN_A_ROW} to {step} all had a gradient that is not finite; "
@@ -114,15 +115,30 @@ def advance(run: Run, every_rank: list[clock.RankStep], step: int) -> None:
         progress.train_time_s += max(r.dt_ms for r in every_rank) / 1e3
 
 
+def _due(every: int | None, num_done: int, num_steps: int) -> bool:
+    """Whether a measure of every so many steps is made now: then, and at the end."""
+    return every is not None and (num_done % every == 0 or num_done == num_steps)
+
+
 def _evaluate_if_due(run: Run, num_done: int) -> float | None:
-    every = run.config.eval.every
-    if every is None or run.val_lanes is None or (num_done % every and num_done != run.num_steps):
+    if run.val_lanes is None or not _due(run.config.eval.every, num_done, run.num_steps):
         return None
     tokens = run.config.eval.num_tokens
     value = loss_eval.bits_per_byte(run.model, run.val_lanes, run.token_bytes, tokens, run.ranks)
     best = run.progress.min_val_bpb
     run.progress.min_val_bpb = value if best is None else min(best, value)
     return value
+
+
+def _sample_if_due(run: Run, num_done: int) -> bool:
+    """Rank 0 prints samples where they are due; the others wait, so that the next step starts together."""
+    if not _due(run.config.eval.sample_every, num_done, run.num_steps):
+        return False
+    if run.ranks.is_first:
+        for text in generate.samples(run.model, run.tokenizer):
+            print(logs.sample_line(num_done, text), flush=True)
+    run.ranks.barrier()
+    return True
 
 
 def _checkpoint_due(config: TrainConfig, num_done: int, num_steps: int, stopped: bool) -> bool:

@@ -62,6 +62,7 @@ def test_the_eta_is_the_mean_of_the_counted_steps_times_the_rest():
 
 def test_the_lines_of_an_evaluation_and_of_the_end():
     assert logs.validation_line(250, 0.8822409) == "Step 00250 | Validation bpb: 0.882241"
+    assert logs.sample_line(7, 'a "b"\nü') == r'Step 00007 | Sample: "a \"b\"\nü"'
     result = TrainResult(last_step=279, completed=True, peak_mib=22790.06, total_time_min=5.213, min_val_bpb=0.71854)
     assert logs.end_lines(result) == [
         "Peak memory usage: 22790.06MiB",

@@ -7,7 +7,7 @@ def _run(flags: Flags, steps: range, graphs: int = 0) -> list[tuple[str, ...]]:
     seen = []
     for step in steps:
         seen.append(flags.of_step(step, graphs, skipped=False))
-        flags.after(evaluated=False, graphs=graphs)
+        flags.after(evaluated=False, sampled=False, graphs=graphs)
     return seen
 
 
@@ -18,12 +18,12 @@ def test_the_first_steps_of_every_start_are_warm_up():
     assert continued == [("resumed", "warmup")] + [("warmup",)] * (WARMUP_STEPS - 1) + [()]
 
 
-def test_the_step_after_an_evaluation_or_a_checkpoint_is_marked_and_no_other():
+def test_the_step_after_an_evaluation_a_sample_or_a_checkpoint_is_marked_and_no_other():
     flags = Flags(0, num_graphs=0)
     _run(flags, range(30))
-    flags.after(evaluated=True, graphs=0)
+    flags.after(evaluated=True, sampled=True, graphs=0)
     flags.saved()
-    assert flags.of_step(30, 0, skipped=False) == ("checkpoint", "eval")
+    assert flags.of_step(30, 0, skipped=False) == ("checkpoint", "eval", "sample")
     assert flags.of_step(31, 0, skipped=False) == ()
 
 
@@ -40,7 +40,7 @@ def test_graphs_of_an_earlier_run_in_the_process_are_no_recompilation():
 def test_graphs_compiled_by_an_evaluation_are_no_recompilation_of_the_step():
     flags = Flags(0, num_graphs=0)
     _run(flags, range(30), graphs=3)
-    flags.after(evaluated=True, graphs=6)
+    flags.after(evaluated=True, sampled=False, graphs=6)
     assert flags.of_step(30, 6, skipped=False) == ("eval",)
 
 
