@@ -62,7 +62,9 @@ def _run(path: Path, module: types.ModuleType) -> None:
         code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
     except SyntaxError as error:
         raise SweepError(f"{path}:{error.lineno or 1}: syntax error: {error.msg}") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:  # a zero byte, before Python 3.11.4
+        raise SweepError(f"{path}:1: syntax error: {error}") from None
+    except OSError as error:
         raise SweepError(f"{path}: cannot be read: {error}") from None
     sys.modules[module.__name__] = module
     try:

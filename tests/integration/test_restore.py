@@ -19,7 +19,8 @@ from sweeps.records.experiment import Experiment
 pytestmark = pytest.mark.integration
 
 PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
-SWEEP = ["smoke", "--num-steps", "12", "--set", "run.checkpoint_every=4"]
+NUM_STEPS = 60  # ranks look for a wish to stop every five seconds, in which a fast machine takes 40 steps
+SWEEP = ["smoke", "--num-steps", str(NUM_STEPS), "--set", "run.checkpoint_every=4"]
 TIMES = {"dt_ms", "dt_median_ms", "slowest_rank", "tok_per_sec", "bf16_mfu_pct", "useful_mfu_pct", "train_time_s"}
 OTHERWISE_DIFFERENT = {"attempt", "flags", "peak_mib"}
 
@@ -96,7 +97,7 @@ def test_a_restored_sweep_equals_an_undisturbed_one(undisturbed: Experiment, tmp
     assert "exact-b1" not in err
     assert experiment.state() == "completed"
     assert table(experiment) == table(undisturbed)
-    assert [row["step"] for row in table(experiment)] == list(range(12)) * 2
+    assert [row["step"] for row in table(experiment)] == list(range(NUM_STEPS)) * 2
     assert digests(tmp_path / "rough" / "trials" / "exact-b1") == first_leg
     assert [attempt.end for attempt in experiment.trial("exact-b1").attempts()] == ["stopped", "completed"]
     assert [attempt.end for attempt in experiment.trial("capped-b1").attempts()] == [None, "completed"]
