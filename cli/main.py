@@ -52,3 +52,7 @@ def program(
 def run() -> None:
     """The console script."""
     sys.exit(guarded(lambda: app(standalone_mode=False)))
+
+
+if __name__ == "__main__":
+    run()

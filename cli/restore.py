@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cli.running import Address, Grace, StopAfter
+from cli.running import Address, Commit, Grace, ReportTo, StopAfter
 
 
 def restore(
@@ -16,14 +16,17 @@ def restore(
     address: Address = None,
     grace_s: Grace = 60.0,
     stop_after: StopAfter = None,
+    report_to: ReportTo = None,
+    commit: Commit = False,
 ) -> int:
     """Continue an experiment: completed legs stay as they are, the interrupted one goes on at its checkpoint."""
-    from cli.running import planned_workers, run_and_tell, run_options
+    from cli.running import check_places, planned_workers, run_and_tell, run_options
     from sweeps.engine.preflight import check_before_start
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment
 
-    options = run_options(grace_s=grace_s, stop_after=stop_after)
+    check_places(storage, exp)
+    options = run_options(grace_s=grace_s, stop_after=stop_after, report_to=report_to, commit=commit)
     experiment = Experiment.open(find_experiment(exp, storage))
     workers = planned_workers(experiment.plan, num_workers)
     cluster = check_before_start(experiment.plan, workers, address or None)

@@ -26,12 +26,13 @@ def retry(
 ) -> int:
     """Try failed legs again, then continue the experiment as restore does."""
     from cli.console import note
-    from cli.running import planned_workers, run_and_tell, run_options
+    from cli.running import check_places, planned_workers, run_and_tell, run_options
     from sweeps.engine.preflight import check_before_start
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment
     from sweeps.spec.errors import Locked
 
+    check_places(storage, exp)
     options = run_options(grace_s=grace_s, stop_after=stop_after)
     experiment = Experiment.open(find_experiment(exp, storage))
     leg_of = {trial.name: trial.leg.name for trial in experiment.plan.trials}

@@ -1,12 +1,17 @@
 """What launch, restore and retry share: the options of a run, and running what is left of an experiment."""
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from sweeps.engine.events import Event
     from sweeps.records.experiment import Experiment
+    from sweeps.results.milestone import ReportCopy
     from sweeps.spec.plan import Plan
 
 Address = Annotated[
@@ -16,6 +21,8 @@ Grace = Annotated[float, typer.Option(help="How long a stopped leg may take to w
 StopAfter = Annotated[
     str | None, typer.Option(metavar="TIME", help="Stop as by request after this time, like 50m or 1h30m.")
 ]
+ReportTo = Annotated[Path | None, typer.Option(metavar="DIR", help="Copy the report there after each leg.")]
+Commit = Annotated[bool, typer.Option("--commit", help="With --report-to: commit the copy in its git repository.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,16 +31,40 @@ class RunOptions:
 
     grace_s: float
     stop_after_s: float | None = None
+    report_copy: "ReportCopy | None" = None
 
 
-def run_options(*, grace_s: float, stop_after: str | None) -> RunOptions:
-    """The options as typed. Raises UsageError for a time that cannot be."""
+def run_options(
+    *, grace_s: float, stop_after: str | None, report_to: Path | None = None, commit: bool = False
+) -> RunOptions:
+    """The options as typed. Raises UsageError for a time or a place that cannot be."""
     from cli.duration import seconds_of
+    from sweeps.results.milestone import ReportCopy
     from sweeps.spec.errors import UsageError
 
     if not grace_s >= 0:
         raise UsageError(f"--grace-s must be a number of seconds, 0 or more, got {grace_s:g}")
-    return RunOptions(grace_s=grace_s, stop_after_s=seconds_of("--stop-after", stop_after))
+    if commit and report_to is None:
+        raise UsageError("--commit needs --report-to DIR: the folder, in a git repository, where the report is shown")
+    report_copy = None
+    if report_to is not None:
+        from sweeps.engine.job import check_place, submitted_job
+
+        check_place("--report-to", str(report_to), submitted_job())
+        report_copy = ReportCopy(report_to.expanduser().absolute(), commits=commit)
+        report_copy.check()
+    return RunOptions(grace_s=grace_s, stop_after_s=seconds_of("--stop-after", stop_after), report_copy=report_copy)
+
+
+def check_places(storage: str | None, exp: str | None = None) -> None:
+    """Raises UsageError where this is a submitted job and a place that was given is relative."""
+    from sweeps.engine.job import check_place, submitted_job
+
+    job = submitted_job()
+    variable = "NANOCHAT_SWEEP_STORAGE"
+    check_place(*(("--storage", storage) if storage else (variable, os.environ.get(variable))), job)
+    if exp and (exp.startswith(".") or "/" in exp):
+        check_place("EXP", exp, job)
 
 
 def run_and_tell(experiment: "Experiment", options: RunOptions, *, cluster: str, num_workers: int) -> int:
@@ -41,8 +72,9 @@ def run_and_tell(experiment: "Experiment", options: RunOptions, *, cluster: str,
     from cli.console import out
     from cli.live import telling
     from sweeps.engine.launch import run_experiment
-    from sweeps.results.report import refresh
+    from sweeps.records.continuation import drop_unfinished_copies
 
+    drop_unfinished_copies(experiment)
     with telling(experiment) as tell:
         outcome = run_experiment(
             experiment,
@@ -51,12 +83,26 @@ def run_and_tell(experiment: "Experiment", options: RunOptions, *, cluster: str,
             stop_after_s=options.stop_after_s,
             num_workers=num_workers,
             on_event=tell,
-            refresh=refresh,
+            refresh=lambda e: _refresh(e, options.report_copy, tell),
         )
     for place in ("report/report.md", "report/report.html", "export/legs.parquet", "export/steps.parquet"):
         if experiment.store.exists(place):
             out(experiment.store.uri_of(place))
     return outcome.exit_code
+
+
+def _refresh(experiment: "Experiment", report_copy: "ReportCopy | None", tell: "Callable[[Event], None]") -> None:
+    """Tables and report, and the report's copy; that one's failure is a warning."""
+    from sweeps.engine.events import Warned
+    from sweeps.results.report import refresh
+    from sweeps.spec.errors import SweepToolError
+
+    refresh(experiment)
+    if report_copy is not None:
+        try:
+            report_copy.publish(experiment)
+        except (OSError, SweepToolError) as error:
+            tell(Warned(message=f"the report's copy was not brought up to date: {error}; the next leg tries again"))
 
 
 def planned_workers(plan: "Plan", asked: int | None) -> int:

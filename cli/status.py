@@ -32,6 +32,9 @@ def status(
     headers, *rows = run_table(snapshot)
     out(f"{snapshot.manifest.id}: {snapshot.state}\n")
     out(table(headers, rows, right=headers[2:]))
+    for trial in snapshot.trials:
+        if trial.origin is not None:
+            out(f"{trial.run} was taken over from experiment {trial.origin.experiment}")
 
 
 def _watch(exp: str, storage: str | None) -> None:

@@ -85,6 +85,15 @@ class TrialResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a trial was run whose files were copied from another experiment at the launch."""
+
+    experiment: str  # its id
+    git_commit: str | None  # of the code that it was launched with
+    copied_utc: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class StopRequest:
     """Somebody asked the experiment to stop after the current step."""
 
@@ -92,13 +101,14 @@ class StopRequest:
     requested_utc: str
 
 
-Document = Manifest | AttemptRecord | TrialResult | StopRequest
-D = TypeVar("D", Manifest, AttemptRecord, TrialResult, StopRequest)
+Document = Manifest | AttemptRecord | TrialResult | Origin | StopRequest
+D = TypeVar("D", Manifest, AttemptRecord, TrialResult, Origin, StopRequest)
 
 _SCHEMAS: dict[type, str] = {
     Manifest: "nanochat-sweep/manifest/1",
     AttemptRecord: "nanochat-sweep/attempt/1",
     TrialResult: "nanochat-sweep/result/1",
+    Origin: "nanochat-sweep/origin/1",
     StopRequest: "nanochat-sweep/stop-request/1",
 }
 

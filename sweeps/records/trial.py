@@ -15,6 +15,7 @@ from typing import Any
 from nanochat.config import TrainConfig, digest, to_dict
 from sweeps.records.documents import (
     AttemptRecord,
+    Origin,
     TrialResult,
     TrialState,
     from_bytes,
@@ -148,6 +149,15 @@ class TrialRecord:
         except FileNotFoundError:
             return None
         return from_bytes(TrialResult, data, self._store.uri_of(f"{self._folder}/result.json"))
+
+    def origin(self) -> Origin | None:
+        """Which experiment ran the trial, if it was not this one."""
+        path = f"{self._folder}/origin.json"
+        try:
+            data = self._store.read(path)
+        except FileNotFoundError:
+            return None
+        return from_bytes(Origin, data, self._store.uri_of(path))
 
     def state(self) -> TrialState:
         """How far the trial is, from storage and the owner's life alone."""

@@ -154,7 +154,20 @@ LEG_COLUMNS: list[Column[LegSource]] = [
     Column("config_json", "text", "", "the whole config", lambda s: _json_or_none(to_dict(s.trial.trial.config))),
     Column("experiment", "text", "", "id of the experiment", lambda s: s.experiment.manifest.id),
     Column("sweep", "text", "", "name of the sweep", lambda s: s.experiment.manifest.sweep),
-    Column("git_commit", "text", "", "commit of the code that ran", lambda s: s.experiment.manifest.git_commit),
+    Column(
+        "origin",
+        "text",
+        "",
+        "id of the experiment that ran the leg, where it was taken over",
+        lambda s: s.trial.origin.experiment if s.trial.origin else None,
+    ),
+    Column(
+        "git_commit",
+        "text",
+        "",
+        "commit of the code that ran",
+        lambda s: (s.trial.origin or s.experiment.manifest).git_commit,
+    ),
 ]
 
 

@@ -24,6 +24,7 @@ from sweeps.results.sections import (
     gate_blocks,
     interruption_lines,
     listed,
+    origin_lines,
     provenance_table,
     ratio_note,
     ratio_table,
@@ -107,7 +108,7 @@ def _effects(snapshots: Sequence[Snapshot]) -> list[Block]:
 
 def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Section]:
     stand = Paragraph(words=(f"State of the experiment: {single.state}.",)) if single else None
-    damaged = listed(snapshots, damage_lines)
+    damaged, taken_over = listed(snapshots, damage_lines), listed(snapshots, origin_lines)
     sections = [
         Section(key="runs", title="Runs", blocks=[*([stand] if stand else []), across(snapshots, run_table)]),
         Section(key="gates", title="Gates", blocks=gate_blocks(snapshots)),
@@ -128,7 +129,11 @@ def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Se
             blocks=[listed(snapshots, interruption_lines, "No trial was interrupted or failed.")],
         ),
         *([Section(key="damage", title="Damaged files", blocks=[damaged])] if damaged.lines else []),
-        Section(key="provenance", title="Provenance", blocks=[across(snapshots, provenance_table)]),
+        Section(
+            key="provenance",
+            title="Provenance",
+            blocks=[across(snapshots, provenance_table), *([taken_over] if taken_over.lines else [])],
+        ),
         Section(
             key="artifacts",
             title="Artifacts",

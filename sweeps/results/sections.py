@@ -220,6 +220,21 @@ def provenance_table(snapshot: Snapshot) -> Table:
     )
 
 
+def origin_lines(snapshot: Snapshot) -> list[Words]:
+    """Which trials were measured elsewhere: by another experiment, at another time, perhaps by other code."""
+    return [
+        (
+            Code(t.run),
+            " was taken over from experiment ",
+            Code(t.origin.experiment),
+            ", which ran it with the same config at commit ",
+            Code("unknown" if t.origin.git_commit is None else t.origin.git_commit),
+        )
+        for t in snapshot.trials
+        if t.origin is not None
+    ]
+
+
 def damage_lines(snapshot: Snapshot) -> list[Words]:
     """Which files were not whole."""
     return [(Code(f), " is torn: its whole lines are used, the rest is ignored") for f in snapshot.torn_files]

@@ -7,7 +7,7 @@ what they say about one experiment agrees with itself even while it runs.
 from dataclasses import dataclass
 from typing import Any
 
-from sweeps.records.documents import AttemptRecord, ExperimentState, Manifest, TrialResult, TrialState
+from sweeps.records.documents import AttemptRecord, ExperimentState, Manifest, Origin, TrialResult, TrialState
 from sweeps.records.experiment import Experiment, experiment_state
 from sweeps.records.rows import StepRow
 from sweeps.spec.plan import Plan, Trial
@@ -25,6 +25,7 @@ class TrialSnapshot:
     rows: list[StepRow]  # each step once
     spans: dict[int, tuple[int, int]]  # attempt -> first and last step that it stored
     log_name: str
+    origin: Origin | None = None  # set if another experiment ran it
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -68,6 +69,7 @@ def read_snapshot(experiment: Experiment) -> Snapshot:
                 rows=stored.rows,
                 spans=stored.spans,
                 log_name=record.log_name,
+                origin=record.origin() if result is not None else None,
             )
         )
     return Snapshot(

@@ -27,6 +27,7 @@ class TrialStatus:
     tail50_dt_ms: float | None
     peak_mem_mib: float | None
     total_time_min: float | None
+    origin: str | None  # the experiment that ran it, where it was taken over from another one
 
 
 def trial_status(trial: TrialSnapshot, window_steps: int) -> TrialStatus:
@@ -46,6 +47,7 @@ def trial_status(trial: TrialSnapshot, window_steps: int) -> TrialStatus:
         tail50_dt_ms=m.tail50_dt_ms,
         peak_mem_mib=m.peak_mib,
         total_time_min=m.total_time_min,
+        origin=trial.origin.experiment if trial.origin else None,
     )
 
 

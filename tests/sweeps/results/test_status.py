@@ -37,6 +37,7 @@ def test_the_document_has_the_agreed_keys_and_names(make_experiment: Make, compl
         "tail50_dt_ms": 100.0,
         "peak_mem_mib": 900.0,
         "total_time_min": 2.9000000000000004 / 60,
+        "origin": None,
     }
     assert waiting["status"] == "pending"
     assert {k for k, v in waiting.items() if v is None} == {
@@ -47,6 +48,7 @@ def test_the_document_has_the_agreed_keys_and_names(make_experiment: Make, compl
         "tail50_dt_ms",
         "peak_mem_mib",
         "total_time_min",
+        "origin",
     }
 
 

@@ -1,0 +1,72 @@
+"""`launch --detach`: the experiment is created here and run by a restore in a session of its own.
+
+So a launch can outlive its terminal, and there is one way to run an experiment, not two. What the run says goes into
+the experiment's folder.
+"""
+
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from cli.console import error, note, out
+
+if TYPE_CHECKING:
+    from cli.running import RunOptions
+    from sweeps.records.experiment import Experiment
+
+LOG = "launcher.log"
+START_TIMEOUT_S = 60.0
+
+
+def check_detachable(root: str, detach: bool) -> None:
+    """Raises UsageError where a detached run could not be: its log needs a local folder, a job's end would end it."""
+    if not detach:
+        return
+    from sweeps.engine.job import submitted_job
+    from sweeps.records.store import Store
+    from sweeps.spec.errors import UsageError
+
+    if submitted_job() is not None:
+        raise UsageError("--detach in a submitted job would be ended with the job; leave it out, the job is detached")
+    if not Store(root).is_local:
+        raise UsageError(f"--detach writes its log into the experiment's folder, and {root} is no local one")
+
+
+def start_detached(experiment: "Experiment", options: "RunOptions", *, cluster: str) -> int:
+    """Starts the run, and returns once it owns the experiment: 0. If it ends before that, its exit code."""
+    log = experiment.store.local_path(LOG)
+    assert log is not None
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            # -P: what lies in the working directory is not imported.
+            [sys.executable, "-P", "-m", "cli.main", "restore", experiment.uri, *words_of(options, cluster)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while experiment.owner() is None and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    if process.poll():
+        error(f"the detached run has ended:\n{log.read_text(errors='replace').strip()}")
+        return process.returncode
+    out(experiment.id)
+    note(
+        f"{experiment.id} runs as process {process.pid}; what it says is in {log}\n"
+        f"watch it with: nanochat-sweep status {experiment.uri} --watch\n"
+        f"stop it with:  nanochat-sweep stop {experiment.uri}"
+    )
+    return 0
+
+
+def words_of(options: "RunOptions", cluster: str) -> list[str]:
+    """The options on a command line again."""
+    words = ["--address", cluster, "--grace-s", f"{options.grace_s}"]
+    if options.stop_after_s is not None:
+        words += ["--stop-after", f"{options.stop_after_s:.0f}s"]
+    if options.report_copy is not None:
+        words += ["--report-to", str(options.report_copy.folder)]
+        words += ["--commit"] if options.report_copy.commits else []
+    return words

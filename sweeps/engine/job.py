@@ -1,0 +1,30 @@
+"""Whether this process is the entry point of a submitted Ray job, and what follows from that.
+
+A job runs in a folder that Ray unpacks for it and deletes some time after, so a relative path would lead there: results
+would be written, found once, and be gone. RAY_ADDRESS proves nothing, people set it too.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+
+from sweeps.spec.errors import UsageError
+
+_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+def submitted_job(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The submission id of the job that this process is the entry point of; None outside a job."""
+    try:
+        return str(json.loads(environment.get(_VARIABLE, ""))["metadata"]["job_submission_id"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def check_place(option: str, place: str | None, job: str | None) -> None:
+    """Raises UsageError for a relative path in a submitted job."""
+    if job is not None and place and "://" not in place and not os.path.isabs(os.path.expanduser(place)):
+        raise UsageError(
+            f"{option} {place} is relative, and job {job} runs in a folder that Ray deletes; "
+            f"give an absolute path that all nodes reach, or s3://..."
+        )

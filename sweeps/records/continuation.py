@@ -1,0 +1,89 @@
+"""A new experiment that takes over the legs that another one has completed, and so has only the rest to run.
+
+What is taken is copied: rows, attempts, config, log and result, but no checkpoints. So the new folder is whole by
+itself, may be moved, and outlives the old one. `origin.json` beside each copy says which experiment ran it, and
+everything that shows the leg says so too. A leg is taken only if its whole resolved config is the same and it ran on
+as many workers: all else would not be comparable.
+
+The origin is written first and the result last. A copy that was cut off in between has one without the other; it is
+removed, and the leg runs.
+"""
+
+from dataclasses import dataclass, field
+
+from nanochat.config import digest, field_paths, get_field
+from sweeps.records.documents import Origin, to_bytes, utc_now
+from sweeps.records.experiment import Experiment
+from sweeps.records.store import Store
+from sweeps.spec.plan import Plan, Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which trials of a plan another experiment has completed."""
+
+    taken: tuple[str, ...]
+    left: dict[str, str] = field(default_factory=dict[str, str])  # trial -> why it is run
+
+
+def choose(source: Experiment, plan: Plan) -> Choice:
+    """What a new experiment with this plan can take from `source`."""
+    reasons = {trial.name: _why_not(source, trial, plan.num_workers) for trial in plan.trials}
+    return Choice(
+        taken=tuple(name for name, reason in reasons.items() if reason is None),
+        left={name: reason for name, reason in reasons.items() if reason is not None},
+    )
+
+
+def copy(source: Experiment, target: Experiment, trials: tuple[str, ...]) -> None:
+    """Copies completed trials from one experiment into a new one."""
+    for name in trials:
+        origin = source.trial(name).origin() or Origin(
+            experiment=source.id, git_commit=source.manifest.git_commit, copied_utc=utc_now()
+        )
+        folder = f"trials/{name}"
+        target.store.write(f"{folder}/origin.json", to_bytes(origin))
+        for path in _files(source.store, folder):
+            target.store.write(path, source.store.read(path))
+        target.store.write(f"{folder}/result.json", source.store.read(f"{folder}/result.json"))
+
+
+def drop_unfinished_copies(experiment: Experiment) -> None:
+    """Removes copies that were cut off. Raises Locked while they are being made."""
+    unfinished = [r.name for r in experiment.trials() if r.origin() is not None and r.result() is None]
+    if not unfinished:
+        return
+    experiment.lock()
+    try:
+        for name in unfinished:
+            experiment.store.delete_tree(f"trials/{name}")
+    finally:
+        experiment.unlock()
+
+
+def _files(store: Store, folder: str) -> list[str]:
+    within = [f"{part}/{name}" for part in ("attempts", "rows") for name in store.list(f"{folder}/{part}")]
+    single = [name for name in ("trial.json", "log.txt") if store.exists(f"{folder}/{name}")]
+    return [f"{folder}/{path}" for path in (*within, *single) if path.endswith((".json", ".jsonl", ".txt"))]
+
+
+def _why_not(source: Experiment, trial: Trial, num_workers: int) -> str | None:
+    there = next((t for t in source.plan.trials if t.name == trial.name), None)
+    if there is None:
+        return f"{source.id} has no such leg"
+    if digest(there.config) != digest(trial.config):
+        return _difference(there, trial)
+    record = source.trial(trial.name)
+    result = record.result()
+    if result is None or result.status != "completed":
+        return f"it is {record.state()} there"
+    seen = record.attempts()[-1].num_workers
+    return None if seen == num_workers else f"it ran on {seen} workers there, on {num_workers} here"
+
+
+def _difference(there: Trial, here: Trial) -> str:
+    for path in field_paths():
+        old, new = get_field(there.config, path), get_field(here.config, path)
+        if old != new:
+            return f"{path} is {old!r} there, {new!r} here"
+    return "its config is not the same there"

@@ -1,0 +1,81 @@
+"""A copy of the report where people look, made anew after each leg, and committed there if asked for.
+
+Only its own files are added and committed, whatever else is staged or changed in that repository stays as it is, and
+nothing is ever pushed. The report is the same for the same data, so a commit is made only where numbers changed.
+"""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeps.records.experiment import Experiment
+from sweeps.records.store import Store
+from sweeps.spec.errors import SweepToolError, UsageError
+
+_SUFFIXES = (".md", ".html", ".svg")
+_TIMEOUT_S = 60
+
+
+@dataclass(frozen=True)
+class ReportCopy:
+    """A folder that shows the report."""
+
+    folder: Path
+    commits: bool = False
+
+    def check(self) -> None:
+        """Raises UsageError for a place that cannot be one, before anything has run."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"--report-to {self.folder} is no folder")
+        if not self.commits:
+            return
+        existing = next(place for place in (self.folder, *self.folder.parents) if place.is_dir())
+        try:
+            _git(existing, "rev-parse", "--show-toplevel")
+        except SweepToolError as error:
+            raise UsageError(f"--commit: {self.folder} is in no git repository ({error}); leave --commit out") from None
+
+    def publish(self, experiment: Experiment) -> None:
+        """Copies the report as it is now. Raises OSError or SweepToolError; the next leg tries again."""
+        source, target = Store(experiment.store.uri_of("report")), Store(str(self.folder))
+        names = [name for name in source.list() if name.endswith(_SUFFIXES)]
+        known = set(target.list())
+        for name in names:
+            data = source.read(name)
+            if name not in known or target.read(name) != data:
+                target.write(name, data)
+        if self.commits and names:
+            _commit(self.folder, names, _subject(experiment))
+
+
+def _subject(experiment: Experiment) -> str:
+    states = list(experiment.trial_states().values())
+    num_done = sum(state in ("completed", "stopped_early") for state in states)
+    return f"Report of {experiment.id}: {num_done} of {len(states)} legs completed"
+
+
+def _commit(folder: Path, names: list[str], subject: str) -> None:
+    _git(folder, "add", "--", *names)
+    if _git(folder, "status", "--porcelain", "--", *names):
+        _git(folder, "commit", "--quiet", "--message", subject, "--only", "--", *names)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """What git says. Raises SweepToolError with its last line; it is given nobody to ask."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            env=os.environ | {"GIT_TERMINAL_PROMPT": "0"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SweepToolError(f"git {arguments[0]} in {folder}: {error}") from None
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise SweepToolError(f"git {arguments[0]} in {folder}: {said[-1]}")
+    return done.stdout.strip()
