@@ -19,7 +19,7 @@ from sweeps.engine import family
 from sweeps.engine.preflight import LOCAL, Resources, local_resources
 from sweeps.spec.errors import NoCluster
 
-COLLECTIVE_TIMEOUT_S = 900
+COLLECTIVE_TIMEOUT_S = 1800  # longer than a vigil, which stores stacks first
 OBJECT_STORE_BYTES = 200 * 2**20  # nothing large passes through it
 
 # For this process, before ray is imported. Ray's own boxes, tips, usage reports and result files stay away.

@@ -145,6 +145,17 @@ class LegFailed(LegEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rehearsed(LegEvent):
+    """A leg's few steps before the launch have ended."""
+
+    is_ok: bool
+    text: str
+
+    def __str__(self) -> str:
+        return f"preflight {self.line(self.text)}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stopping(Event):
     """A stop was asked for; the running leg gets `grace_s` to write a checkpoint."""
 
@@ -166,6 +177,16 @@ class Warned(Event):
 
     def __str__(self) -> str:
         return f"warning: {self.message}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused(Event):
+    """No leg can be started here now; the experiment ends."""
+
+    message: str
+
+    def __str__(self) -> str:
+        return f"error: {self.message}"
 
 
 @dataclass(frozen=True, kw_only=True)

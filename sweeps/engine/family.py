@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 MARK_VARIABLE = "NANOCHAT_SWEEP_FAMILY"
+LEG_VARIABLE = "NANOCHAT_SWEEP_LEG"  # set by each rank for its children
 
 
 def mark_of(experiment_uri: str, owner_id: str) -> str:
@@ -26,6 +27,16 @@ def mark_of(experiment_uri: str, owner_id: str) -> str:
 def members(mark: str) -> list[int]:
     """The living processes of a launch on this host, except the caller."""
     return [pid for pid, seen in _marked_processes() if seen == mark]
+
+
+def leg_mark(experiment_uri: str, trial: str) -> str:
+    """The mark of what a trial's ranks start."""
+    return f"{_folder_mark(experiment_uri)}/{trial}"
+
+
+def end_leg(mark: str, ranks: list[int]) -> bool:
+    """Ends what is left of a leg on this host: its ranks and what they started. False if some would not go."""
+    return end(lambda: [pid for pid in ranks if is_marked(pid)] + _with(LEG_VARIABLE, mark))
 
 
 def leftovers(experiment_uri: str, own_mark: str) -> list[int]:
@@ -39,6 +50,12 @@ def is_marked(pid: int) -> bool:
     return _mark(pid) is not None
 
 
+def is_related(pid: int, mark: str) -> bool:
+    """Whether a process belongs to a launch of the same experiment as `mark`."""
+    folder = mark.partition(".")[0]
+    return bool(folder) and (_mark(pid) or "").partition(".")[0] == folder
+
+
 def end(find: Callable[[], list[int]], timeout_s: float = 10.0) -> bool:
     """Kills what `find` finds until it finds nothing more. False if some would not go in time."""
     deadline = time.monotonic() + timeout_s
@@ -46,7 +63,7 @@ def end(find: Callable[[], list[int]], timeout_s: float = 10.0) -> bool:
         if time.monotonic() > deadline:
             return False
         for pid in left:
-            _kill(pid)
+            kill(pid)
         time.sleep(0.05)
     return True
 
@@ -68,26 +85,31 @@ def _folder_mark(experiment_uri: str) -> str:
     return hashlib.sha256(experiment_uri.encode()).hexdigest()[:16]
 
 
-def _marked_processes() -> Iterator[tuple[int, str]]:
+def _with(variable: str, value: str) -> list[int]:
+    return [pid for pid, seen in _marked_processes(variable) if seen == value]
+
+
+def _marked_processes(variable: str = MARK_VARIABLE) -> Iterator[tuple[int, str]]:
     for entry in os.listdir("/proc") if os.path.isdir("/proc") else []:
         if entry.isdigit() and int(entry) != os.getpid():
-            mark = _mark(int(entry))
+            mark = _mark(int(entry), variable)
             if mark is not None:
                 yield int(entry), mark
 
 
-def _mark(pid: int) -> str | None:
+def _mark(pid: int, variable: str = MARK_VARIABLE) -> str | None:
     """The mark in a living process's environment; None too for other users' processes and for the dead."""
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
         return None
-    prefix = f"{MARK_VARIABLE}=".encode()
+    prefix = f"{variable}=".encode()
     found = next((item for item in environment.split(b"\0") if item.startswith(prefix)), None)
     return found[len(prefix) :].decode(errors="replace") if found else None
 
 
-def _kill(pid: int) -> None:
+def kill(pid: int) -> None:
+    """Ends a process at once; nothing happens if it is gone or another user's."""
     try:
         os.kill(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):

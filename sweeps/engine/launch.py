@@ -8,6 +8,7 @@ storage too, never from Ray: Ray returns normally after an interruption.
 # Ray and pyarrow are typed in parts only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+import functools
 import os
 import tempfile
 import threading
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.engine import family
+from sweeps.engine import rehearsal as rehearsing
 from sweeps.engine.cluster import connected
 from sweeps.engine.events import (
     Event,
@@ -24,6 +26,7 @@ from sweeps.engine.events import (
     ExperimentStarted,
     LegCompleted,
     LegFailed,
+    Refused,
     Stopping,
     Warned,
 )
@@ -32,6 +35,7 @@ from sweeps.engine.output import others_into_log
 from sweeps.engine.preflight import LOCAL, Resources, check_plan, device_of
 from sweeps.engine.stop import EXIT_CODES, StopAtOnce, StopState, signals_into
 from sweeps.engine.trial import TrialTask, run_trial
+from sweeps.engine.vigil import Limits
 from sweeps.engine.watch import Watch
 from sweeps.engine.worker import TrainFunction
 from sweeps.records.documents import TrialState
@@ -39,7 +43,7 @@ from sweeps.records.experiment import Experiment
 from sweeps.records.owner import Owner
 from sweeps.records.provenance import running_commit
 from sweeps.records.trial import TrialRecord
-from sweeps.spec.errors import SweepToolError
+from sweeps.spec.errors import NoCluster, SweepToolError
 
 POLL_S = 1.0
 DEFAULT_GRACE_S = 60.0
@@ -68,11 +72,14 @@ def run_experiment(
     on_event: OnEvent,
     refresh: Refresh,
     train: TrainFunction | None = None,
+    limits: Limits | None = None,
+    preflight: bool | None = False,
 ) -> Outcome:
     """Runs every trial without a result. `num_workers` replaces the plan's; `train` replaces the trainer, for tests.
 
     After `stop_after_s` it stops by itself, as if somebody had asked. Raises Locked while another process runs the
-    experiment, NoCluster if there is no place for its workers.
+    experiment, NoCluster if there is no place for its workers. `preflight` first runs a few steps of every leg; None
+    where legs run on GPUs.
     """
     workers = num_workers or experiment.plan.num_workers
     owner = Owner.this_process()
@@ -91,8 +98,14 @@ def run_experiment(
                 connected(address or LOCAL, num_workers=workers, mark=mark) as resources,
             ):
                 check_plan(experiment.plan, workers, resources)
-                _Run(experiment, workers, resources, stop, on_event, refresh, train).run()
-        outcome = outcome_of(experiment.trial_states(), stop)
+                run = functools.partial(
+                    _Run, num_workers=workers, resources=resources, stop=stop, train=train, limits=limits or Limits()
+                )
+                if preflight or (preflight is None and resources.num_gpus > 0):
+                    _rehearse(experiment, run, on_event)
+                if not stop.was_asked and experiment.refusal() is None:
+                    run(experiment, on_event=on_event, refresh=refresh).run()
+        outcome = outcome_of(experiment.trial_states(), stop, refused=experiment.refusal() is not None)
     finally:
         experiment.unlock()
     _refresh(experiment, refresh, on_event)  # unlocked: an unfinished experiment now reads interrupted, not running
@@ -100,8 +113,22 @@ def run_experiment(
     return outcome
 
 
-def outcome_of(states: dict[str, TrialState], stop: StopState) -> Outcome:
-    """Complete: 0. Nothing left but failures: 5. Else what stopped it: a signal's own code, 130 without one, 5."""
+def _nothing(experiment: Experiment) -> None:
+    """A rehearsal has no results."""
+
+
+def _rehearse(experiment: Experiment, run: Callable[..., "_Run"], on_event: OnEvent) -> None:
+    """A few steps of every leg, as an experiment of their own. GPUs that others use end the whole launch."""
+    rehearsal = rehearsing.create(experiment)
+    run(rehearsal, on_event=rehearsing.Telling(rehearsal, on_event), refresh=_nothing).run()
+    refusal = rehearsal.refusal()
+    if refusal is not None:
+        experiment.refuse(refusal)
+
+
+def outcome_of(states: dict[str, TrialState], stop: StopState, *, refused: bool = False) -> Outcome:
+    """Complete: 0. Nothing left but failures: 5. Else what stopped it: a signal's own code, 130 without one; 69 for
+    GPUs that others use; 5."""
     completed = tuple(name for name, state in states.items() if state in ("completed", "stopped_early"))
     failed = tuple(name for name, state in states.items() if state == "failed")
     unfinished = tuple(name for name in states if name not in completed and name not in failed)
@@ -109,6 +136,8 @@ def outcome_of(states: dict[str, TrialState], stop: StopState) -> Outcome:
         code = 0
     elif unfinished and stop.was_asked:
         code = EXIT_CODES[stop.first] if stop.first else 130
+    elif unfinished and refused:
+        code = NoCluster.exit_code
     else:
         code = 5
     return Outcome(code, completed, failed, unfinished)
@@ -126,21 +155,25 @@ class _Run:
     def __init__(
         self,
         experiment: Experiment,
+        *,
         num_workers: int,
         resources: Resources,
         stop: StopState,
         on_event: OnEvent,
         refresh: Refresh,
         train: TrainFunction | None,
+        limits: Limits,
     ) -> None:
         from sweeps.engine.order import PlanOrder
 
         self._experiment, self._num_workers, self._resources = experiment, num_workers, resources
         self._stop, self._on_event, self._refresh, self._train = stop, on_event, refresh, train
+        self._limits = limits
         self._order = PlanOrder(self._tasks())
         self._watch = Watch(experiment)
         self._is_stopping = False
         self._is_storage_away = False
+        self._is_refused = False
         self._warnings: list[str] = []  # of Tune's thread, told by the main one
 
     def run(self) -> None:
@@ -175,6 +208,7 @@ class _Run:
         try:
             if not self._is_stopping:
                 self._look_for_stop()
+            self._look_for_refusal()
             for event in self._watch.poll():
                 self._on_event(event)
                 if isinstance(event, LegCompleted | LegFailed):
@@ -196,6 +230,14 @@ class _Run:
             self._stop.begin()
             self._order.stop()
             self._on_event(Stopping(reason=reason, grace_s=self._stop.grace_s))
+
+    def _look_for_refusal(self) -> None:
+        """A driver that cannot start its leg says so in storage; the next ones could not start theirs either."""
+        reason = self._experiment.refusal()
+        if reason is not None and not self._is_refused:
+            self._is_refused = True
+            self._order.stop()
+            self._on_event(Refused(message=reason))
 
     def _run_tune(self) -> None:
         """Whatever Tune raises is a warning: the records alone say what is done."""
@@ -234,6 +276,9 @@ class _Run:
                 num_gpus=self._resources.num_gpus,
                 num_threads=num_threads,
                 max_interruptions=Policy().max_interruptions,
+                owns_all_gpus=self._resources.is_private or self._num_workers == self._resources.num_gpus,
+                step_limit_s=self._limits.step_s,
+                first_step_limit_s=self._limits.first_step_s,
             ).as_config()
             for record in self._experiment.trials()
             if is_open(record)

@@ -27,6 +27,7 @@ class Resources:
     num_cpus: int | None  # None: declared as needed, since workers without a GPU only share the cores
     num_gpus: int
     where: str  # "this machine", or a cluster's address
+    is_private: bool = False  # nobody else can have a worker on it
 
 
 def device_of(config: TrainConfig, num_gpus: int) -> Literal["cpu", "cuda"]:
@@ -97,7 +98,7 @@ def check_address(address: str | None, heads: list[str]) -> str:
 
 def local_resources() -> Resources:
     """This machine's, for a private cluster."""
-    return Resources(num_cpus=None, num_gpus=num_visible_gpus(), where="this machine")
+    return Resources(num_cpus=None, num_gpus=num_visible_gpus(), where="this machine", is_private=True)
 
 
 def num_visible_gpus() -> int:

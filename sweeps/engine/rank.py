@@ -5,6 +5,8 @@ resume never finds a gap. Whoever is about to store first makes sure that the at
 of a killed launch must not touch what its successor has built on.
 """
 
+import contextlib
+import resource
 import time
 import traceback
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from nanochat.advice import is_out_of_memory, memory_advice
 from nanochat.config import TrainConfig, from_dict
 from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats, TrainResult, stats_as_dict
 from sweeps.engine.resume import stored_checkpoints, superseded
@@ -73,6 +76,7 @@ class Rank:
         self._rows: list[StepRow] = []
         self._rows_stored_at = time.monotonic()
         self._last_row: int | None = None
+        self._last_step_utc: str | None = None
         self._last_saved: int | None = None
         self._stop_seen_at = -STOP_POLL_S
 
@@ -106,7 +110,10 @@ class Rank:
     def on_step(self, stats: StepStats) -> None:
         """Rank 0: a row. It may wait in memory, but not for long."""
         self._rows.append(StepRow.of(stats, trial=self._task.trial, attempt=self._task.attempt))
-        self._last_row = stats.step
+        if self._last_row is None:
+            with contextlib.suppress(OSError):  # only the report's time between legs would lack it
+                self._update_attempt(first_step_utc=utc_now())
+        self._last_row, self._last_step_utc = stats.step, utc_now()
         if time.monotonic() - self._rows_stored_at >= ROW_PART_S:
             self._store_rows(must=False)
 
@@ -148,7 +155,8 @@ class Rank:
             return
         self._check_newest()
         self._store_rows(must=True)
-        self._update_attempt(end="completed" if result.completed else "stopped", ended_utc=utc_now())
+        end = "completed" if result.completed else "stopped"
+        self._update_attempt(end=end, last_step_utc=self._last_step_utc, ended_utc=utc_now())
 
     def store_error(self, error: Exception) -> bool:
         """Any rank: its own exception, unless another rank was first, because the later ones follow from that."""
@@ -157,10 +165,14 @@ class Rank:
             if attempt.error is not None or attempt.end is not None:
                 return False
             text = "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
-            self._update_attempt(error=AttemptError(type=type(error).__name__, message=str(error), traceback=text))
+            message = self._explained(error)
+            self._update_attempt(error=AttemptError(type=type(error).__name__, message=message, traceback=text))
         except OSError as refused:
             print(f"this error cannot be stored: {refused}")
         return True
+
+    def _explained(self, error: Exception) -> str:
+        return memory_advice(error, self.config(), _peak_mib()) if is_out_of_memory(error) else str(error)
 
     def _check_newest(self) -> None:
         newest = self._record.attempts()[-1].number
@@ -183,3 +195,12 @@ class Rank:
 
     def _update_attempt(self, **changes: Any) -> None:
         self._record.update_attempt(replace(self._record.attempts()[self._task.attempt], **changes))
+
+
+def _peak_mib() -> float:
+    """Most memory that this process has held: of its GPU, else its resident set."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -5,16 +5,24 @@ an attempt (one Ray Train run with a folder of its own), or writes the result, o
 are off, because they would also repeat a leg's own error.
 """
 
+# Ray is typed in parts only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import contextlib
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from nanochat.config import TrainConfig
+from sweeps.engine import family, gpus
 from sweeps.engine.moves import Move, Policy, StoredTrial, next_move
 from sweeps.engine.preflight import device_of
 from sweeps.engine.rank import KEEP_CHECKPOINTS, StorageLost, Superseded, Task
 from sweeps.engine.resume import run_name
+from sweeps.engine.stacks import on_node, places
+from sweeps.engine.vigil import HUNG, Limits, watching
 from sweeps.engine.worker import TrainFunction, run_rank
 from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord, TrialResult, utc_now
 from sweeps.records.experiment import Experiment
@@ -27,7 +35,7 @@ T = TypeVar("T")
 
 PROCESS_GROUP_TIMEOUT_S = 1800  # a hang inside a collective; the first one waits for the slowest rank's compilation
 STORAGE_PATIENCE_S = 60.0
-_CONTINUED_ERRORS = (StorageLost.__name__, Superseded.__name__)
+_CONTINUED_ERRORS = (StorageLost.__name__, Superseded.__name__, HUNG)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +48,9 @@ class TrialTask:
     num_gpus: int
     num_threads: int  # of one CPU worker
     max_interruptions: int
+    owns_all_gpus: bool  # nobody else's legs run on this cluster's GPUs
+    step_limit_s: float
+    first_step_limit_s: float
 
     def as_config(self) -> dict[str, Any]:
         """The form that Tune passes to the driver."""
@@ -57,11 +68,29 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None = None) -> Non
     while True:
         match next_move(patiently(lambda: stored_trial(experiment, record, num_earlier)), policy):
             case Move.START | Move.CONTINUE:
-                _make_attempt(record, trial, task, train)
+                if _is_refused(experiment, trial.config, task):
+                    return
+                _make_attempt(experiment, record, trial, task, train)
             case Move.WRITE_RESULT:
                 patiently(lambda: write_result(record, trial))
             case _:
                 return
+
+
+def _is_refused(experiment: Experiment, config: TrainConfig, task: TrialTask) -> bool:
+    """Whether others use the leg's GPUs, which the launcher is told. Where other jobs share the cluster it is not known
+    which GPUs will be the leg's."""
+    import ray
+
+    if device_of(config, task.num_gpus) != "cuda" or not task.owns_all_gpus:
+        return False
+    mark = os.environ.get(family.MARK_VARIABLE, "")
+    nodes: list[dict[str, Any]] = ray.nodes()
+    with_gpus = [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("GPU")]
+    refusals = [refusal for id in with_gpus if (refusal := on_node(id, gpus.free, mark))]
+    if refusals:
+        patiently(lambda: experiment.refuse(refusals[0]))
+    return bool(refusals)
 
 
 def patiently(action: Callable[[], T], patience_s: float = STORAGE_PATIENCE_S, pause_s: float = 2.0) -> T:
@@ -89,15 +118,29 @@ def stored_trial(experiment: Experiment, record: TrialRecord, num_earlier: int) 
     )
 
 
-def _make_attempt(record: TrialRecord, trial: Trial, task: TrialTask, train: TrainFunction | None) -> None:
-    """One attempt, from its record's opening to its end."""
+def _make_attempt(
+    experiment: Experiment, record: TrialRecord, trial: Trial, task: TrialTask, train: TrainFunction | None
+) -> None:
+    """One attempt, from its record's opening to its end, after which no process of it is left."""
     attempt = patiently(lambda: _open_attempt(record, trial.config, task.num_workers))
+    limits = Limits(first_step_s=task.first_step_limit_s, step_s=task.step_limit_s)
     error: Exception | None = None
     try:
-        _fit(record, attempt.number, trial.config, task, train)
+        with watching(experiment, record.name, attempt.number, limits):
+            _fit(record, attempt.number, trial.config, task, train)
     except Exception as raised:  # whatever it is, it ended the attempt; the record says what follows
         error = raised
+    _end_what_is_left(experiment, record.name, attempt.number)
     patiently(lambda: _close_attempt(record, attempt.number, error))
+
+
+def _end_what_is_left(experiment: Experiment, trial: str, attempt: int) -> None:
+    """Ray ends the ranks; compilers and loaders that they started may stay, and would hold memory of the next leg."""
+    ranks = patiently(lambda: places(experiment.store, trial, attempt))
+    mark = family.leg_mark(experiment.uri, trial)
+    for node_id in dict.fromkeys(place.node_id for place in ranks):
+        with contextlib.suppress(Exception):  # a node that is gone keeps no process
+            on_node(node_id, family.end_leg, mark, [place.pid for place in ranks if place.node_id == node_id])
 
 
 def _open_attempt(record: TrialRecord, config: TrainConfig, num_workers: int) -> AttemptRecord:

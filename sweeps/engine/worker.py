@@ -18,6 +18,7 @@ from typing import Any
 
 from nanochat.config import TrainConfig
 from nanochat.stats import Checkpointable, Hooks, TrainResult
+from sweeps.engine import stacks
 from sweeps.engine.output import into_log
 from sweeps.engine.rank import Rank, Task
 from sweeps.engine.resume import checkpoint_name, run_name
@@ -34,6 +35,7 @@ def run_rank(values: dict[str, Any]) -> None:
     experiment = Experiment.open(task.experiment)
     record = experiment.trial(task.trial)
     with into_log(record.log_path):
+        stacks.enlist(experiment.store, task.trial, task.attempt)
         sys.argv = experiment.manifest.argv  # the command that this process serves; its own is Ray's
         rank = Rank(task, RayGroup(Store(record.train_uri), task.attempt))
         try:

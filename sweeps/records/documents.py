@@ -56,6 +56,8 @@ class AttemptRecord:
     num_workers: int
     git_commit: str | None = None  # of the code that ran it; the manifest's is that of the launch
     first_step: int | None = None  # None until the trainer has said where it starts
+    first_step_utc: str | None = None  # the end of its first step
+    last_step_utc: str | None = None  # the end of its last step, stored when it was not cut off
     ended_utc: str | None = None
     end: AttemptEnd | None = None
     error: AttemptError | None = None

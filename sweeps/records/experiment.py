@@ -28,6 +28,7 @@ from sweeps.spec.errors import CorruptData, Locked, UsageError
 from sweeps.spec.plan import Plan, plan_from_json
 
 _STOP = "requests/stop.json"
+_REFUSAL = "requests/refusal.txt"
 
 
 class Experiment:
@@ -134,9 +135,21 @@ class Experiment:
             return None
         return from_bytes(StopRequest, data, self.store.uri_of(_STOP)).reason
 
+    def refuse(self, reason: str) -> None:
+        """Says, for the owner to read, why no leg can be started here now."""
+        self.store.write(_REFUSAL, reason.encode())
+
+    def refusal(self) -> str | None:
+        """Why a driver would not start its leg."""
+        try:
+            return self.store.read(_REFUSAL).decode()
+        except FileNotFoundError:
+            return None
+
     def clear_requests(self) -> None:
-        """Forgets stop requests; for a new owner to call before it starts."""
+        """Forgets stop requests and refusals; for a new owner to call before it starts."""
         self.store.delete(_STOP)
+        self.store.delete(_REFUSAL)
 
     def trial_states(self) -> dict[str, TrialState]:
         """The state of each trial by name, in plan order."""

@@ -14,6 +14,7 @@ from nanochat.config import digest, field_alternatives, field_paths, get_field, 
 from sweeps.records.documents import parse_utc
 from sweeps.records.rows import StepRow
 from sweeps.results.snapshot import Snapshot, TrialSnapshot
+from sweeps.results.startup import between_legs_s
 from sweeps.results.tail import Measures
 
 Kind = Literal["text", "texts", "int32", "int64", "float64", "bool", "utc"]
@@ -102,6 +103,13 @@ LEG_COLUMNS: list[Column[LegSource]] = [
         "total_time_min", "float64", "min", "time in steps > 10 over all attempts", lambda s: s.measures.total_time_min
     ),
     Column("wall_time_min", "float64", "min", "time in all ended attempts", lambda s: _wall_time_min(s.trial)),
+    Column(
+        "between_legs_s",
+        "float64",
+        "s",
+        "from the last step of the leg before to the start of the first step; null where it did not follow at once",
+        lambda s: between_legs_s(s.experiment, s.trial),
+    ),
     Column("started_utc", "utc", "UTC", "start of the first attempt", lambda s: _started(s.trial)),
     Column("ended_utc", "utc", "UTC", "end of the last attempt", lambda s: _ended(s.trial)),
     Column("error_type", "text", "", "what ended the last attempt, if an error", lambda s: _error(s.trial, "type")),

@@ -26,6 +26,7 @@ from sweeps.results.blocks import (
 from sweeps.results.compare import ratios_to_baseline
 from sweeps.results.gates import gate_lines
 from sweeps.results.snapshot import Snapshot, TrialSnapshot
+from sweeps.results.startup import between_legs_s
 from sweeps.results.status import RUN_COLUMNS, trial_status
 from sweeps.results.tail import num_recompilations
 
@@ -159,6 +160,7 @@ def compile_table(snapshot: Snapshot) -> Table:
         if not trials:
             continue
         statuses = [_compile_status(t) for t in trials]
+        pauses = [s for t in trials if (s := between_legs_s(snapshot, t)) is not None]
         first_steps = [t.rows[0].dt_ms / 1000 for t in trials if t.rows]
         kernels = [", ".join(f"{role} {k}" for role, k in sorted(t.facts.get("backends", {}).items())) for t in begun]
         rows.append(
@@ -168,6 +170,7 @@ def compile_table(snapshot: Snapshot) -> Table:
                 text_cell(_each_once(word for word, _ in statuses), statuses[0][1] if len(set(statuses)) == 1 else ""),
                 text_cell(_each_once(t.facts.get("compile_cache", "") for t in begun)),
                 number_cell(sum(num_recompilations(t.rows) for t in trials)),
+                number_cell(max(pauses, default=None), 1),
                 number_cell(max(first_steps, default=None), 1),
                 text_cell(_each_once(kernels)),
             ]
@@ -178,6 +181,7 @@ def compile_table(snapshot: Snapshot) -> Table:
         Column(heading="status"),
         Column(heading="cache"),
         Column(heading="recompilations", kind="number"),
+        Column(heading="between legs s", kind="number"),
         Column(heading="first step s", kind="number"),
         Column(heading="kernels"),
     ]

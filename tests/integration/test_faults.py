@@ -1,12 +1,13 @@
 """The engine under faults, on a real private Ray cluster, with a toy as the trainer so that a leg takes seconds.
 
-One launch holds a leg that fails by itself, one whose worker is killed and one whose driver is killed: the first must
-not stop the others, which must go on from their checkpoints.
+One launch holds legs that fail by themselves (an exception, no memory), and legs whose worker is killed, whose worker
+hangs, whose driver is killed: the former must not stop the others, which must go on from their checkpoints.
 """
 
 import contextlib
 import importlib.util
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -17,8 +18,11 @@ import ray.cloudpickle
 
 from nanochat.config import with_overrides
 from nanochat.recipes import d12_moe, shrink_to_tiny
-from sweeps.engine.events import Event, LegCheckpointed, LegFailed, LegInterrupted
+from sweeps.engine import family
+from sweeps.engine.events import Event, LegCheckpointed, LegFailed, LegInterrupted, LegTraining
 from sweeps.engine.launch import Outcome, run_experiment
+from sweeps.engine.stacks import RankPlace, folder_of, places
+from sweeps.engine.vigil import Limits
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
 from sweeps.spec import Axis, Sweep, TailWindow
@@ -28,7 +32,8 @@ pytestmark = pytest.mark.integration
 
 NUM_STEPS = 40
 TOY = Path(__file__).parent.parent / "sweeps" / "engine" / "toy.py"
-BEHAVIOUR = {13: "failing", 17: "worker_killed", 19: "driver_killed"}
+BEHAVIOUR = {13: "failing", 29: "too_large", 17: "worker_killed", 23: "worker_hung", 19: "driver_killed"}
+COMPLETED = ("worker_killed-b1", "worker_hung-b1", "driver_killed-b1")
 
 
 def load_toy() -> ModuleType:
@@ -43,7 +48,7 @@ def load_toy() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Outcome, list[Event], list[int]]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
     base = with_overrides(shrink_to_tiny(d12_moe(num_steps=NUM_STEPS)), {"schedule.num_steps": NUM_STEPS})
     sweep = Sweep(
         name="faults",
@@ -60,6 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Outcome, 
     experiment = Experiment.create(str(tmp_path_factory.mktemp("storage")), "faults", manifest)
     events: list[Event] = []
     completed_at_refresh: list[int] = []
+    living: list[int] = []
 
     def on_event(event: Event) -> None:
         events.append(event)
@@ -69,30 +75,41 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Experiment, Outcome, 
                 with contextlib.suppress(ProcessLookupError):  # killed at the checkpoint before
                     os.kill(first.pid, signal.SIGKILL)
 
+        if isinstance(event, LegTraining):
+            living.extend(place.pid for place in earlier_ranks(experiment, event) if family.is_marked(place.pid))
+
     outcome = run_experiment(
         experiment,
         on_event=on_event,
         refresh=lambda e: completed_at_refresh.append(sum(t.result() is not None for t in e.trials())),
         train=load_toy().toy_train,
+        limits=Limits(first_step_s=300, step_s=20),
     )
-    return experiment, outcome, events, completed_at_refresh
+    return experiment, outcome, events, completed_at_refresh, living
 
 
-Run = tuple[Experiment, Outcome, list[Event], list[int]]
+Run = tuple[Experiment, Outcome, list[Event], list[int], list[int]]
+
+
+def earlier_ranks(experiment: Experiment, event: LegTraining) -> list[RankPlace]:
+    """All ranks of all attempts before the one that now trains."""
+    attempts = [(record.name, a.number) for record in experiment.trials() for a in record.attempts()]
+    now = attempts.index((event.at.trial, len(experiment.trial(event.at.trial).attempts()) - 1))
+    return [place for name, number in attempts[:now] for place in places(experiment.store, name, number)]
 
 
 def test_a_failing_leg_stops_no_other_and_is_not_repeated(run: Run) -> None:
-    experiment, outcome, events, _ = run
+    experiment, outcome, events, *_ = run
     assert outcome.exit_code == 5
-    assert outcome.failed == ("failing-b1",)
-    assert outcome.completed == ("worker_killed-b1", "driver_killed-b1")
+    assert outcome.failed == ("failing-b1", "too_large-b1")
+    assert outcome.completed == COMPLETED
     attempts = experiment.trial("failing-b1").attempts()
     assert [attempt.end for attempt in attempts] == ["failed"]
-    assert len([event for event in events if isinstance(event, LegFailed)]) == 1
+    assert [event.at.trial for event in events if isinstance(event, LegFailed)] == ["failing-b1", "too_large-b1"]
 
 
 def test_the_error_of_the_rank_that_failed_first_is_kept_with_its_traceback(run: Run) -> None:
-    experiment, _, events, _ = run
+    experiment, _, events, *_ = run
     error = experiment.trial("failing-b1").attempts()[0].error
     assert error is not None
     assert (error.type, error.message) == ("ValueError", "the toy broke at step 5")
@@ -102,7 +119,7 @@ def test_the_error_of_the_rank_that_failed_first_is_kept_with_its_traceback(run:
 
 
 def test_a_leg_whose_worker_is_killed_goes_on_from_its_checkpoint(run: Run) -> None:
-    experiment, _, events, _ = run
+    experiment, _, events, *_ = run
     record = experiment.trial("worker_killed-b1")
     assert [(attempt.end, attempt.first_step) for attempt in record.attempts()] == [
         ("interrupted", 0),
@@ -110,6 +127,25 @@ def test_a_leg_whose_worker_is_killed_goes_on_from_its_checkpoint(run: Run) -> N
     ]
     interrupted = next(event for event in events if isinstance(event, LegInterrupted))
     assert interrupted.message == "rank 1 was lost: its process died"
+
+
+def test_a_leg_without_memory_says_what_to_lower(run: Run) -> None:
+    (attempt,) = run[0].trial("too_large-b1").attempts()
+    assert attempt.error is not None
+    assert re.match(r"out of memory at a peak of [\d,]+ MiB; lower data.device_batch_size", attempt.error.message)
+    assert "can't allocate memory" in attempt.error.message
+
+
+def test_a_hung_rank_is_named_and_every_stack_stored_before_the_leg_goes_on(run: Run) -> None:
+    experiment = run[0]
+    hung, completed = experiment.trial("worker_hung-b1").attempts()
+    assert (hung.end, completed.end, completed.first_step) == ("interrupted", "completed", 10)
+    assert hung.error is not None
+    assert hung.error.type == "RankHung"
+    assert hung.error.message.startswith("rank 1 did not move: nothing was stored for 20 s")
+    stacks = [experiment.store.read(f"{folder_of('worker_hung-b1')}/a000-r00{rank}.txt").decode() for rank in (0, 1)]
+    assert "broadcast_object_list" in stacks[0]
+    assert all("in toy_train" in text for text in stacks)
 
 
 def test_a_leg_whose_driver_is_killed_goes_on_from_its_checkpoint(run: Run) -> None:
@@ -120,10 +156,10 @@ def test_a_leg_whose_driver_is_killed_goes_on_from_its_checkpoint(run: Run) -> N
 
 
 def test_every_completed_leg_holds_each_step_once_with_the_same_numbers(run: Run) -> None:
-    experiment, outcome, _, _ = run
+    experiment, outcome, *_ = run
     tables = [[(row.step, row.loss) for row in experiment.trial(name).rows()] for name in outcome.completed]
     assert [step for step, _ in tables[0]] == list(range(NUM_STEPS))
-    assert tables[0] == tables[1]
+    assert tables[0] == tables[1] == tables[2]
 
 
 def test_a_ranks_output_is_in_its_legs_log_and_nowhere_else(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +171,7 @@ def test_a_ranks_output_is_in_its_legs_log_and_nowhere_else(run: Run, capfd: pyt
 
 
 def test_results_are_regenerated_after_each_leg(run: Run) -> None:
-    assert run[3] == [0, 1, 2]  # after the failed one, and after each completed one
+    assert run[3] == [0, 0, 1, 2, 3, 3]  # after each leg, failed ones too, and at the end
 
 
 def test_two_checkpoints_of_an_attempt_are_kept(run: Run) -> None:
@@ -143,8 +179,10 @@ def test_two_checkpoints_of_an_attempt_are_kept(run: Run) -> None:
     assert sorted(folder.name for folder in (train / "a001").glob("step_*")) == ["step_000020", "step_000030"]
 
 
-def test_nothing_of_the_cluster_is_left(run: Run) -> None:
-    from sweeps.engine import family
+def test_no_rank_outlives_its_attempt(run: Run) -> None:
+    assert run[4] == []
 
+
+def test_nothing_of_the_cluster_is_left(run: Run) -> None:
     assert family.leftovers(run[0].uri, own_mark="") == []
     assert run[0].owner() is None

@@ -47,6 +47,14 @@ def test_the_exit_code_compares_the_plan_with_what_is_stored(
     assert outcome_of({f"t{i}": state for i, state in enumerate(states)}, stop).exit_code == code
 
 
+@pytest.mark.parametrize(
+    ("states", "code"), [(["completed", "pending"], 69), (["failed", "interrupted"], 69), (["completed", "failed"], 5)]
+)
+def test_gpus_that_others_use_leave_legs_to_do_with_their_own_exit_code(states: list[TrialState], code: int) -> None:
+    outcome = outcome_of({f"t{i}": state for i, state in enumerate(states)}, NOT_STOPPED, refused=True)
+    assert outcome.exit_code == code
+
+
 def test_an_outcome_names_every_trial_once() -> None:
     outcome = outcome_of({"a": "completed", "b": "failed", "c": "interrupted", "d": "pending"}, NOT_STOPPED)
     assert (outcome.completed, outcome.failed, outcome.unfinished) == (("a",), ("b",), ("c", "d"))

@@ -258,3 +258,28 @@ def facts() -> StartFacts:
         backends={},
         compile_cache="none",
     )
+
+
+def test_the_times_of_the_first_and_the_last_step_are_kept(
+    experiment: Experiment, make_row: Callable[..., StepRow]
+) -> None:
+    rank, _ = open_rank(experiment)
+    for step in range(2):
+        rank.hooks().on_step(stats_of(make_row(step)))
+    first = experiment.trial(TRIAL).attempts()[0].first_step_utc
+    rank.finish(RESULT)
+    attempt = experiment.trial(TRIAL).attempts()[0]
+    assert attempt.last_step_utc is not None
+    assert attempt.ended_utc is not None
+    assert first == attempt.first_step_utc
+    assert first is not None
+    assert first <= attempt.last_step_utc <= attempt.ended_utc
+
+
+def test_an_error_for_want_of_memory_is_stored_with_advice(experiment: Experiment) -> None:
+    rank, _ = open_rank(experiment)
+    assert rank.store_error(MemoryError())
+    error = experiment.trial(TRIAL).attempts()[0].error
+    assert error is not None
+    assert error.type == "MemoryError"
+    assert error.message.startswith("out of memory at a peak of ")

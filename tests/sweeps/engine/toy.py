@@ -1,5 +1,6 @@
 """A stand-in for the trainer with its signature: real rows, real checkpoints, no model. State is one running sum."""
 
+import ctypes
 import json
 import os
 import signal
@@ -20,7 +21,9 @@ class _State:
 
 def toy_train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     """Steps of 50 ms; `run.log_every` 19 makes them 150 ms, 13 raises at step 5, 17 kills
-    rank 1 at step 15 of a fresh start."""
+    rank 1 at step 15 of a fresh start, 23 hangs it there in C code that keeps the interpreter's lock, 29 asks for more
+    memory than there is."""
+    import torch
     import torch.distributed as dist
 
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -41,6 +44,10 @@ def toy_train(config: TrainConfig, hooks: Hooks) -> TrainResult:
             raise ValueError("the toy broke at step 5")
         if config.run.log_every == 17 and step == 15 and first == 0 and rank == world - 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        if config.run.log_every == 23 and step == 15 and first == 0 and rank == world - 1:
+            ctypes.PyDLL(None).sleep(1000)
+        if config.run.log_every == 29 and step == 5:
+            torch.empty(2**52)
         box = [hooks.should_stop() if rank == 0 else False]
         if world > 1:
             dist.broadcast_object_list(box, src=0)

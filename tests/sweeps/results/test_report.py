@@ -221,4 +221,6 @@ def test_a_leg_is_compiled_in_one_line_whatever_the_number_of_blocks(
     experiment = make_experiment(num_blocks=2)
     complete(experiment, "static-b1", [make_row(0, trial="static-b1", dt_ms=9000.0)])
     complete(experiment, "static-b2", [make_row(0, trial="static-b2", dt_ms=4000.0)], compile_cache="warm")
-    assert "| `static` | static | ok | cold / warm | 0 | 9.0 | experts grouped, linears float8 |" in report(experiment)
+    assert "| `static` | static | ok | cold / warm | 0 | - | 9.0 | experts grouped, linears float8 |" in report(
+        experiment
+    )

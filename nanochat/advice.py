@@ -1,0 +1,49 @@
+"""What to lower when a run does not fit into memory: a sentence from the error, the config and the peak.
+
+torch's own message tells of bytes and of allocator settings; whoever reads a sweep's report wants to know which field
+of the config decides. Works on exceptions by their names and words, so that torch is not needed.
+"""
+
+from collections.abc import Iterator
+
+from nanochat.config import TrainConfig
+
+_CPU_ALLOCATOR = ("can't allocate memory", "DefaultCPUAllocator: not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: torch's own error, Python's, or that of torch's allocator for the CPU."""
+    return any(
+        isinstance(cause, MemoryError)
+        or type(cause).__name__ == "OutOfMemoryError"
+        or (isinstance(cause, RuntimeError) and any(words in str(cause) for words in _CPU_ALLOCATOR))
+        for cause in _causes(error)
+    )
+
+
+def memory_advice(error: BaseException, config: TrainConfig, peak_mib: float) -> str:
+    """One sentence: that memory ran out, at which peak, which fields to lower and what they are now; then the error."""
+    first_line = str(error).strip().partition("\n")[0] or type(error).__name__
+    return f"out of memory at a peak of {peak_mib:,.0f} MiB; lower {_or(_fields(config))} ({first_line})"
+
+
+def _fields(config: TrainConfig) -> list[str]:
+    """Those that still can be lowered, the one that changes least about the result first."""
+    batch, fields = config.data.device_batch_size, [f"model.seq_len (now {config.model.seq_len})"]
+    if batch > 1:
+        fields.insert(0, f"data.device_batch_size (now {batch}; the total batch stays)")
+    if config.moe is not None:
+        factor = config.moe.capacity_factor
+        fields.append(f"moe.capacity_factor (now {'None, which drops nothing' if factor is None else f'{factor:g}'})")
+    return fields
+
+
+def _or(items: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__

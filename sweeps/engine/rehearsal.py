@@ -1,0 +1,59 @@
+"""A few steps of every leg before the first one runs in earnest: what cannot compile or fit shows in minutes.
+
+The rehearsal is an experiment of its own inside the real one, in `EXP/preflight`: the same attempts, rows and logs, but
+each leg once, three steps, and no checkpoint. A leg that fails here is told at once and tried all the same: only its
+own run decides about it. Compiled graphs stay in the cache, so the real legs start with them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from nanochat.config import digest, with_overrides
+from sweeps.engine.events import Event, LegCompleted, LegFailed, LegInterrupted, Refused, Rehearsed, Stopping, Warned
+from sweeps.records.experiment import Experiment
+from sweeps.spec.plan import Plan, Trial, plan_to_json
+
+FOLDER = "preflight"
+NUM_STEPS = 3
+
+
+def short_plan(plan: Plan) -> Plan:
+    """Each leg once, in the plan's order."""
+    firsts: dict[str, Trial] = {}
+    for trial in plan.trials:
+        firsts.setdefault(trial.leg.name, _short(trial))
+    return replace(plan, num_blocks=1, window_steps=1, trials=tuple(firsts.values()))
+
+
+def _short(trial: Trial) -> Trial:
+    changes = {"schedule.num_steps": NUM_STEPS, "run.checkpoint_every": None, "run.final_checkpoint": False}
+    return replace(trial, config=with_overrides(trial.config, changes))
+
+
+def create(experiment: Experiment) -> Experiment:
+    """The rehearsal's own experiment, inside the real one."""
+    plan = plan_to_json(short_plan(experiment.plan))
+    manifest = replace(experiment.manifest, id=f"{experiment.id}-preflight", plan=plan, plan_digest=digest(plan))
+    return Experiment.create(experiment.uri, FOLDER, manifest)
+
+
+@dataclass(frozen=True)
+class Telling:
+    """Passes on of a rehearsal what a person wants to know: each leg's end, and what concerns the whole launch."""
+
+    rehearsal: Experiment
+    on_event: Callable[[Event], None]
+
+    def __call__(self, event: Event) -> None:
+        """Called for every event of the rehearsal."""
+        if isinstance(event, LegCompleted):
+            rows = self.rehearsal.trial(event.at.trial).rows()
+            first_step_s, peak_mib = rows[0].dt_ms / 1e3, max(row.peak_mib for row in rows)
+            text = f"runs; first step {first_step_s:.1f} s, peak {peak_mib:,.0f} MiB"
+            self.on_event(Rehearsed(at=event.at, is_ok=True, text=text))
+        elif isinstance(event, LegFailed):
+            self.on_event(
+                Rehearsed(at=event.at, is_ok=False, text=f"failed and will be tried all the same: {event.error}")
+            )
+        elif isinstance(event, LegInterrupted | Refused | Stopping | Warned):
+            self.on_event(event)

@@ -1,0 +1,142 @@
+"""Where every rank of an attempt is in its code, asked from outside and answered even by a rank that hangs.
+
+At its start a rank notes in storage which process of which node it is, and has faulthandler answer a signal: that
+writes the stacks of all threads from within the signal handler, so it needs neither the interpreter's lock nor an end
+of the C function that hangs. Asking and ending are done on the rank's own node, through Ray where that is another one.
+"""
+
+# Ray is typed in parts only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import faulthandler
+import json
+import os
+import re
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from sweeps.engine import family
+from sweeps.records.store import Store
+
+T = TypeVar("T")
+
+ASK = signal.SIGUSR2
+ANSWER_S = 20.0  # for writing the stacks of a process
+NODE_S = 120.0  # for a node to do what it is asked, the start of a Ray worker there included
+
+# Innermost frames of a rank that waits for the others, or for its GPU, which then waits for the others.
+_WAITING = re.compile(r"/torch/distributed/|/nanochat/dist\.py|/ray/train/|/torch/cuda/")
+_FRAME = re.compile(r'^\s+File "([^"]*)", line \d+ in ', re.MULTILINE)
+_INNERMOST = 4
+_TRAINS = "in run_rank"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankPlace:
+    """Which process a rank is."""
+
+    rank: int
+    host: str
+    node_id: str  # Ray's
+    pid: int
+    stacks_file: str  # on its host
+
+
+def folder_of(trial: str) -> str:
+    """Where a trial's stacks lie in its experiment."""
+    return f"trials/{trial}/stacks"
+
+
+def enlist(store: Store, trial: str, attempt: int) -> None:
+    """In a rank: notes its process, and from now on answers `ASK`. Its children carry the leg's mark."""
+    import socket
+
+    import ray
+    import ray.train
+
+    rank = ray.train.get_context().get_world_rank()
+    descriptor, path = tempfile.mkstemp(prefix="nanochat-sweep-stacks-")
+    faulthandler.register(ASK, file=descriptor, all_threads=True)
+    os.environ[family.LEG_VARIABLE] = family.leg_mark(store.uri, trial)
+    node_id = ray.get_runtime_context().get_node_id()
+    place = RankPlace(rank=rank, host=socket.gethostname(), node_id=node_id, pid=os.getpid(), stacks_file=path)
+    store.write(f"{folder_of(trial)}/a{attempt:03d}-r{rank:03d}.json", json.dumps(asdict(place)).encode())
+
+
+def places(store: Store, trial: str, attempt: int) -> list[RankPlace]:
+    """The ranks of an attempt that have started, by rank."""
+    folder, prefix = folder_of(trial), f"a{attempt:03d}-r"
+    names = sorted(n for n in store.list(folder) if n.startswith(prefix) and n.endswith(".json"))
+    return [RankPlace(**json.loads(store.read(f"{folder}/{name}"))) for name in names]
+
+
+def store_stacks(store: Store, trial: str, attempt: int, stacks: Mapping[int, str]) -> str:
+    """Stores what the ranks answered; the folder's address."""
+    for rank, text in stacks.items():
+        store.write(f"{folder_of(trial)}/a{attempt:03d}-r{rank:03d}.txt", text.encode())
+    return store.uri_of(folder_of(trial))
+
+
+def on_node(node_id: str, action: Callable[..., T], *arguments: object) -> T:
+    """Does it on a node of the cluster: here if that is this one, else as a Ray task that needs no CPU."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if node_id == ray.get_runtime_context().get_node_id():
+        return action(*arguments)
+    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    task = ray.remote(action).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+    return ray.get(task.remote(*arguments), timeout=NODE_S)
+
+
+def take(pid: int, stacks_file: str) -> str:
+    """On a rank's host: its stacks now, or why it does not answer."""
+    path = Path(stacks_file)
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        os.kill(pid, ASK)
+    except OSError as error:
+        return f"process {pid} cannot be asked: {error}\n"
+    deadline = time.monotonic() + ANSWER_S
+    seen = before
+    while time.monotonic() < deadline:
+        time.sleep(0.5)
+        size = path.stat().st_size if path.exists() else 0
+        if size > before and size == seen:
+            return path.read_bytes()[before:].decode(errors="replace")
+        seen = size
+    return f"process {pid} did not answer within {ANSWER_S:.0f} s; {_kernel_state(pid)}\n"
+
+
+def end_process(pid: int) -> None:
+    """On a rank's host: ends it at once."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def unmoved(stacks: Mapping[int, str]) -> list[int]:
+    """The ranks that do not wait for another one: those that the others wait for. Empty where it cannot be told."""
+    stuck = [rank for rank, text in sorted(stacks.items()) if not waits(text)]
+    return stuck if len(stuck) < len(stacks) or len(stacks) == 1 else []
+
+
+def waits(text: str) -> bool:
+    """Whether the thread that trains is inside a collective or waits for its GPU."""
+    threads = re.split(r"^(?:Current thread|Thread) ", text, flags=re.MULTILINE)
+    training = next((thread.partition(_TRAINS)[0] for thread in threads if _TRAINS in thread), "")
+    return any(_WAITING.search(file) for file in _FRAME.findall(training)[:_INNERMOST])
+
+
+def _kernel_state(pid: int) -> str:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return "it is gone"
+    return next((f"its state is {line.partition(':')[2].strip()}" for line in lines if line.startswith("State:")), "")
