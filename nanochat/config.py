@@ -180,12 +180,16 @@ class EvalConfig:
     num_tokens: int = 20 * 2**20
     core_every: int | None = 2000
     core_max_per_task: int = 500
+    core_bundle: str | None = None  # the folder with the questions of CORE; None: eval_bundle in the cache folder
     sample_every: int | None = 2000
 
     def __post_init__(self) -> None:
         for name in ("every", "core_every", "sample_every"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"eval.{name} must be positive or None, got {value}")
+        _require(
+            self.core_bundle != "", "eval.core_bundle must be a folder, or None for the default; got an empty text"
+        )
         _require(self.num_tokens > 0, f"eval.num_tokens must be positive, got {self.num_tokens}")
         # The upstream format counts "all of them" as no bound.
         _require(self.core_max_per_task != 0, "eval.core_max_per_task must not be 0; a negative number means all")

@@ -84,7 +84,7 @@ FLAGS: tuple[Flag | Switch, ...] = (
     Flag("--device-batch-size", "data.device_batch_size", int, "rows in a rank's micro-batch", always=True),
     Flag("--num-iterations", "schedule.num_steps", int, "optimizer steps; wins over the next two", "-1", True),
     Flag("--eval-every", "eval.every", int, "steps between validations, -1: never", "-1", True),
-    Flag("--core-metric-every", "eval.core_every", int, "not measured yet: off by default, or -1", "-1"),
+    Flag("--core-metric-every", "eval.core_every", int, "steps between CORE metrics, -1: never", "-1"),
     Flag("--sample-every", "eval.sample_every", int, "steps between printed samples, -1: never", "-1"),
     Flag("--save-every", "run.checkpoint_every", int, "steps between checkpoints, -1: at the end only", "-1", True),
     Switch("--fp8", {"precision.linears": "fp8"}, "FP8 in attention and the head"),
@@ -124,7 +124,8 @@ FLAGS: tuple[Flag | Switch, ...] = (
     Flag("--adam-beta1", "optim.adam_beta1", float, "first moment's decay"),
     Flag("--adam-beta2", "optim.adam_beta2", float, "second moment's decay"),
     Flag("--eval-tokens", "eval.num_tokens", int, "tokens of one validation"),
-    Flag("--core-metric-max-per-task", "eval.core_max_per_task", int, "examples per task, negative: all"),
+    Flag("--core-metric-max-per-task", "eval.core_max_per_task", int, "questions per task, negative: all"),
+    Flag("--core-bundle", "eval.core_bundle", str, "folder of CORE's questions, empty: in the cache folder", ""),
     Flag("--seed", "run.seed", int, "seed of everything random"),
     Flag("--log-every", "run.log_every", int, "steps between log lines"),
     Switch("--deterministic", {"run.deterministic": True}, "bit-equal repeats on a GPU, slower"),
@@ -140,7 +141,6 @@ FLAGS: tuple[Flag | Switch, ...] = (
 _BY_NAME = {flag.name: flag for flag in FLAGS}
 _BY_PATH = {flag.path: flag.name for flag in FLAGS if isinstance(flag, Flag) and flag.path}
 _DEFAULTS = TrainConfig(moe=MoEConfig())
-_NOT_YET = ("eval.core_every",)
 
 
 def parse_flags(argv: Sequence[str]) -> tuple[TrainConfig, RunOptions]:
@@ -154,7 +154,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[TrainConfig, RunOptions]:
     for name, text in texts.items():
         flag = _BY_NAME[name]
         if isinstance(flag, Flag) and flag.path:
-            fields[flag.path] = _field_value(flag, text)
+            fields[flag.path] = flag.decode(text)
     has_experts = "--use-moe" in given
     if fields.get("compile.mode", "auto") == "auto":
         fields["compile.mode"] = "dynamic" if has_experts else "static"
@@ -166,8 +166,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[TrainConfig, RunOptions]:
 
 
 def to_argv(config: TrainConfig, options: RunOptions | None = None) -> list[str]:
-    """The flags that `parse_flags` turns into this config and these options. Raises ConfigError where none do."""
-    check_supported(config)
+    """The flags that `parse_flags` turns into this config and these options."""
     argv: list[str] = []
     for flag in FLAGS:
         if isinstance(flag, Switch):
@@ -177,17 +176,6 @@ def to_argv(config: TrainConfig, options: RunOptions | None = None) -> list[str]
         elif config.moe is not None or not flag.path.startswith("moe."):
             argv += _words(flag, get_field(config, flag.path), always=flag.always)
     return argv
-
-
-def check_supported(config: TrainConfig) -> None:
-    """Raises ConfigError if the config asks for a measurement that this trainer does not make.
-
-    The flags' defaults are let through and have no effect, so that a plain command line runs.
-    """
-    for path in _NOT_YET:
-        value = get_field(config, path)
-        if value is not None and value != _default_of(path):
-            raise ConfigError(f"{path} is {value}, but this trainer does not do that yet; leave it out or set None")
 
 
 def help_text() -> str:
@@ -238,13 +226,6 @@ def _check_switches(given: list[str]) -> None:
         for other in switch.excludes:
             if other in given:
                 raise ConfigError(f"{name} and {other} exclude each other")
-
-
-def _field_value(flag: Flag, text: str) -> Any:
-    value = flag.decode(text)
-    if flag.path in _NOT_YET and value is not None:
-        raise ConfigError(f"{flag.name} {text}: this trainer does not do that yet; use {flag.name} -1")
-    return value
 
 
 def _without_experts(fields: dict[str, Any]) -> dict[str, Any]:

@@ -90,6 +90,11 @@ def validation_line(num_steps_done: int, bits_per_byte: float) -> str:
     return f"Step {num_steps_done:05d} | Validation bpb: {bits_per_byte:.6f}"
 
 
+def core_line(num_steps_done: int, core_metric: float) -> str:
+    """One CORE metric."""
+    return f"Step {num_steps_done:05d} | CORE metric: {core_metric:.4f}"
+
+
 def sample_line(num_steps_done: int, text: str) -> str:
     """One prompt with what the model went on with, quoted so that it stays one line."""
     return f"Step {num_steps_done:05d} | Sample: {json.dumps(text, ensure_ascii=False)}"

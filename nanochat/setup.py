@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 
 from nanochat import checkpoint, compiling, schedule, sizes
 from nanochat.attention import resolve_backend
-from nanochat.config import ConfigError, TrainConfig, to_dict
+from nanochat.config import ConfigError, EvalConfig, TrainConfig, to_dict
+from nanochat.core_tasks import Task, open_bundle
 from nanochat.dataloader import Lanes
-from nanochat.dataset import open_corpus
+from nanochat.dataset import cache_folder, open_corpus
 from nanochat.device import Device, open_device
 from nanochat.dist import Ranks
 from nanochat.feed import Feed
@@ -53,6 +55,7 @@ class Run:
     val_lanes: Lanes | None
     tokenizer: Tokenizer
     token_bytes: Tensor  # (V,) int64
+    core_tasks: tuple[Task, ...] | None
     progress: Progress
     num_steps: int
     peak_weight_decay: float
@@ -118,6 +121,22 @@ def _lanes(config: TrainConfig, ranks: Ranks) -> tuple[Lanes, Lanes | None, Toke
     return train, val, tokenizer
 
 
+def core_folder(evaluation: EvalConfig) -> Path:
+    """Where the questions of the CORE metric lie."""
+    return Path(evaluation.core_bundle).expanduser() if evaluation.core_bundle else cache_folder() / "eval_bundle"
+
+
+def _core_tasks(evaluation: EvalConfig, ranks: Ranks) -> tuple[Task, ...] | None:
+    """What the CORE metric asks. A run with default settings goes without where there is no bundle."""
+    if evaluation.core_every is None:
+        return None
+    folder, unset = core_folder(evaluation), EvalConfig()
+    by_default = (evaluation.core_every, evaluation.core_bundle) == (unset.core_every, unset.core_bundle)
+    if by_default and not ranks.all(folder.is_dir()):
+        return None
+    return open_bundle(folder)
+
+
 def _build_model(config: TrainConfig, device: Device, backend: str) -> GPT:
     """The model with fp32 initial weights, drawn on the CPU: the same on every device and any number of ranks."""
     seed_everything(config.run.seed)
@@ -159,6 +178,7 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
         val_lanes=val_lanes,
         tokenizer=tokenizer,
         token_bytes=torch.tensor(tokenizer.token_bytes(), dtype=torch.int64, device=device.torch_device),
+        core_tasks=_core_tasks(config.eval, ranks),
         progress=Progress(),
         num_steps=sizes.num_steps(config),
         peak_weight_decay=config.optim.weight_decay * decay_scale,

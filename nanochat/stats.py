@@ -53,6 +53,7 @@ class StepStats:
     lost_tokens_pct: float | None  # tokens that lost all their experts, mean over layers
     peak_mib: float  # max over ranks: torch's max_memory_allocated; on a CPU the peak resident set
     val_bpb: float | None  # validation bits per byte, if measured after this step
+    core_metric: float | None = None  # mean centred accuracy of the CORE questions, if asked after this step
     flags: tuple[str, ...]  # why the step's time may not count: warmup, resumed, recompile, checkpoint, eval, ...
 
 

@@ -9,7 +9,12 @@ from nanochat.stats import StepStats
 
 
 def step_stats(
-    run: Run, every_rank: list[clock.RankStep], step: int, val_bpb: float | None, flags: tuple[str, ...]
+    run: Run,
+    every_rank: list[clock.RankStep],
+    step: int,
+    val_bpb: float | None,
+    core_metric: float | None,
+    flags: tuple[str, ...],
 ) -> StepStats:
     """The step's record: its time is the slowest rank's, its losses are means over ranks."""
     dts = [r.dt_ms for r in every_rank]
@@ -44,5 +49,6 @@ def step_stats(
         lost_tokens_pct=router.lost_tokens_pct if router else None,
         peak_mib=max(r.peak_mib for r in every_rank),
         val_bpb=val_bpb,
+        core_metric=core_metric,
         flags=flags,
     )

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from nanochat import checkpoint, clock, compiling, generate, logs, loss_eval
+from nanochat import checkpoint, clock, compiling, core_eval, generate, logs, loss_eval
 from nanochat.config import TrainConfig
-from nanochat.setup import Run, prepare
+from nanochat.setup import Run, core_folder, prepare
 from nanochat.stats import Hooks, TrainResult
 from nanochat.step_flags import Flags
 from nanochat.step_stats import step_stats
@@ -65,19 +65,21 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
         num_done = progress.steps_done
         graphs_after = compiling.num_graphs()
         val_bpb = _evaluate_if_due(run, num_done)
+        core = _core_if_due(run, num_done)
         if run.ranks.is_first:
-            stats = step_stats(
-                run, every_rank, step, val_bpb, flags.of_step(step, graphs_after, skipped=not every_rank[0].active)
-            )
+            why = flags.of_step(step, graphs_after, skipped=not every_rank[0].active)
+            stats = step_stats(run, every_rank, step, val_bpb, core, why)
             if step % config.run.log_every == 0 or num_done == run.num_steps:
                 print(logs.step_line(stats), flush=True)
             if val_bpb is not None:
                 print(logs.validation_line(num_done, val_bpb), flush=True)
+            if core is not None:
+                print(logs.core_line(num_done, core), flush=True)
             hooks.on_step(stats)
             if step == first_step:
                 hooks.on_start(replace(run.start_facts(), first_step=first_step))
         sampled = _sample_if_due(run, num_done)
-        flags.after(evaluated=val_bpb is not None, sampled=sampled, graphs=compiling.num_graphs())
+        flags.after(evaluated=(val_bpb, core) != (None, None), sampled=sampled, graphs=compiling.num_graphs())
         if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise DivergedError(
                 f"steps {num_done - MAX_SKIPPED_IN_A_ROW} to {step} all had a gradient that is not finite; "
@@ -130,6 +132,13 @@ def _evaluate_if_due(run: Run, num_done: int) -> float | None:
     return value
 
 
+def _core_if_due(run: Run, num_done: int) -> float | None:
+    evaluation = run.config.eval
+    if run.core_tasks is None or not _due(evaluation.core_every, num_done, run.num_steps):
+        return None
+    return core_eval.core_metric(run.model, run.tokenizer, run.core_tasks, evaluation.core_max_per_task, run.ranks)
+
+
 def _sample_if_due(run: Run, num_done: int) -> bool:
     """Rank 0 prints samples where they are due; the others wait, so that the next step starts together."""
     if not _due(run.config.eval.sample_every, num_done, run.num_steps):
@@ -155,4 +164,6 @@ def _print_start(run: Run) -> None:
         *logs.start_lines(run.start_facts()),
         compiling.compile_line(run.config.compile.mode),
     ]
+    if run.config.eval.core_every is not None and run.core_tasks is None:
+        lines.append(f"CORE metric: not measured, there is no bundle at {core_folder(run.config.eval)}")
     print("\n".join(lines), flush=True)

@@ -203,6 +203,9 @@ STEP_COLUMNS: list[Column[StepSource]] = [
     Column("dead_experts", "float64", "experts", "experts under 10 % of the mean load", lambda s: s.row.dead_experts),
     Column("peak_mib", "float64", "MiB", "peak memory of the fullest rank so far", lambda s: s.row.peak_mib),
     Column("val_bpb", "float64", "bits/byte", "validation loss, if measured here", lambda s: s.row.val_bpb),
+    Column(
+        "core_metric", "float64", "", "mean centred accuracy of CORE, if measured here", lambda s: s.row.core_metric
+    ),
     Column("counted", "bool", "", "whether the step's time counts", lambda s: s.counts),
     Column(
         "flags",

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat.config import ConfigError, TrainConfig, from_dict, to_dict, with_overrides
-from nanochat.flags import check_supported
 from nanochat.sizes import check_world_size
 from sweeps.spec.errors import CorruptData, SweepError
 from sweeps.spec.legs import Leg
@@ -60,7 +59,6 @@ def make_plan(sweep: Sweep, num_blocks: int = 1) -> Plan:
         raise SweepError(f"the number of blocks must be at least 1, got {num_blocks}")
     for leg in sweep.legs:
         try:
-            check_supported(leg.config)
             check_world_size(leg.config, sweep.num_workers)
         except ConfigError as error:
             raise SweepError(f"leg {leg.name}: {error}") from None

@@ -71,11 +71,6 @@ def test_a_batch_that_does_not_divide_over_the_workers_is_refused_before_launch(
         make_plan(apply_settings(CAPACITY, sets=["data.total_batch_tokens=65536"]))
 
 
-def test_a_measurement_that_is_not_made_yet_is_refused_before_launch() -> None:
-    with pytest.raises(SweepError, match=r"eval\.core_every is 100"):
-        make_plan(apply_settings(CAPACITY, sets=["eval.core_every=100"]))
-
-
 def test_there_is_at_least_one_block() -> None:
     with pytest.raises(SweepError, match="at least 1, got 0"):
         make_plan(SMOKE, 0)
