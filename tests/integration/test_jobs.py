@@ -1,0 +1,135 @@
+"""Sweeps as submitted jobs on a real Ray head that asks for a token: stopped by `ray job stop`, completed by a restore.
+
+The head is this module's own: own ports, own folder, and a mark by which all of it is ended.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sweeps.engine import family
+from sweeps.records.experiment import Experiment
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parent.parent.parent
+BIN = Path(sys.executable).parent
+TOKEN = "0123456789abcdef" * 4
+SWEEP = ["smoke", "--legs", "exact", "--num-steps", "120", "--set", "run.checkpoint_every=40"]
+
+
+def free_ports(number: int) -> list[int]:
+    probes = [socket.socket() for _ in range(number)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+class Head:
+    """A Ray head and the commands that a user sends to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self.dashboard, *others = free_ports(5)
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": TOKEN,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+        # With a mark all of it is found at the end, and launches beside it do not take it for a head they overlooked.
+        self.mark = f"test.{os.getpid()}"
+        own = {family.MARK_VARIABLE: self.mark, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+        names = ["ray-client-server-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port"]
+        self.process = subprocess.Popen(
+            [
+                *(BIN / "ray", "start", "--head", "--block", "--num-cpus=4", "--object-store-memory=200000000"),
+                *(f"--temp-dir={folder}", f"--port={self.port}", f"--dashboard-port={self.dashboard}"),
+                *(f"--{name}={port}" for name, port in zip(names, others, strict=True)),
+            ],
+            env=self.environment | own,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+        )
+
+    def end(self) -> None:
+        """By their mark alone: other Rays may run on this machine, so `ray stop` is out of the question."""
+        assert family.end(lambda: family.members(self.mark), timeout_s=30)
+        self.process.wait(timeout=30)
+
+    def job(self, verb: str, *words: str | Path, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
+        command = [BIN / "ray", "job", verb, "--address", f"http://127.0.0.1:{self.dashboard}", *words]
+        return subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout_s
+        )
+
+    def submit(self, *words: str | Path, wait: bool = True, id: str = "") -> subprocess.CompletedProcess[str]:
+        runtime = {"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "90"}}
+        options = ["--working-dir", ".", "--runtime-env-json", json.dumps(runtime), *([] if wait else ["--no-wait"])]
+        return self.job("submit", *options, *(["--submission-id", id] if id else []), "--", "nanochat-sweep", *words)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    folder = Path(tempfile.mkdtemp(prefix="nsj-"))  # a short name: it holds Unix sockets
+    ray = Head(folder)
+    try:
+        deadline = time.monotonic() + 90
+        while ray.job("list").returncode != 0:
+            assert ray.process.poll() is None, "the head has ended"
+            assert time.monotonic() < deadline, "the head does not answer"
+        yield ray
+    finally:
+        ray.end()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_job_is_stopped_with_a_checkpoint_and_a_restore_completes_it(head: Head, tmp_path: Path) -> None:
+    submitted = head.submit("launch", *SWEEP, "--name", "mine", "--storage", tmp_path, wait=False, id="first")
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    deadline = time.monotonic() + 150
+    while not any(b'"world_size": 2' in file.read_bytes() for file in tmp_path.glob("mine/trials/*/attempts/*.json")):
+        assert time.monotonic() < deadline, head.job("logs", "first").stdout
+        time.sleep(0.2)
+    stopped = head.job("stop", "first")
+    assert "was stopped" in stopped.stdout, stopped.stdout + stopped.stderr
+
+    experiment = Experiment.open(str(tmp_path / "mine"))
+    attempt = experiment.trial("exact-b1").attempts()[0]
+    assert (attempt.end, experiment.state()) == ("stopped", "interrupted")
+    assert "continue with: nanochat-sweep restore mine" in head.job("logs", "first").stdout
+
+    restored = head.submit("restore", "mine", "--storage", tmp_path)
+    assert restored.returncode == 0, restored.stdout + restored.stderr
+    assert experiment.state() == "completed"
+    record = experiment.trial("exact-b1")
+    assert [row.step for row in record.rows()] == list(range(120))
+    last = record.attempts()[-1]
+    assert last.first_step == 1 + max(row.step for row in record.rows() if row.attempt == 0)
+
+
+def test_a_relative_storage_is_refused_in_a_job(head: Head) -> None:
+    refused = head.submit("launch", *SWEEP, "--storage", "results")
+    assert refused.returncode != 0
+    assert "--storage results is relative, and job raysubmit_" in refused.stdout
+    assert "exit code 2" in refused.stdout + refused.stderr
+
+
+def test_a_launch_without_the_token_says_what_to_set(head: Head, tmp_path: Path) -> None:
+    command = [BIN / "nanochat-sweep", "launch", *SWEEP, "--address", f"127.0.0.1:{head.port}", "--storage", tmp_path]
+    nobody = {k: v for k, v in head.environment.items() if not k.startswith("RAY_AUTH")} | {"HOME": str(tmp_path)}
+    done = subprocess.run(command, env=nobody, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 69, done.stderr
+    assert "set RAY_AUTH_MODE=token" in done.stderr
