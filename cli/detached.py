@@ -19,7 +19,7 @@ LOG = "launcher.log"
 START_TIMEOUT_S = 60.0
 
 
-def check_detachable(root: str, detach: bool) -> None:
+def check_detachable(root: str, detach: bool, *, preflight: bool = False) -> None:
     """Raises UsageError where a detached run could not be: its log needs a local folder, a job's end would end it."""
     if not detach:
         return
@@ -27,6 +27,8 @@ def check_detachable(root: str, detach: bool) -> None:
     from sweeps.records.store import Store
     from sweeps.spec.errors import UsageError
 
+    if preflight:
+        raise UsageError("--preflight is there to be watched, so it does not go with --detach; leave one of them out")
     if submitted_job() is not None:
         raise UsageError("--detach in a submitted job would be ended with the job; leave it out, the job is detached")
     if not Store(root).is_local:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.running import Address, Commit, Grace, ReportTo, StopAfter
+from cli.running import Address, Commit, Grace, Preflight, ReportTo, StopAfter
 
 if TYPE_CHECKING:
     from sweeps.records.documents import Manifest
@@ -32,6 +32,7 @@ def launch(
     continue_from: Annotated[
         str | None, typer.Option(metavar="EXP", help="Take over legs that another experiment has completed.")
     ] = None,
+    preflight: Preflight = None,
     detach: Annotated[bool, typer.Option("--detach", help="Go on without this terminal.")] = False,
 ) -> int:
     """Run every leg of a sweep, one at a time, and regenerate its results after each."""
@@ -39,7 +40,7 @@ def launch(
 
     from cli.detached import check_detachable, start_detached
     from cli.running import check_places, run_and_tell, run_options
-    from sweeps.engine.preflight import check_before_start
+    from sweeps.engine.preflight import check_before_start, check_disk, free_bytes
     from sweeps.records.home import new_experiment_id, storage_root
     from sweeps.records.provenance import new_manifest
     from sweeps.records.store import Store
@@ -62,13 +63,14 @@ def launch(
     cluster = check_before_start(plan, plan.num_workers, address or None)
     id = check_name("experiment", new_experiment_id(plan.sweep, datetime.now()) if name is None else name)
     root = storage_root(storage)
-    check_detachable(root, detach)
+    check_disk(plan, root, free_bytes(root))
+    check_detachable(root, detach, preflight=bool(preflight))
     takeover = None if continue_from is None else _takeover(continue_from, storage, plan)
     experiment = _create(root, new_manifest(plan, id=id, argv=sys.argv, settings=settings), takeover)
     if detach:
         return start_detached(experiment, options, cluster=cluster)
     try:
-        return run_and_tell(experiment, options, cluster=cluster, num_workers=plan.num_workers)
+        return run_and_tell(experiment, options, cluster=cluster, num_workers=plan.num_workers, preflight=preflight)
     except NoCluster:
         Store(root).delete_tree(id)  # nothing has run, so nothing is left behind
         raise

@@ -22,6 +22,9 @@ StopAfter = Annotated[
     str | None, typer.Option(metavar="TIME", help="Stop as by request after this time, like 50m or 1h30m.")
 ]
 ReportTo = Annotated[Path | None, typer.Option(metavar="DIR", help="Copy the report there after each leg.")]
+Preflight = Annotated[
+    bool | None, typer.Option("--preflight/--no-preflight", help="First run 3 steps of every leg; by default on GPUs.")
+]
 Commit = Annotated[bool, typer.Option("--commit", help="With --report-to: commit the copy in its git repository.")]
 
 
@@ -67,7 +70,9 @@ def check_places(storage: str | None, exp: str | None = None) -> None:
         check_place("EXP", exp, job)
 
 
-def run_and_tell(experiment: "Experiment", options: RunOptions, *, cluster: str, num_workers: int) -> int:
+def run_and_tell(
+    experiment: "Experiment", options: RunOptions, *, cluster: str, num_workers: int, preflight: bool | None = False
+) -> int:
     """Run what is left of an experiment; what happens goes to stderr, the results' places to stdout. The exit code."""
     from cli.console import out
     from cli.live import telling
@@ -82,6 +87,7 @@ def run_and_tell(experiment: "Experiment", options: RunOptions, *, cluster: str,
             grace_s=options.grace_s,
             stop_after_s=options.stop_after_s,
             num_workers=num_workers,
+            preflight=preflight,
             on_event=tell,
             refresh=lambda e: _refresh(e, options.report_copy, tell),
         )

@@ -73,6 +73,12 @@ def count_params(config: TrainConfig) -> ParamCounts:
     )
 
 
+def checkpoint_bytes(config: TrainConfig) -> int:
+    """About how large a checkpoint is: fp32 masters, one more number per matrix element, two per other parameter."""
+    count = count_params(config)
+    return 12 * count.total - 4 * count.transformer_matrices
+
+
 def flops_per_token(config: TrainConfig) -> float:
     """Floating-point operations of one token's forward and backward: matrices, and attention within the windows."""
     model = config.model

@@ -5,13 +5,15 @@ launch is refused before it leaves anything behind.
 """
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from nanochat.config import TrainConfig
-from nanochat.sizes import batch_tokens, flops_per_token
+from nanochat.sizes import batch_tokens, checkpoint_bytes, flops_per_token
 from sweeps.engine.family import is_marked
+from sweeps.engine.resume import KEEP_CHECKPOINTS
 from sweeps.spec.errors import NoCluster, UsageError
 from sweeps.spec.plan import Plan
 
@@ -80,6 +82,33 @@ def _check_cpus(sweep: str, config: TrainConfig, num_workers: int, resources: Re
 
 def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def check_disk(plan: Plan, storage: str, num_free_bytes: int | None) -> None:
+    """Raises UsageError where the checkpoints of a plan do not fit into its storage; None: unknown what is free."""
+    saving = [t.config for t in plan.trials if t.config.run.checkpoint_every or t.config.run.final_checkpoint]
+    if num_free_bytes is None or not saving:
+        return
+    sizes = [checkpoint_bytes(config) for config in saving]
+    num_needed = KEEP_CHECKPOINTS * sum(sizes) + max(sizes)  # the newest is written before the oldest goes
+    if num_needed > num_free_bytes:
+        raise UsageError(
+            f"storage {storage} has {num_free_bytes / 2**30:,.1f} GiB free; the checkpoints of "
+            f"{_counted(len(saving), 'leg')} take about {num_needed / 2**30:,.1f} GiB, {KEEP_CHECKPOINTS} each. Make "
+            f"room, choose another place with --storage, or keep none with --set run.final_checkpoint=False "
+            f"--set run.checkpoint_every=None"
+        )
+
+
+def free_bytes(storage: str) -> int | None:
+    """What is free on the disk of a folder that may not exist yet; None for what is no disk."""
+    if "://" in storage:
+        return None
+    folder = Path(storage).expanduser().absolute()
+    while not folder.exists():
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
+    return usage.free if usage.total else None
 
 
 def check_address(address: str | None, heads: list[str]) -> str:

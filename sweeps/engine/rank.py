@@ -17,14 +17,13 @@ from typing import Any, Protocol
 from nanochat.advice import is_out_of_memory, memory_advice
 from nanochat.config import TrainConfig, from_dict
 from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats, TrainResult, stats_as_dict
-from sweeps.engine.resume import stored_checkpoints, superseded
+from sweeps.engine.resume import KEEP_CHECKPOINTS, stored_checkpoints, superseded
 from sweeps.records.documents import AttemptError, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.records.store import Store
 from sweeps.spec.errors import SweepToolError
 
-KEEP_CHECKPOINTS = 2
 ROW_PART_S = 5.0
 STOP_POLL_S = 5.0
 _MAX_TRACEBACK = 20_000

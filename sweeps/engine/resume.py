@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sweeps.records.store import Store
 
+KEEP_CHECKPOINTS = 2
 _ATTEMPT = re.compile(r"a(\d{3,})")
 _STEP = re.compile(r"step_(\d{6,})")
 

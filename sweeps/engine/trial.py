@@ -19,8 +19,8 @@ from nanochat.config import TrainConfig
 from sweeps.engine import family, gpus
 from sweeps.engine.moves import Move, Policy, StoredTrial, next_move
 from sweeps.engine.preflight import device_of
-from sweeps.engine.rank import KEEP_CHECKPOINTS, StorageLost, Superseded, Task
-from sweeps.engine.resume import run_name
+from sweeps.engine.rank import StorageLost, Superseded, Task
+from sweeps.engine.resume import KEEP_CHECKPOINTS, run_name
 from sweeps.engine.stacks import on_node, places
 from sweeps.engine.vigil import HUNG, Limits, watching
 from sweeps.engine.worker import TrainFunction, run_rank

@@ -25,6 +25,7 @@ from sweeps.results.sections import (
     interruption_lines,
     listed,
     origin_lines,
+    preflight_table,
     provenance_table,
     ratio_note,
     ratio_table,
@@ -106,6 +107,12 @@ def _effects(snapshots: Sequence[Snapshot]) -> list[Block]:
     return [effect_figure(s, number=i, of=s.manifest.id) for i, s in enumerate(snapshots, 1)]
 
 
+def _preflight(snapshots: Sequence[Snapshot]) -> list[Section]:
+    if not any(s.preflight for s in snapshots):
+        return []
+    return [Section(key="preflight", title="Preflight", blocks=[across(snapshots, preflight_table)])]
+
+
 def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Section]:
     stand = Paragraph(words=(f"State of the experiment: {single.state}.",)) if single else None
     damaged, taken_over = listed(snapshots, damage_lines), listed(snapshots, origin_lines)
@@ -122,6 +129,7 @@ def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Se
         figures = [loss_figure(single), dt_figure(single), memory_figure(single), block_figure(single)]
         sections.append(Section(key="figures", title="Figures", blocks=figures))
     sections += [
+        *_preflight(snapshots),
         Section(key="compile", title="Compile and kernels", blocks=[across(snapshots, compile_table)]),
         Section(
             key="interruptions",

@@ -188,6 +188,28 @@ def compile_table(snapshot: Snapshot) -> Table:
     return Table(caption="Compile status and kernels of each leg", columns=columns, rows=rows)
 
 
+def preflight_table(snapshot: Snapshot) -> Table:
+    """What the few steps before the launch have shown of each leg."""
+    rows = [
+        [
+            code_cell(r.leg),
+            text_cell(r.state, r.state),
+            number_cell(r.first_step_s, 1),
+            number_cell(r.peak_mib, 0),
+            text_cell(r.error or "-"),
+        ]
+        for r in snapshot.preflight
+    ]
+    columns = [
+        Column(heading="leg"),
+        Column(heading="status"),
+        Column(heading="first step s", kind="number"),
+        Column(heading="peak MiB", kind="number"),
+        Column(heading="error"),
+    ]
+    return Table(caption="Three steps of each leg before the launch", columns=columns, rows=rows)
+
+
 def interruption_lines(snapshot: Snapshot) -> list[Words]:
     """What was cut off or failed, where it went on, and how many steps were repeated."""
     lines: list[Words] = []

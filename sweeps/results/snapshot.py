@@ -35,6 +35,17 @@ class TrialSnapshot:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rehearsed:
+    """How a leg's few steps before the launch ended."""
+
+    leg: str
+    state: TrialState
+    error: str | None  # of its last attempt
+    first_step_s: float | None
+    peak_mib: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """All that is stored of an experiment."""
 
@@ -43,6 +54,7 @@ class Snapshot:
     state: ExperimentState
     trials: list[TrialSnapshot]  # in plan order
     torn_files: tuple[str, ...]  # row parts that were not whole, relative to the experiment
+    preflight: tuple["Rehearsed", ...] = ()  # the few steps of every leg before the launch, if there were any
 
     def of_leg(self, leg: str) -> list[TrialSnapshot]:
         """The trials of one leg, by block."""
@@ -78,4 +90,26 @@ def read_snapshot(experiment: Experiment) -> Snapshot:
         state=experiment_state([t.state for t in trials], owner_lives=owner_lives),
         trials=trials,
         torn_files=tuple(torn),
+        preflight=_preflight(experiment),
     )
+
+
+def _preflight(experiment: Experiment) -> tuple[Rehearsed, ...]:
+    """Read from the experiment that a launch makes for it inside the real one."""
+    if not experiment.store.exists("preflight/manifest.json"):
+        return ()
+    rehearsal = Experiment.open(experiment.store.uri_of("preflight"))
+    found: list[Rehearsed] = []
+    for trial, record in zip(rehearsal.plan.trials, rehearsal.trials(), strict=True):
+        state, attempts, _ = record.progress(owner_lives=False)
+        rows, error = record.rows(), attempts[-1].error if attempts else None
+        found.append(
+            Rehearsed(
+                leg=trial.leg.name,
+                state=state,
+                error=f"{error.type}: {error.message}" if error else None,
+                first_step_s=rows[0].dt_ms / 1e3 if rows else None,
+                peak_mib=max((row.peak_mib for row in rows), default=None),
+            )
+        )
+    return tuple(found)

@@ -14,9 +14,11 @@ from sweeps.engine.preflight import (
     LOCAL,
     Resources,
     check_address,
+    check_disk,
     check_plan,
     device_of,
     foreign_heads,
+    free_bytes,
     num_visible_gpus,
 )
 from sweeps.spec.errors import NoCluster, UsageError
@@ -113,3 +115,18 @@ def test_a_head_is_recognised_by_its_process(tmp_path: Path) -> None:
 def test_cuda_visible_devices_limits_the_gpus(chosen: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
     assert num_visible_gpus() == number
+
+
+def test_checkpoints_that_do_not_fit_the_disk_are_refused_with_both_sizes() -> None:
+    plan = make_plan(load_sweep("capacity"))
+    check_disk(plan, "/data", 10**14)
+    check_disk(plan, "s3://bucket", None)
+    with pytest.raises(UsageError, match=r"storage /data has 1.0 GiB free; the checkpoints of \d+ legs take about"):
+        check_disk(plan, "/data", 2**30)
+
+
+def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:
+    free = free_bytes(str(tmp_path / "not" / "there"))
+    assert free is not None
+    assert abs(free - shutil.disk_usage(tmp_path).free) < 2**30
+    assert free_bytes("s3://bucket/x") is None

@@ -22,7 +22,7 @@ class _State:
 def toy_train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     """Steps of 50 ms; `run.log_every` 19 makes them 150 ms, 13 raises at step 5, 17 kills
     rank 1 at step 15 of a fresh start, 23 hangs it there in C code that keeps the interpreter's lock, 29 asks for more
-    memory than there is."""
+    memory than there is, 31 raises before the first step."""
     import torch
     import torch.distributed as dist
 
@@ -32,6 +32,8 @@ def toy_train(config: TrainConfig, hooks: Hooks) -> TrainResult:
         values = json.loads((folder / f"rank_{rank}.json").read_text())
         first, total = values["step"], values["total"]
         break
+    if config.run.log_every == 31:
+        raise ValueError("the toy cannot start")
     steps = config.schedule.num_steps or 0
     if rank == 0:
         hooks.on_start(_facts(world, steps, first))
