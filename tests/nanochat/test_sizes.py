@@ -8,6 +8,7 @@ from nanochat.sizes import (
     auto_batch_tokens,
     batch_tokens,
     check_world_size,
+    checkpoint_bytes,
     count_params,
     flops_per_token,
     is_moe_layer,
@@ -51,6 +52,7 @@ def test_a_small_dense_model_can_be_counted_by_hand() -> None:
     assert counts.transformer_matrices == 2 * (4 * 16 + 8 * 16) + 32 * 2  # two blocks and one gate for two heads
     assert counts.moe_inactive == 0
     assert flops_per_token(config) == 6 * (448 + 256) + 12 * 4 * (4 + 8)
+    assert checkpoint_bytes(config) == 4 * (2 * 448 + 3 * (3 * 256 + 4))  # 2 numbers per matrix element, 3 per other
 
 
 def test_experts_are_in_every_nth_layer() -> None:
