@@ -13,7 +13,7 @@ from typing import Any
 
 from sweeps.engine import family
 
-FREED_S = 15.0  # for the driver to take back the memory of an ended process
+FREED_S = 15.0  # for the driver to forget an ended process, whose pid it may count otherwise than we do
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,16 @@ def free(mark: str, gpus: Sequence[int] | None = None) -> str | None:
     deadline = time.monotonic() + FREED_S
     while True:
         verdict = judge(holders(mark, chosen))
-        if verdict.strangers:
-            return refusal(verdict.strangers)
-        if not verdict.to_end:
+        if not verdict.strangers and not verdict.to_end:
             return None
         if time.monotonic() > deadline:
-            return f"processes {', '.join(map(str, verdict.to_end))} of an earlier leg do not leave the GPUs"
+            break
         for pid in verdict.to_end:
             family.kill(pid)
         time.sleep(0.5)
+    if verdict.strangers:
+        return refusal(verdict.strangers)
+    return f"processes {', '.join(map(str, verdict.to_end))} of an earlier leg do not leave the GPUs"
 
 
 def refusal(strangers: Sequence[Holder]) -> str:

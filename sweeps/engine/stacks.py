@@ -15,7 +15,7 @@ import re
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -119,6 +119,13 @@ def end_process(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
+
+
+def end_leg(mark: str, ranks: Sequence[RankPlace]) -> None:
+    """On a host: ends what is left of an attempt's ranks there and of what they started, and their files."""
+    family.end_leg(mark, [place.pid for place in ranks])
+    for place in ranks:
+        Path(place.stacks_file).unlink(missing_ok=True)
 
 
 def unmoved(stacks: Mapping[int, str]) -> list[int]:

@@ -21,7 +21,7 @@ from sweeps.engine.moves import Move, Policy, StoredTrial, next_move
 from sweeps.engine.preflight import device_of
 from sweeps.engine.rank import StorageLost, Superseded, Task
 from sweeps.engine.resume import KEEP_CHECKPOINTS, run_name
-from sweeps.engine.stacks import on_node, places
+from sweeps.engine.stacks import end_leg, on_node, places
 from sweeps.engine.vigil import HUNG, Limits, watching
 from sweeps.engine.worker import TrainFunction, run_rank
 from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord, TrialResult, utc_now
@@ -140,7 +140,7 @@ def _end_what_is_left(experiment: Experiment, trial: str, attempt: int) -> None:
     mark = family.leg_mark(experiment.uri, trial)
     for node_id in dict.fromkeys(place.node_id for place in ranks):
         with contextlib.suppress(Exception):  # a node that is gone keeps no process
-            on_node(node_id, family.end_leg, mark, [place.pid for place in ranks if place.node_id == node_id])
+            on_node(node_id, end_leg, mark, [place for place in ranks if place.node_id == node_id])
 
 
 def _open_attempt(record: TrialRecord, config: TrainConfig, num_workers: int) -> AttemptRecord:

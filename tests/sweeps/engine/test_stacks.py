@@ -1,12 +1,14 @@
 """What stacks say, and that a process answers even where C code keeps the interpreter's lock."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from sweeps.engine.stacks import take, unmoved, waits
+from sweeps.engine import family
+from sweeps.engine.stacks import RankPlace, end_leg, take, unmoved, waits
 
 WAITING = """Thread 0x01 (most recent call first):
   File "/x/torch/distributed/distributed_c10d.py", line 2 in all_gather
@@ -63,3 +65,31 @@ def test_a_process_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
     pid = os.spawnlp(os.P_NOWAIT, "true", "true")
     os.waitpid(pid, 0)
     assert "cannot be asked" in take(pid, str(tmp_path / "none"))
+
+
+def test_the_end_of_a_leg_ends_its_ranks_what_they_started_and_their_files(tmp_path: Path) -> None:
+    mark = family.leg_mark("/storage/one", "static-b1")
+    launch = {**os.environ, family.MARK_VARIABLE: family.mark_of("/storage/one", "owner")}
+    rank = sleeper(launch)
+    child, other = sleeper({**launch, family.LEG_VARIABLE: mark}), sleeper(launch)
+    file = tmp_path / "stacks"
+    file.write_text("")
+    place = RankPlace(rank=0, host="here", node_id="n", pid=rank.pid, stacks_file=str(file))
+    try:
+        end_leg(mark, [place])
+        assert rank.wait(timeout=10) == child.wait(timeout=10) == -signal.SIGKILL
+        assert other.poll() is None
+        assert not file.exists()
+    finally:
+        for process in (rank, child, other):
+            process.kill()
+            process.communicate()
+
+
+def sleeper(environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+    program = "print('ready', flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", program], env=environment, **pipes)  # pyright: ignore
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
