@@ -72,6 +72,7 @@ def in_a_terminal(
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         os.environ.pop("NO_COLOR", None)
         os.environ.update(TERM="xterm-256color", CUDA_VISIBLE_DEVICES="")
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # as in a terminal, also where a script had it ignored
         os.execv(command[0], [str(word) for word in command])
     written = b""
 
