@@ -1,19 +1,20 @@
 """Optimizer whose work and state are sharded over the ranks (ZeRO-1), with parameters that live where they are sent.
 
-Parameters are views into one flat buffer per group, and so are their gradients, which autograd accumulates in place: a
-step is reduce-scatter of the gradient buffer, an update of this rank's part in fp32, and all-gather of the parameter
-buffer, without a copy for stacking. The model computes in `dtype` (bf16); fp32 masters exist on their owner only.
+Parameters are views into one flat buffer per group, and so are their gradients, which autograd accumulates in place. A
+step is the mean of the gradients, reduced bucket by bucket while backward runs; an update of this rank's own part, at
+once over all its buckets, in fp32; and an all-gather of the parameters, group by group beside the next group's update.
+Nothing is copied for stacking. The model computes in `dtype` (bf16); fp32 masters exist on their owner only.
 
-A Muon group holds all matrices of one shape, an AdamW group all parameters given one group name. The first dimension
-(matrices, or numbers) is cut like torch.chunk: ceil(n / W) per rank, the last ranks get less or nothing, so no size has
-to divide by the number of ranks. State is named after the group and shown to torch.distributed.checkpoint as DTensors
-sharded that way, so that any other number of ranks can load it.
+A Muon group holds all matrices of one shape, an AdamW group all parameters given one group name; `buckets` says how
+either is cut. State is named after group and bucket and shown to torch.distributed.checkpoint as DTensors sharded over
+the bucket, so that any other number of ranks can load it.
 
 Nothing here waits for the GPU: a step with a gradient that is not finite is undone by factors on the device.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,11 +23,14 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard
 
+from nanochat.buckets import Bucket, lay_out
 from nanochat.dist import Handle, Ranks
+from nanochat.reduction import Parcel, Reduction
 from nanochat.updates import Kernels, neuron_dim
 
 _ALIGN_ELEMENTS = 1024  # where a parameter starts in an AdamW buffer: kernels want aligned addresses
-_CHUNK_ELEMENTS = 2**25  # updates go through a shard in pieces of this size, to bound temporary memory
+_BUCKET_ELEMENTS = 2**24  # 32 MiB of bf16: enough to fill a link, and a small share of all gradients
+_CHUNK_ELEMENTS = 2**25  # updates go through a rank's part in pieces of this size, to bound temporary memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,42 +52,64 @@ class ParamSpec:
 
 
 class _Group:
-    """Parameters that share flat buffers, and this rank's part of their state."""
+    """Parameters that share flat buffers, and this rank's own part of their state.
+
+    Shapes: n items of the group's buffer, m of this rank's own; with one rank they are the same buffer.
+    """
 
     def __init__(
         self, name: str, specs: list[ParamSpec], item_shape: tuple[int, ...], dtype: torch.dtype, ranks: Ranks
     ):
         self.name, self.ranks, self.specs, self.item_shape = name, ranks, specs, item_shape
         item_size = math.prod(item_shape)
-        align = _ALIGN_ELEMENTS if not item_shape else 1
-        starts, num_items = [], 0
-        for spec in specs:
-            starts.append(num_items)
-            num_items += -(-(spec.param.numel() // item_size) // align) * align
-        self.num_items = num_items
-        self.items_per_rank = -(-num_items // ranks.world_size)
-        self.first = min(ranks.rank * self.items_per_rank, num_items)
-        self.num_own = min(self.items_per_rank, num_items - self.first)
-
-        initial = torch.zeros(self.items_per_rank * ranks.world_size, *item_shape, device=ranks.device)
-        for spec, start in zip(specs, starts, strict=True):
+        self.layout = lay_out(
+            [spec.param.numel() // item_size for spec in specs],
+            world_size=ranks.world_size,
+            bucket_size=-(-_BUCKET_ELEMENTS // item_size),
+            alignment=1 if item_shape else _ALIGN_ELEMENTS,
+        )
+        self.num_own = self.layout.num_own
+        initial = torch.zeros(self.layout.num_items, *item_shape, device=ranks.device)
+        for spec, start in zip(specs, self.layout.starts, strict=True):
             initial.view(-1)[start * item_size :][: spec.param.numel()].copy_(spec.param.detach().reshape(-1))
-        self.params = initial.to(dtype, copy=True)
-        self.grads = torch.zeros_like(self.params)
+        self.params = initial.to(dtype, copy=True)  # (n, ...)
+        self.grads = torch.zeros_like(self.params)  # (n, ...)
         self._grad_views: list[Tensor] = []
-        for spec, start in zip(specs, starts, strict=True):
+        for spec, start in zip(specs, self.layout.starts, strict=True):
             where = slice(start * item_size, start * item_size + spec.param.numel())
             spec.param.data = self.params.view(-1)[where].view(spec.param.shape)
             self._grad_views.append(self.grads.view(-1)[where].view(spec.param.shape))
             spec.param.grad = self._grad_views[-1]
 
-        rank = ranks.rank
-        self.sent = self.params[rank * self.items_per_rank :][: self.items_per_rank]  # what the others get from here
-        own = slice(self.first, self.first + self.num_own)
         has_master = specs[0].master and dtype != torch.float32
-        self.value = initial[own].clone() if has_master else self.params[own]
+        is_alone = ranks.world_size == 1
+        self.own_grad = self.grads if is_alone else self.own_part(self.grads)  # (m, ...)
+        if has_master:
+            self.value = self.own_part(initial)  # (m, ...)
+            self.sent = self.params if is_alone else self.value.to(dtype)
+        else:
+            self.value = self.sent = self.params if is_alone else self.own_part(self.params)
         self.state: dict[str, Tensor] = {}
-        self.own_grad = self.grads[own]
+
+    def own_part(self, of: Tensor) -> Tensor:
+        """A copy of this rank's own items (m, ...) of a group's buffer (n, ...)."""
+        starts = [(b.start + self.ranks.rank * b.per_rank, b.per_rank) for b in self.layout.buckets]
+        return torch.cat([of[start : start + size] for start, size in starts])
+
+    def whole(self, bucket: Bucket, of: Tensor) -> Tensor:
+        """The bucket's items of all ranks in a group's buffer, flat."""
+        return of[bucket.start : bucket.start + bucket.per_rank * self.ranks.world_size].view(-1)
+
+    def own(self, bucket: Bucket, of: Tensor) -> Tensor:
+        """The bucket's items in this rank's own buffer, padding included, flat."""
+        return of[bucket.own_start : bucket.own_start + bucket.per_rank].view(-1)
+
+    def parcels(self) -> Iterator[tuple[str, Parcel]]:
+        """What is to be reduced, each with the name of its parameter that comes first in the model."""
+        for bucket in self.layout.buckets:
+            members = [self.specs[i] for i in bucket.members]
+            params = [spec.param for spec in members]
+            yield members[0].name, Parcel(params, self.whole(bucket, self.grads), self.own(bucket, self.own_grad))
 
     def check_gradients(self) -> None:
         """Gradients replaced from outside would be silently ignored, so they are refused."""
@@ -94,19 +120,16 @@ class _Group:
                     f"clear gradients with ShardedOptimizer.zero_grad(), not with the model's zero_grad()"
                 )
 
-    def start_reduce(self) -> Handle | None:
-        """Begins the mean of the gradients over ranks; `own_grad` holds this rank's part once waited for."""
+    def start_gather(self) -> list[Handle]:
+        """Rounds the updated values into what is sent, and begins sending it to the other ranks."""
+        if self.sent is not self.value:
+            self.sent.copy_(self.value)
         if self.ranks.world_size == 1:
-            return None
-        received = torch.empty_like(self.sent)
-        self.own_grad = received[: self.num_own]
-        return self.ranks.reduce_scatter_mean(self.grads.view(-1), received.view(-1))
-
-    def start_gather(self) -> Handle:
-        """Rounds the updated values into the parameters and begins sending them to the other ranks."""
-        if self.value.dtype != self.params.dtype:
-            self.sent[: self.num_own].copy_(self.value)
-        return self.ranks.all_gather_into(self.params.view(-1), self.sent.view(-1))
+            return []
+        return [
+            self.ranks.all_gather_into(self.whole(bucket, self.params), self.own(bucket, self.sent))
+            for bucket in self.layout.buckets
+        ]
 
     def tensors(self) -> dict[str, Tensor]:
         """This rank's part of everything that a checkpoint needs."""
@@ -127,9 +150,10 @@ class _MuonGroup(_Group):
     ):
         super().__init__(name, specs, item_shape, dtype, ranks)
         rows, cols = item_shape
-        per_item = [s.lr * max(1.0, rows / cols) ** 0.5 for s in specs for _ in range(s.param.numel() // (rows * cols))]
-        own_lr = per_item[self.first : self.first + self.num_own]
-        self.lr = torch.tensor(own_lr, device=ranks.device).view(-1, 1, 1)
+        lr = torch.zeros(self.layout.num_items, 1, 1, device=ranks.device)
+        for spec, start in zip(specs, self.layout.starts, strict=True):
+            lr[start : start + spec.param.numel() // (rows * cols)] = spec.lr * max(1.0, rows / cols) ** 0.5
+        self.lr = self.own_part(lr)
         self.work_dtype = dtype
         like = {"dtype": torch.float32, "device": ranks.device}
         neurons = (rows, 1) if neuron_dim(rows, cols) == -1 else (1, cols)
@@ -169,9 +193,7 @@ class _AdamWGroup(_Group):
         self.state = {n: torch.zeros(self.num_own, **like) for n in ("exp_avg", "exp_avg_sq")}
 
     def peaks(self) -> Tensor:
-        """The largest gradient, one number; zero for a rank that owns nothing."""
-        if self.num_own == 0:
-            return torch.zeros(1, device=self.own_grad.device)
+        """The largest gradient, one number."""
         return torch.linalg.vector_norm(self.own_grad, ord=math.inf).float().view(1)
 
     def update(self, kernels: Kernels, peaks: Tensor, now: "_Now") -> None:
@@ -200,22 +222,35 @@ class _Now:
     weight_decay: Tensor
 
 
+Mark = Callable[[Literal["optimizer", "communication"]], None]
+
+
+def _unmarked(_phase: str) -> None:
+    """Nobody wants to know where the time goes."""
+
+
 class ShardedOptimizer:
     """Owns the parameters' storage from construction on; see the file's docstring."""
 
     def __init__(
         self, specs: list[ParamSpec], ranks: Ranks, *, compute_dtype: torch.dtype, compile_updates: bool = False
     ) -> None:
-        """Moves every parameter into its group's buffer. All ranks must have initialised equally.
+        """Moves every parameter into its group's buffer. `specs` are in the model's order.
 
-        `compile_updates` fuses the elementwise work; it pays on a GPU only.
+        All ranks must have initialised equally. `compile_updates` fuses the elementwise work; it pays on a GPU only.
         """
         self.ranks = ranks
         self._num_steps_done = torch.zeros((), dtype=torch.float64, device=ranks.device)
-        # Muon last: the embeddings' long way over the wire runs beside its matrix products.
-        self._groups = sorted(_make_groups(specs, ranks, compute_dtype), key=lambda g: isinstance(g, _MuonGroup))
+        self._groups = sorted(_make_groups(specs, ranks, compute_dtype), key=_update_order)
         self._mesh: DeviceMesh | None = None
         self._kernels = Kernels.compiled() if compile_updates else Kernels()
+        place = {spec.name: i for i, spec in enumerate(specs)}
+        parcels = [named for group in self._groups for named in group.parcels()]
+        self._reduction = Reduction(ranks, [p for _, p in sorted(parcels, key=lambda named: -place[named[0]])])
+
+    def uncompile_updates(self) -> None:
+        """From now on the update rules run as they are written."""
+        self._kernels = Kernels()
 
     @torch.no_grad()
     def zero_grad(self) -> None:
@@ -223,27 +258,29 @@ class ShardedOptimizer:
         for group in self._groups:
             group.grads.zero_()
 
+    def micro_step(self, *, is_last: bool) -> AbstractContextManager[None]:
+        """Around each micro-step. In the backward of the step's last one gradients are sent as they become final."""
+        return self._reduction.micro_step(is_last=is_last)
+
     @torch.no_grad()
-    def step(self, *, lr_mult: float, momentum: float, weight_decay: float) -> Tensor:
+    def step(self, *, lr_mult: float, momentum: float, weight_decay: float, mark: Mark = _unmarked) -> Tensor:
         """Updates all parameters on all ranks from the mean gradient over ranks.
 
+        `mark` is told at once what has just ended, so that waiting for other ranks can be told from work.
         Returns 1.0 on the device, or 0.0 if a gradient was not finite on any rank: then nothing has changed.
         """
         for group in self._groups:
             group.check_gradients()
-        for handle in [group.start_reduce() for group in self._groups]:
-            if handle is not None:
-                handle.wait()
+        self._wait(self._reduction.handles(), mark)
         peaks = [group.peaks() for group in self._groups]
         finite = torch.isfinite(torch.cat(peaks)).all().float().view(1)
-        self.ranks.all_reduce_min(finite).wait()
+        self._wait([self.ranks.all_reduce_min(finite)], mark)
         now = self._now(finite.view(()), lr_mult, momentum, weight_decay)
         sending: list[Handle] = []
         for group, peak in zip(self._groups, peaks, strict=True):
             group.update(self._kernels, peak, now)
-            sending.append(group.start_gather())
-        for handle in sending:
-            handle.wait()
+            sending += group.start_gather()
+        self._wait(sending, mark)
         return now.active
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -254,7 +291,8 @@ class ShardedOptimizer:
         found: dict[str, Tensor] = {"num_steps_done": self._num_steps_done}
         for group in self._groups:
             for kind, tensor in group.tensors().items():
-                found[f"{group.name}.{kind}"] = self._as_global(tensor, group.num_items)
+                for i, bucket in enumerate(group.layout.buckets):
+                    found[f"{group.name}.{i}.{kind}"] = self._as_global(tensor, bucket)
         return found
 
     @torch.no_grad()
@@ -270,8 +308,16 @@ class ShardedOptimizer:
                 raise ValueError(f"optimizer state {name} has shape {tuple(source.shape)}, not {tuple(target.shape)}")
             if target.data_ptr() != source.data_ptr():
                 target.copy_(source)
-        for handle in [group.start_gather() for group in self._groups]:
+        for handle in [handle for group in self._groups for handle in group.start_gather()]:
             handle.wait()
+
+    def _wait(self, handles: list[Handle], mark: Mark) -> None:
+        if self.ranks.world_size == 1:
+            return
+        mark("optimizer")
+        for handle in handles:
+            handle.wait()
+        mark("communication")
 
     def _now(self, active: Tensor, lr_mult: float, momentum: float, weight_decay: float) -> _Now:
         def on_device(number: float) -> Tensor:
@@ -281,14 +327,21 @@ class ShardedOptimizer:
         step = self._num_steps_done.clamp_min(1)  # a first step that is skipped must not divide by zero
         return _Now(active, step, on_device(lr_mult), on_device(momentum), on_device(weight_decay))
 
-    def _as_global(self, shard: Tensor, num_items: int) -> Tensor:
+    def _as_global(self, own: Tensor, bucket: Bucket) -> Tensor:
+        """The bucket's items, whose part here is in `own` (m, ...), without padding."""
+        shard = own[bucket.own_start : bucket.own_start + bucket.num_real(self.ranks.rank)]
         if self.ranks.world_size == 1:
             return shard
         if self._mesh is None:
             self._mesh = init_device_mesh(self.ranks.device.type, (self.ranks.world_size,))
-        shape = torch.Size((num_items, *shard.shape[1:]))
+        shape = torch.Size((bucket.num_items, *shard.shape[1:]))
         stride = torch.empty(shape, device="meta").stride()
         return DTensor.from_local(shard, self._mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
+
+
+def _update_order(group: "_Group") -> tuple[bool, int]:
+    """Muon last, so that the tables' long way runs beside its matrix products; and what is sent last is small."""
+    return isinstance(group, _MuonGroup), -group.params.numel()
 
 
 def _local(tensor: Tensor) -> Tensor:
