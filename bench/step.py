@@ -61,6 +61,7 @@ def measure(config: TrainConfig, num_steps: int, num_warmup: int, profile_file: 
         _profile(lambda: take_step(num_warmup + num_steps), profile_file)
     dts = sorted(s.dt_ms for s in steps)
     tok_per_sec = config.data.total_batch_tokens / statistics.median(dts) * 1e3 if config.data.total_batch_tokens else 0
+    run.feed.close()
     router = clock.summarize_router(config, steps[-1:])
     dropped = router.dropped_pct if router else 0.0
     mfu, useful = clock.mfu_pct(config, tok_per_sec, run.device.peak_flops or float("nan"), dropped)

@@ -60,9 +60,39 @@ class PackingBuffer:
         _, arrival = self._order.pop(position)
         return self._documents.pop(arrival)[:space]
 
-    def documents(self) -> list[Tokens]:
+    def documents(self) -> tuple[Tokens, ...]:
         """What is in the buffer, in order of arrival."""
-        return [self._documents[arrival] for arrival in sorted(self._documents)]
+        return tuple(self._documents.values())
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in a lane's stream: where it reads on, and which documents wait in its buffer.
+
+    It shares the documents, so that one can be taken after every batch; `state` copies them.
+    """
+
+    epoch: int  # of the next document that is read, from 1
+    turn: int  # which of its row groups the lane reads, from 0
+    next_text: int  # which of the lane's documents in there comes next
+    num_read: int  # documents read in this epoch
+    documents: tuple[Tokens, ...]  # in order of arrival
+
+    @property
+    def packing_epoch(self) -> int:
+        """The pass, from 1, that the next packed document belongs to, by counting packed documents."""
+        return max(1, self.epoch - (len(self.documents) > self.num_read))
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint, the documents as one array of tokens with their lengths."""
+        return {
+            "epoch": self.epoch,
+            "turn": self.turn,
+            "next_text": self.next_text,
+            "num_read": self.num_read,
+            "tokens": np.concatenate(self.documents) if self.documents else np.zeros(0, np.uint16),
+            "lengths": np.array([len(document) for document in self.documents], dtype=np.int32),
+        }
 
 
 @dataclass(frozen=True)
@@ -120,11 +150,6 @@ class Lane:
         self._epoch, self._turn, self._next_text, self._num_read = 1, 0, 0, 0
         self._buffer = PackingBuffer()
 
-    @property
-    def epoch(self) -> int:
-        """The pass, from 1, that the next packed document belongs to, by counting packed documents."""
-        return max(1, self._epoch - (len(self._buffer) > self._num_read))
-
     def fill_row(self, row: Tokens) -> None:
         """Packs documents into every position of `row`."""
         filled = 0
@@ -155,17 +180,9 @@ class Lane:
             if self._share.group(self._turn) is None:
                 self._turn, self._num_read, self._epoch = 0, 0, self._epoch + 1
 
-    def state(self) -> dict[str, Any]:
-        """Where the lane reads, and its buffer as one array of tokens with the documents' lengths."""
-        documents = self._buffer.documents()
-        return {
-            "epoch": self._epoch,
-            "turn": self._turn,
-            "next_text": self._next_text,
-            "num_read": self._num_read,
-            "tokens": np.concatenate(documents) if documents else np.zeros(0, self._dtype),
-            "lengths": np.array([len(document) for document in documents], dtype=np.int32),
-        }
+    def position(self) -> Position:
+        """Where the lane is now."""
+        return Position(self._epoch, self._turn, self._next_text, self._num_read, self._buffer.documents())
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state` was taken; nothing is tokenized again."""
@@ -214,20 +231,31 @@ class Lanes:
     @property
     def epoch(self) -> int:
         """The pass over the documents, from 1, of the lane that is furthest."""
-        return max(lane.epoch for lane in self._lanes.values())
+        return max(position.packing_epoch for position in self.positions().values())
 
-    def next_batch(self, lane: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Inputs and targets of the lane's next micro-batch."""
+    def next_batch(self, lane: int) -> torch.Tensor:
+        """The lane's next micro-batch (2, B, T) int64: inputs, and the targets one token later."""
         rows = np.empty((self._batch_size, self._seq_len + 1), dtype=np.int64)  # (B, T+1)
         for row in rows:
             self._lanes[lane].fill_row(row)
-        packed = torch.from_numpy(rows)
-        return packed[:, :-1].contiguous(), packed[:, 1:].contiguous()  # (B, T), (B, T)
+        # Copied by numpy, which uses no threads: torch's would take cores from the training thread.
+        return torch.from_numpy(np.stack((rows[:, :-1], rows[:, 1:])))
 
-    def state(self) -> dict[int, dict[str, Any]]:
-        """The state of every lane of this rank; together with the other ranks' the whole data position."""
+    def position(self, lane: int) -> Position:
+        """Where a lane of this rank is, after the last batch that was taken from it."""
+        return self._lanes[lane].position()
+
+    def positions(self) -> dict[int, Position]:
+        """Where every lane of this rank is."""
+        return {number: lane.position() for number, lane in self._lanes.items()}
+
+    def state(self, positions: Mapping[int, Position] | None = None) -> dict[int, dict[str, Any]]:
+        """The state of every lane of this rank, as they are or at other positions.
+
+        Together with the other ranks' it is the whole data position.
+        """
         common = {"corpus_digest": self._corpus_digest, "num_lanes": self._num_lanes}
-        return {number: common | lane.state() for number, lane in self._lanes.items()}
+        return {number: common | place.state() for number, place in (positions or self.positions()).items()}
 
     def load_state(self, states: Mapping[int, Mapping[str, Any]]) -> None:
         """Takes this rank's lanes out of the states of all lanes."""

@@ -22,7 +22,7 @@ from nanochat.tokenizer import Tokenizer
 
 _BYTES = Tokenizer({bytes([i]): i for i in range(256)}, vocab_size=265)  # one token per byte, BOS is 256
 _BOS = 256
-Batch = tuple[torch.Tensor, torch.Tensor]
+Batch = torch.Tensor  # (2, B, T): inputs and targets
 
 
 def _corpus(folder: Path, row_groups: list[list[str]], digest: str = "0" * 64) -> Corpus:
@@ -44,7 +44,7 @@ def _row(batch: Batch) -> str:
 
 
 def _equal(ours: list[Batch], theirs: list[Batch]) -> bool:
-    return all(torch.equal(a[i], b[i]) for a, b in zip(ours, theirs, strict=True) for i in (0, 1))
+    return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,11 @@
-"""A batch packed ahead belongs to the data position: no stop, no move to other ranks loses or repeats a token."""
+"""How far the loader thread has run ahead never shows: no stop, no move to other ranks loses or repeats a token."""
 
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -7,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nanochat import dataset, tokenizer
+from nanochat.config import ConfigError
 from nanochat.dataloader import Lanes
 from nanochat.feed import Feed
 
@@ -21,7 +28,7 @@ def _feed(folder: Path, rank: int = 0, world_size: int = 1, num_lanes: int = 6) 
 
 
 def _step(feed: Feed) -> list[Tensor]:
-    """One optimizer step as the trainer takes it: each batch, and the next one packed while it is worked on."""
+    """One optimizer step as the trainer takes it: each batch, and the next one sent while it is worked on."""
     rows = []
     for _ in range(feed.num_micro_steps):
         inputs, targets = feed.next()
@@ -75,7 +82,6 @@ def test_a_feed_resumed_on_any_number_of_ranks_goes_on_with_the_next_token(
         _world_step(old)
     states = {lane: state for feed in old for lane, state in feed.state().items()}
     assert sorted(states) == list(range(6))
-    assert sum("ahead" in state for state in states.values()) == old_size
     new = [_feed(small_text, rank, new_size) for rank in range(new_size)]
     for feed in new:
         feed.load_state(states)
@@ -92,6 +98,110 @@ def test_a_stored_position_does_not_move_when_training_goes_on(small_text: Path)
     resumed = _feed(small_text)
     resumed.load_state(states)
     assert _equal(next_step, _step(resumed))
+
+
+def test_the_stored_position_is_that_of_the_last_batch_served_however_far_the_thread_is_ahead(small_text: Path):
+    corpus = dataset.open_folder(small_text)
+    lanes = Lanes(
+        corpus, tokenizer.load(corpus), split="train", num_lanes=6, rank=0, world_size=1, batch_size=2, seq_len=16
+    )
+    quick, slow = _feed(small_text), _feed(small_text)
+    assert pickle.dumps(quick.state()) == pickle.dumps(lanes.state())
+    for _ in range(3):
+        for lane in lanes.my_lanes:
+            lanes.next_batch(lane)
+        _step(quick)
+        _step(slow)
+        assert pickle.dumps(quick.state()) == pickle.dumps(lanes.state())
+    _wait_for_thread(slow)
+    assert pickle.dumps(slow.state()) == pickle.dumps(quick.state())
+
+
+def _wait_for_thread(feed: Feed) -> None:
+    """Until it has packed all that it may."""
+    deadline_s = time.monotonic() + 20
+    while not all(packed.done() for packed in feed._ahead):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+
+
+def test_the_thread_packs_at_least_a_whole_step_ahead_and_no_further(small_text: Path):
+    feed = _feed(small_text, num_lanes=12)
+    feed.next()
+    _wait_for_thread(feed)
+    assert len(feed._ahead) == 12
+    assert len(_feed(small_text, num_lanes=2)._ahead) == 0, "nothing is packed before somebody asks"
+
+
+def test_looking_at_a_batch_serves_nothing(small_text: Path):
+    looking, plain = _feed(small_text), _feed(small_text)
+    before = pickle.dumps(looking.state())
+    first = looking.peek()[0].clone()
+    assert torch.equal(looking.peek()[0], first)
+    assert pickle.dumps(looking.state()) == before
+    assert torch.equal(looking.next()[0], first)
+    assert torch.equal(plain.next()[0], first)
+
+
+def test_a_feed_that_is_put_elsewhere_forgets_what_was_packed(small_text: Path):
+    feed, undisturbed = _feed(small_text), _feed(small_text)
+    start = feed.state()
+    first = _step(undisturbed)
+    _step(feed)
+    _step(feed)
+    feed.load_state(start)
+    assert _equal(_step(feed), first)
+
+
+def test_the_epoch_is_that_of_the_batches_served(small_text: Path):
+    feed, epochs = _feed(small_text), list[int]()
+    while feed.epoch < 3:
+        _step(feed)
+        _wait_for_thread(feed)
+        epochs.append(feed.epoch)
+    first_of_second = epochs.index(2)
+    resumed = _feed(small_text)
+    for _ in range(first_of_second):
+        _step(resumed)
+    assert resumed.epoch == 1
+    _step(resumed)
+    assert resumed.epoch == 2
+
+
+def test_a_damaged_shard_is_told_where_its_batch_is_due_and_again_at_every_further_try(
+    small_text: Path, tmp_path: Path
+):
+    shutil.copytree(small_text, tmp_path / "text")
+    shard = tmp_path / "text" / "shard_00000.parquet"
+    feed = _feed(tmp_path / "text")
+    data = bytearray(shard.read_bytes())
+    data[4:2000] = b"\xff" * 1996
+    shard.write_bytes(data)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"shard_00000.parquet is damaged: row group 0 cannot be read"):
+            feed.next()
+
+
+def test_closing_a_feed_ends_its_thread_and_keeps_its_position(small_text: Path):
+    others = set(threading.enumerate())
+    feed = _feed(small_text)
+    _step(feed)
+    state = pickle.dumps(feed.state())
+    assert len(set(threading.enumerate()) - others) == 1
+    feed.close()
+    feed.close()
+    assert set(threading.enumerate()) <= others
+    assert pickle.dumps(feed.state()) == state
+
+
+def test_a_process_ends_though_its_feed_was_never_closed(small_text: Path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path; import test_feed\n"
+        "feed = test_feed._feed(Path(sys.argv[2])); feed.next(); sys.exit(7)"
+    )
+    argv = [sys.executable, "-c", code, str(Path(__file__).parent), str(small_text)]
+    assert subprocess.run(argv, timeout=60, check=False).returncode == 7
 
 
 def test_the_position_is_refused_in_the_middle_of_a_step(small_text: Path):
