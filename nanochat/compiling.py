@@ -25,6 +25,12 @@ def compile_model(model: GPT, mode: CompileMode) -> None:
         module.compile(dynamic=mode == "dynamic", fullgraph=True)
 
 
+def uncompile_model(model: GPT) -> None:
+    """Undoes `compile_model`: from the next call on, every part runs as it is written."""
+    for module in (*model.blocks, model.head):
+        module._compiled_call_impl = None
+
+
 def compile_line(mode: CompileMode) -> str:
     """What the log says about compilation."""
     if mode == "none":

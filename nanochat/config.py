@@ -22,6 +22,7 @@ Precision = Literal["bf16", "fp8"]
 LinearsPrecision = Literal["bf16", "fp8", "fp8_head", "fp8_attention"]  # fp8: both roles
 Fp8Recipe = Literal["tensorwise", "rowwise"]
 CompileMode = Literal["static", "dynamic", "none"]
+CompileFallback = Literal["error", "none"]
 AttentionBackend = Literal["auto", "sdpa", "flash"]
 
 
@@ -112,12 +113,13 @@ class PrecisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CompileConfig:
-    """How torch.compile sees a block: fixed shapes, symbolic shapes, or not at all."""
+    """How torch.compile sees a block: fixed shapes, symbolic shapes, or not at all; and what follows if it fails."""
 
     mode: CompileMode = "static"
 
 
 @dataclass(frozen=True, kw_only=True)
+    fallback: CompileFallback = "error"  # none: the run goes on uncompiled, and is marked
 class OptimConfig:
     """Peak learning rates of Muon (block matrices) and AdamW (the rest), before scaling by width and batch."""
 

@@ -128,6 +128,7 @@ FLAGS: tuple[Flag | Switch, ...] = (
     Flag("--core-bundle", "eval.core_bundle", str, "folder of CORE's questions, empty: in the cache folder", ""),
     Flag("--seed", "run.seed", int, "seed of everything random"),
     Flag("--log-every", "run.log_every", int, "steps between log lines"),
+    Flag("--compile-fallback", "compile.fallback", str, "where compiling fails: error, or none: go on uncompiled"),
     Switch("--deterministic", {"run.deterministic": True}, "bit-equal repeats on a GPU, slower"),
     Switch("--no-final-save", {"run.final_checkpoint": False}, "no checkpoint at the end"),
     Flag("--resume-from-step", None, int, "continue the checkpoint after so many steps", "-1"),

@@ -27,6 +27,7 @@ class StartFacts:
     num_active_params: int
     backends: dict[str, str]  # role -> kernel: attention, experts, linears
     compile_cache: str  # "cold", "warm" or "none"
+    compile_fallback: str | None = None  # why the run goes on uncompiled, if compiling failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class StepStats:
     peak_mib: float  # max over ranks: torch's max_memory_allocated; on a CPU the peak resident set
     val_bpb: float | None  # validation bits per byte, if measured after this step
     core_metric: float | None = None  # mean centred accuracy of the CORE questions, if asked after this step
-    flags: tuple[str, ...]  # why the step's time may not count: warmup, resumed, recompile, checkpoint, eval, ...
+    flags: tuple[str, ...]  # why the step's time may not count: warmup, resumed, recompile, fallback, eval, ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,11 @@ class Flags:
         self._recompiled_at = -1
         self._carried: set[str] = {"resumed"} if first_step else set()
 
-    def of_step(self, step: int, num_graphs: int, skipped: bool) -> tuple[str, ...]:
-        """The step's flags, sorted. `num_graphs` counts compiled graphs at its end."""
+    def of_step(self, step: int, num_graphs: int, skipped: bool, fell_back: bool = False) -> tuple[str, ...]:
+        """The step's flags, sorted. `num_graphs` counts compiled graphs at its end.
+
+        `fell_back`: the run should be compiled and is not; its times say nothing about the leg.
+        """
         flags = set(self._carried)
         if step - self._first_step < WARMUP_STEPS:
             flags.add("warmup")
@@ -28,6 +31,8 @@ class Flags:
             flags.add("recompile")
         if skipped:
             flags.add("skipped")
+        if fell_back:
+            flags.add("fallback")
         self._carried.clear()
         return tuple(sorted(flags))
 
