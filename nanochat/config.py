@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Union, cast
 
 Precision = Literal["bf16", "fp8"]
-LinearsPrecision = Literal["bf16", "fp8", "fp8_head", "fp8_attention"]  # fp8: both roles
+LinearsPrecision = Literal["bf16", "fp8", "fp8_head", "fp8_attention", "fp8_qkv", "fp8_out"]  # fp8: all of them
 Fp8Recipe = Literal["tensorwise", "rowwise"]
 CompileMode = Literal["static", "dynamic", "none"]
 CompileFallback = Literal["error", "none"]

@@ -20,8 +20,15 @@ from nanochat.moe import ROUTER_STATS, Experts, MoE
 from nanochat.sizes import GATE_INPUTS, is_moe_layer
 
 LOGIT_CAP = 15.0
-_HEAD, _ATTENTION = frozenset({"lm_head"}), frozenset({"q", "k", "v", "out"})
-FP8_LINEARS = {"bf16": frozenset[str](), "fp8": _HEAD | _ATTENTION, "fp8_head": _HEAD, "fp8_attention": _ATTENTION}
+_HEAD, _QKV, _OUT = frozenset({"lm_head"}), frozenset({"q", "k", "v"}), frozenset({"out"})
+FP8_LINEARS = {
+    "bf16": frozenset[str](),
+    "fp8": _HEAD | _QKV | _OUT,
+    "fp8_head": _HEAD,
+    "fp8_attention": _QKV | _OUT,
+    "fp8_qkv": _QKV,
+    "fp8_out": _OUT,
+}
 
 
 def norm(x: Tensor) -> Tensor:

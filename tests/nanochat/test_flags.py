@@ -32,6 +32,9 @@ OWN_FLAGS = {
     "--deterministic",
     "--vocab-size",
     "--fp8-head",
+    "--fp8-qkv",
+    "--fp8-out",
+    "--compile-fallback",
     "--fp8-attention",
     "--fp8-experts",
 }
@@ -49,11 +52,12 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "model.vocab_size": POSITIVE,
     "model.window_pattern": st.text("SL", min_size=1, max_size=5),
     "model.attention": st.sampled_from(["auto", "sdpa", "flash"]),
-    "precision.linears": st.sampled_from(["bf16", "fp8", "fp8_head", "fp8_attention"]),
+    "precision.linears": st.sampled_from(["bf16", "fp8", "fp8_head", "fp8_attention", "fp8_qkv", "fp8_out"]),
     "precision.recipe": st.sampled_from(["tensorwise", "rowwise"]),
     "compile.mode": st.sampled_from(["static", "dynamic", "none"]),
     "optim.embedding_lr": st.floats(0, 10),
     "optim.unembedding_lr": st.floats(0, 10),
+    "compile.fallback": st.sampled_from(["error", "none"]),
     "optim.matrix_lr": st.floats(0, 10),
     "optim.scalar_lr": st.floats(0, 10),
     "optim.weight_decay": st.floats(0, 10),
@@ -181,6 +185,8 @@ def test_fp8_has_a_switch_for_each_role() -> None:
 
 @pytest.mark.parametrize(
     ("line", "words"),
+    assert roles("--fp8-qkv") == ("fp8_qkv", "bf16")
+    assert roles("--fp8-out", "--fp8-experts") == ("fp8_out", "fp8")
     [
         ("--dept 3", "unknown flag --dept; did you mean --depth?"),
         ("--dep 3", "unknown flag --dep;"),
