@@ -1,9 +1,10 @@
 """What to lower when a run does not fit into memory: a sentence from the error, the config and the peak.
 
 torch's own message tells of bytes and of allocator settings; whoever reads a sweep's report wants to know which field
-of the config decides. Works on exceptions by their names and words, so that torch is not needed.
+of the config decides. Works on exceptions by their names and words, so that torch is not needed to read it.
 """
 
+import resource
 from collections.abc import Iterator
 
 from nanochat.config import TrainConfig
@@ -25,6 +26,15 @@ def memory_advice(error: BaseException, config: TrainConfig, peak_mib: float) ->
     """One sentence: that memory ran out, at which peak, which fields to lower and what they are now; then the error."""
     first_line = str(error).strip().partition("\n")[0] or type(error).__name__
     return f"out of memory at a peak of {peak_mib:,.0f} MiB; lower {_or(_fields(config))} ({first_line})"
+
+
+def peak_mib() -> float:
+    """Most memory that this process has held: of its GPU, else its resident set."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _fields(config: TrainConfig) -> list[str]:

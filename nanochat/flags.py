@@ -175,7 +175,7 @@ def parse_flags(argv: Sequence[str]) -> tuple[TrainConfig, RunOptions]:
         base = _DEFAULTS if has_experts else replace(_DEFAULTS, moe=None)
         return with_overrides(base, fields if has_experts else _without_experts(fields)), _options(texts)
     except ConfigError as error:
-        raise ConfigError(_in_flag_names(str(error))) from None
+        raise ConfigError(in_flag_names(str(error))) from None
 
 
 def to_argv(config: TrainConfig, options: RunOptions | None = None) -> list[str]:
@@ -295,5 +295,6 @@ def _default_of(path: str | None) -> Any:
     return None if path is None else get_field(_DEFAULTS, path)
 
 
-def _in_flag_names(message: str) -> str:
+def in_flag_names(message: str) -> str:
+    """A message about config fields, in the words of the command line."""
     return re.sub(r"\b[a-z]+\.[a-z_0-9]+", lambda match: _BY_PATH.get(match[0], match[0]), message)

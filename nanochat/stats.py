@@ -87,6 +87,7 @@ class Hooks:
     save: Callable[[Checkpointable], None]
     checkpoints: Callable[[], Iterable[Path]]  # complete or not, newest first; the trainer verifies them
     should_stop: Callable[[], bool]  # asked on rank 0 only, after every step
+    step_done: Callable[[], None] = lambda: None  # after every step, for who watches that each rank goes on
 
 
 def stats_as_dict(stats: Any) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
         stopped = gathered[0][0] > 0
         every_rank = [clock.RankStep.from_floats(floats[1:]) for floats in gathered]
         advance(run, every_rank, step)
+        hooks.step_done()
         num_done = progress.steps_done
         graphs_after = compiling.num_graphs()
         val_bpb = _evaluate_if_due(run, num_done)
@@ -81,11 +82,10 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
         sampled = _sample_if_due(run, num_done)
         flags.after(evaluated=(val_bpb, core) != (None, None), sampled=sampled, graphs=compiling.num_graphs())
         if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise DivergedError(
-                f"steps {num_done - MAX_SKIPPED_IN_A_ROW} to {step} all had a gradient that is not finite; "
-                f"lower the learning rates, or continue from the checkpoint at step {last_saved or 0}"
-            )
-        if _checkpoint_due(config, num_done, run.num_steps, stopped) and last_saved != num_done:
+            raise DivergedError(_diverged(num_done, last_saved))
+        is_last = stopped or num_done == run.num_steps
+        is_due = _checkpoint_due(config, num_done, run.num_steps, stopped) and last_saved != num_done
+        if is_due and (is_last or progress.skipped_in_a_row == 0):  # else the last good one would soon be pruned
             hooks.save(_Snapshot(run))
             last_saved = num_done
             flags.saved()
@@ -103,6 +103,13 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     if run.ranks.is_first and result.completed:
         print("\n".join(logs.end_lines(result)), flush=True)
     return result
+
+
+def _diverged(num_done: int, last_saved: int | None) -> str:
+    """What to say after too many skipped steps in a row, before which a checkpoint was written or not."""
+    found = f"steps {num_done - MAX_SKIPPED_IN_A_ROW} to {num_done - 1} all had a gradient that is not finite"
+    good = f"the last good checkpoint is that of step {last_saved}" if last_saved else "there is no checkpoint"
+    return f"{found}; {good}; lower the learning rates"
 
 
 def advance(run: Run, every_rank: list[clock.RankStep], step: int) -> None:

@@ -3,44 +3,62 @@
     torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --use-moe --depth 12 ...
 
 Checkpoints lie in CHECKPOINT_ROOT/base_checkpoints/MODEL_TAG/step_000070/. The first SIGTERM or SIGINT ends the run
-after the current step, with a checkpoint, and exit code 143 or 130.
+after the current step, with a checkpoint, and exit code 143 or 130 of every rank. What a rank fails of, and which rank
+the others wait for in vain, is one sentence on stderr.
 """
 
 import datetime
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
 from nanochat import checkpoint_folders
+from nanochat.advice import is_out_of_memory, memory_advice, peak_mib
 from nanochat.checkpoint import CheckpointError
+from nanochat.compile_failures import CompileError
 from nanochat.config import ConfigError, TrainConfig
 from nanochat.dataset import cache_folder
 from nanochat.dist import Ranks
-from nanochat.flags import RunOptions, help_text, parse_flags
-from nanochat.stats import Checkpointable, Hooks
+from nanochat.flags import RunOptions, help_text, in_flag_names, parse_flags
+from nanochat.stats import Checkpointable, Hooks, TrainResult
 from nanochat.train import DivergedError, train
+from scripts.roll_call import RollCall
 
-COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=10)
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=15)  # longer than a roll call takes to come, which names a rank
 CHECKPOINTS_KEPT = 2
+ECHO_S = 2.0
+
+
+class OutOfMemoryError(RuntimeError):
+    """Memory ran out; says what to lower."""
 
 
 class _StopSignal:
-    """Remembers the first SIGTERM or SIGINT; the second has its usual effect."""
+    """Remembers the first SIGTERM or SIGINT; a later one has its usual effect.
+
+    Ctrl-C reaches a rank twice, from the terminal and from torchrun: what follows within ECHO_S is the same wish.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._received_s = 0.0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, signal.SIG_DFL)
+        if self.received is None:
+            self.received, self._received_s = number, time.monotonic()
+        elif time.monotonic() - self._received_s > ECHO_S:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
 
 def checkpoint_folder(config: TrainConfig, options: RunOptions) -> Path:
@@ -76,6 +94,15 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _train(config: TrainConfig, hooks: Hooks) -> TrainResult:
+    try:
+        return train(config, hooks)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(memory_advice(error, config, peak_mib())) from error
+
+
 def _run(argv: Sequence[str]) -> int:
     config, options = parse_flags(argv)
     stop = _StopSignal()
@@ -89,14 +116,16 @@ def _run(argv: Sequence[str]) -> int:
         ranks = Ranks.from_environment(torch.device("cpu"))
         checkpoint_folders.save(folder, state, ranks, CHECKPOINTS_KEPT)
 
-    hooks = Hooks(
-        on_start=lambda facts: None,
-        on_step=lambda stats: None,
-        save=save,
-        checkpoints=lambda: continued,
-        should_stop=lambda: stop.received is not None,
-    )
-    result = train(config, hooks)
+    with RollCall.of_environment() as roll_call:
+        hooks = Hooks(
+            on_start=lambda facts: None,
+            on_step=lambda stats: None,
+            save=save,
+            checkpoints=lambda: continued,
+            should_stop=lambda: stop.received is not None,
+            step_done=roll_call.step_done,
+        )
+        result = _train(config, hooks)
     if result.completed or stop.received is None:
         return 0
     if _is_first():
@@ -112,15 +141,22 @@ def main() -> int:
         print(help_text())
         return 0
     try:
-        return _run(argv)
-    except (ConfigError, CheckpointError, DivergedError) as error:
-        # A config is wrong on all ranks alike; what else goes wrong may do so on one.
-        if _is_first() or not isinstance(error, ConfigError):
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, ConfigError) else 1
-    finally:
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
+        code = _run(argv)
+    except Exception as error:
+        get_error_handler().record_exception(error)  # torchrun's summary then names the rank that failed first
+        return _say(error)
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+    return code
+
+
+def _say(error: Exception) -> int:
+    """One sentence for what can be foreseen, by rank 0 for what is the same on all ranks; the exit code."""
+    if not isinstance(error, ConfigError | CheckpointError | CompileError | DivergedError | OutOfMemoryError):
+        raise error
+    if _is_first() or isinstance(error, CheckpointError | OutOfMemoryError):
+        print(f"error: {in_flag_names(str(error))}", file=sys.stderr, flush=True)
+    return 2 if isinstance(error, ConfigError) else 1
 
 
 if __name__ == "__main__":

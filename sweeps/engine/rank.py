@@ -6,7 +6,6 @@ of a killed launch must not touch what its successor has built on.
 """
 
 import contextlib
-import resource
 import time
 import traceback
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from nanochat.advice import is_out_of_memory, memory_advice
+from nanochat.advice import is_out_of_memory, memory_advice, peak_mib
 from nanochat.config import TrainConfig, from_dict
 from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats, TrainResult, stats_as_dict
 from sweeps.engine.resume import KEEP_CHECKPOINTS, stored_checkpoints, superseded
@@ -171,7 +170,7 @@ class Rank:
         return True
 
     def _explained(self, error: Exception) -> str:
-        return memory_advice(error, self.config(), _peak_mib()) if is_out_of_memory(error) else str(error)
+        return memory_advice(error, self.config(), peak_mib()) if is_out_of_memory(error) else str(error)
 
     def _check_newest(self) -> None:
         newest = self._record.attempts()[-1].number
@@ -194,12 +193,3 @@ class Rank:
 
     def _update_attempt(self, **changes: Any) -> None:
         self._record.update_attempt(replace(self._record.attempts()[self._task.attempt], **changes))
-
-
-def _peak_mib() -> float:
-    """Most memory that this process has held: of its GPU, else its resident set."""
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,133 @@
+"""Ends a run whose ranks wait in vain, and names the rank that they wait for.
+
+A rank that hangs or is killed holds the others in a collective, and what torch says then names no rank: gloo that a
+connection is closed or a time is over, NCCL that the process which waited is aborted. So each rank has a thread beside
+the one that trains. Where training waits longer than HANG_S, or where a collective fails, the roll is called through
+the launcher's key-value store: the thread of every rank answers what training does there, and who does not answer, or
+does not wait, is named. A rank that fails by its own error leaves a sentence in the store, and nobody waits for it.
+
+Under Ray the driver of a trial does this from outside (sweeps/engine/vigil.py).
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from dataclasses import asdict
+from types import TracebackType
+from typing import Self
+
+import torch.distributed as dist
+from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+from scripts.waiting import Answer, in_collective, place_of, verdict, waits
+
+HANG_S = 600.0  # longer than any rank computes alone: evaluation, samples, a checkpoint
+ANSWER_S = 10.0
+LOOK_EVERY_S = 1.0
+GRACE_S = 3.0  # for a rank to find by itself what another one has failed of
+_ENDED, _CALLED, _SAID = "ended", "called", "said"
+
+
+class RollCall:
+    """This rank's part in it, as a context around the training. Without a store there are no others, and no thread."""
+
+    def __init__(self, store: Store | None, rank: int, world_size: int) -> None:
+        self._store, self._rank, self._world_size = store, rank, world_size
+        self._name = f"rank {rank} ({socket.gethostname()}, process {os.getpid()})"
+        self._training, self._launcher = threading.get_ident(), os.getppid()
+        self._waits_since_s: float | None = None
+        self._answered_s: float | None = None
+        self._ended_s: float | None = None
+        self._is_broken = False
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="roll call", daemon=True)
+
+    @classmethod
+    def of_environment(cls) -> Self:
+        """For the process group that the environment describes; inert outside of a launcher."""
+        if not dist.is_initialized():
+            return cls(None, 0, 1)
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(address, port, is_master=False, wait_for_workers=False)
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return cls(PrefixStore(f"roll_call/{start}", store), dist.get_rank(), dist.get_world_size())
+
+    def step_done(self) -> None:
+        """Call it from the training thread after every step."""
+        self._waits_since_s = None
+
+    def __enter__(self) -> Self:
+        if self._store is not None:
+            self._store.set(f"name/{self._rank}", self._name)
+            self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        if self._store is None:
+            return
+        if isinstance(error, Exception):
+            first_line = str(error).strip().partition("\n")[0]
+            if in_collective(traceback.extract_tb(error.__traceback__)):
+                self._is_broken = True
+                self._tell(_CALLED, f"A collective failed ({first_line})")
+                self._thread.join()  # returns where every rank answers: then the error itself is all there is to say
+            self._tell(_ENDED, f"{self._name} failed: {type(error).__name__}: {first_line}")
+        self._over.set()
+        self._thread.join()
+
+    def _tell(self, key: str, text: str) -> str:
+        """Sets it unless it is set; what it is then. Says nothing where the store is gone with its launcher."""
+        with contextlib.suppress(dist.DistError):
+            return self._store.compare_set(key, "", text).decode() if self._store is not None else text
+        return text
+
+    def _watch(self) -> None:
+        while not self._over.wait(LOOK_EVERY_S):
+            if os.getppid() != self._launcher:
+                os.kill(os.getpid(), signal.SIGTERM)  # what a launcher that is ended properly passes on
+                return
+            with contextlib.suppress(dist.DistError):  # the store has ended before its process
+                assert self._store is not None
+                found = self._look(self._store, time.monotonic())
+                if found is not None:
+                    self._end(found)
+                    return
+
+    def _look(self, store: Store, now_s: float) -> str | None:
+        """One look: notes what training does, answers a call, and returns why the run is to end."""
+        stack = traceback.extract_stack(sys._current_frames()[self._training])
+        is_waiting = self._is_broken or waits(stack)
+        self._waits_since_s = (self._waits_since_s or now_s) if is_waiting else None
+        if store.check([_ENDED]):
+            self._ended_s = self._ended_s or now_s
+            return store.get(_ENDED).decode() if now_s - self._ended_s >= GRACE_S else None
+        if self._waits_since_s is not None and now_s - self._waits_since_s > HANG_S:
+            self._tell(_CALLED, f"The others have waited for {HANG_S:.0f} s")
+        if not store.check([_CALLED]):
+            return None
+        if self._answered_s is None:
+            self._answered_s = now_s
+            store.set(f"answer/{self._rank}", json.dumps(asdict(Answer(is_waiting, place_of(stack)))))
+        ranks = range(self._world_size)
+        answers = {r: Answer(**json.loads(store.get(f"answer/{r}"))) for r in ranks if store.check([f"answer/{r}"])}
+        if len(answers) < self._world_size and now_s - self._answered_s < ANSWER_S:
+            return None
+        if len(answers) == self._world_size and self._is_broken:
+            self._over.set()
+            return None
+        names = [store.get(f"name/{r}").decode() if store.check([f"name/{r}"]) else f"rank {r}" for r in ranks]
+        return verdict(names, answers, store.get(_CALLED).decode(), ANSWER_S)
+
+    def _end(self, found: str) -> None:
+        """Ends the process, whatever its training thread is inside of. One rank speaks for all."""
+        if self._tell(_SAID, str(self._rank)) == str(self._rank):
+            print(f"error: {found}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(LOOK_EVERY_S)  # a launcher ends all ranks once one has ended, and that should be the speaker
+        os._exit(1)
