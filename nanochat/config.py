@@ -116,10 +116,10 @@ class CompileConfig:
     """How torch.compile sees a block: fixed shapes, symbolic shapes, or not at all; and what follows if it fails."""
 
     mode: CompileMode = "static"
+    fallback: CompileFallback = "error"  # none: the run goes on uncompiled, and is marked
 
 
 @dataclass(frozen=True, kw_only=True)
-    fallback: CompileFallback = "error"  # none: the run goes on uncompiled, and is marked
 class OptimConfig:
     """Peak learning rates of Muon (block matrices) and AdamW (the rest), before scaling by width and batch."""
 
