@@ -181,12 +181,12 @@ def test_fp8_has_a_switch_for_each_role() -> None:
     assert roles("--fp8-experts") == ("bf16", "fp8")
     assert roles("--fp8-head") == ("fp8_head", "bf16")
     assert roles("--fp8-attention", "--fp8-experts") == ("fp8_attention", "fp8")
+    assert roles("--fp8-qkv") == ("fp8_qkv", "bf16")
+    assert roles("--fp8-out", "--fp8-experts") == ("fp8_out", "fp8")
 
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    assert roles("--fp8-qkv") == ("fp8_qkv", "bf16")
-    assert roles("--fp8-out", "--fp8-experts") == ("fp8_out", "fp8")
     [
         ("--dept 3", "unknown flag --dept; did you mean --depth?"),
         ("--dep 3", "unknown flag --dep;"),
