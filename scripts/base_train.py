@@ -100,7 +100,7 @@ def _train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemoryError(memory_advice(error, config, peak_mib())) from error
+        raise OutOfMemoryError(in_flag_names(memory_advice(error, config, peak_mib()))) from error
 
 
 def _run(argv: Sequence[str]) -> int:
