@@ -6,6 +6,7 @@ once, where the step ends in a synchronisation anyway.
 
 import statistics
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from nanochat import sizes
 from nanochat.config import TrainConfig
 from nanochat.device import Device
-from nanochat.moe import ROUTER_STATS
+from nanochat.moe import stat_names
 
 EMA_DECAY = 0.9
 UNTIMED_STEPS = 11  # total time leaves out steps 0 to 10
@@ -23,10 +24,11 @@ UNTIMED_STEPS = 11  # total time leaves out steps 0 to 10
 class Meter:
     """Collects one step's numbers on the device, without waiting for it."""
 
-    def __init__(self, device: Device, num_layers: int) -> None:
+    def __init__(self, device: Device, num_layers: int, num_stats: int) -> None:
+        """`num_stats` numbers (S) are kept per layer: those of `moe.stat_names`."""
         self._device = device
         self._totals = torch.zeros(3, device=device.torch_device)  # loss, last loss, balance
-        self._router = torch.zeros(num_layers, len(ROUTER_STATS), device=device.torch_device)
+        self._router = torch.zeros(num_layers, num_stats, device=device.torch_device)
         self._start_s = 0.0
 
     def start(self) -> None:
@@ -37,7 +39,7 @@ class Meter:
 
     @torch.no_grad()
     def add(self, loss: Tensor, balance: Tensor, router: Tensor) -> None:
-        """One micro-step: cross-entropy (), balance loss (), router statistics (L, 4)."""
+        """One micro-step: cross-entropy (), balance loss (), router statistics (L, S)."""
         self._totals[0] += loss
         self._totals[1] = loss
         self._totals[2] += balance
@@ -71,7 +73,7 @@ class RankStep:
     balance: float
     active: float
     peak_mib: float
-    router: list[float]  # L x 4
+    router: list[float]  # L x S
 
     def as_floats(self) -> list[float]:
         """Flat, for a collective; `from_floats` is the inverse."""
@@ -85,14 +87,20 @@ class RankStep:
         return RankStep(*values[:6], router=values[6:])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RouterSummary:
-    """Router statistics over layers and ranks, in percent where named so."""
+    """Router statistics over ranks: over all layers, and of each layer with experts, in their order."""
 
-    dropped_pct: float
-    max_vio: float
-    dead_experts: float
-    lost_tokens_pct: float
+    dropped_pct: float  # mean over layers
+    max_vio: float  # of the worst layer
+    dead_experts: float  # summed over layers
+    lost_tokens_pct: float  # mean over layers
+    z_loss: float | None  # summed over layers; None where it has no weight
+    largest_router_bias: float | None  # of any expert of any layer, by magnitude; None without biases
+    layer_dropped_pct: tuple[float, ...]
+    layer_max_vio: tuple[float, ...]
+    layer_dead_experts: tuple[float, ...]
+    layer_lost_tokens_pct: tuple[float, ...]
 
 
 def summarize_router(config: TrainConfig, steps: list[RankStep]) -> RouterSummary | None:
@@ -100,18 +108,30 @@ def summarize_router(config: TrainConfig, steps: list[RankStep]) -> RouterSummar
     if config.moe is None:
         return None
     layers = [i for i in range(config.model.depth) if sizes.is_moe_layer(config, i)]
+    names = stat_names(config.moe)
 
     def mean_over_ranks(layer: int, stat: str) -> float:
-        place = layer * len(ROUTER_STATS) + ROUTER_STATS.index(stat)
+        place = layer * len(names) + names.index(stat)
         return statistics.fmean(step.router[place] for step in steps)
 
-    by_stat = {stat: [mean_over_ranks(layer, stat) for layer in layers] for stat in ROUTER_STATS}
+    by_stat = {stat: [mean_over_ranks(layer, stat) for layer in layers] for stat in names}
     return RouterSummary(
         dropped_pct=100 * statistics.fmean(by_stat["dropped"]),
         max_vio=max(by_stat["max_vio"]),
         dead_experts=sum(by_stat["dead_experts"]),
         lost_tokens_pct=100 * statistics.fmean(by_stat["lost_tokens"]),
+        z_loss=sum(by_stat["z_loss"]) if "z_loss" in by_stat else None,
+        largest_router_bias=max(by_stat["largest_bias"]) if "largest_bias" in by_stat else None,
+        layer_dropped_pct=_short(100 * share for share in by_stat["dropped"]),
+        layer_max_vio=_short(by_stat["max_vio"]),
+        layer_dead_experts=_short(by_stat["dead_experts"]),
+        layer_lost_tokens_pct=_short(100 * share for share in by_stat["lost_tokens"]),
     )
+
+
+def _short(values: Iterable[float]) -> tuple[float, ...]:
+    """To four decimals: a row is written for every step, and holds many of these."""
+    return tuple(round(value, 4) for value in values)
 
 
 def mfu_pct(config: TrainConfig, tok_per_sec: float, peak_flops: float, dropped_pct: float) -> tuple[float, float]:

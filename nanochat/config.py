@@ -89,6 +89,8 @@ class MoEConfig:
     hidden_mult: int = 4
     capacity_factor: float | None = None  # None: exact routing, no token is dropped
     balance_loss_coeff: float = 0.01
+    router_z_loss_coeff: float = 0.0
+    router_bias_rate: float = 0.0  # how far a step moves an expert's bias towards even load; 0: no bias
 
     def __post_init__(self) -> None:
         for name in ("num_experts", "top_k", "every", "hidden_mult"):
@@ -99,7 +101,8 @@ class MoEConfig:
                 self.capacity_factor > 0,
                 f"moe.capacity_factor must be positive, or None for exact routing; got {self.capacity_factor}",
             )
-        _require(self.balance_loss_coeff >= 0, f"moe.balance_loss_coeff must be >= 0, got {self.balance_loss_coeff}")
+        for name in ("balance_loss_coeff", "router_z_loss_coeff", "router_bias_rate"):
+            _require(getattr(self, name) >= 0, f"moe.{name} must be >= 0, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,6 +89,12 @@ class Ranks:
             return _Done()
         return _started(dist.all_reduce(values, op=dist.ReduceOp.MIN, async_op=True))
 
+    def all_reduce_sum(self, values: Tensor) -> Handle:
+        """`values` becomes the elementwise sum over ranks, in place."""
+        if self.world_size == 1:
+            return _Done()
+        return _started(dist.all_reduce(values, op=dist.ReduceOp.SUM, async_op=True))
+
     def all_reduce_mean(self, values: Tensor) -> Handle:
         """`values` becomes the elementwise mean over ranks, in place."""
         if self.world_size == 1:

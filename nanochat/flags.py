@@ -141,6 +141,8 @@ FLAGS: tuple[Flag | Switch, ...] = (
     Flag("--seed", "run.seed", int, "seed of everything random"),
     Flag("--log-every", "run.log_every", int, "steps between log lines"),
     Flag("--compile-fallback", "compile.fallback", str, "where compiling fails: error, or none: go on uncompiled"),
+    Flag("--router-bias-rate", "moe.router_bias_rate", float, "step of the routers' bias to even load, 0.0: none"),
+    Flag("--router-z-loss-coeff", "moe.router_z_loss_coeff", float, "weight of the routers' z-loss"),
     Switch("--deterministic", {"run.deterministic": True}, "bit-equal repeats on a GPU, slower"),
     Switch("--no-final-save", {"run.final_checkpoint": False}, "no checkpoint at the end"),
     Flag("--resume-from-step", None, int, "continue the checkpoint after so many steps", "-1"),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nanochat.attention import attend, rotary_tables, rotate
 from nanochat.config import ModelConfig, PrecisionConfig, TrainConfig
 from nanochat.fp8 import project
-from nanochat.moe import ROUTER_STATS, Experts, MoE
+from nanochat.moe import Experts, MoE, Router, RouterLosses, stat_names
 from nanochat.sizes import GATE_INPUTS, is_moe_layer
 
 LOGIT_CAP = 15.0
@@ -83,6 +83,7 @@ class Block(nn.Module):
         self.residual_scale = nn.Parameter(torch.empty(()))
         self.embedding_scale = nn.Parameter(torch.empty(()))
         self.attention = Attention(config.model, layer, backend)
+        self.num_stats = len(stat_names(config.moe))
         self.mlp: MLP | MoE
         if config.moe is not None and is_moe_layer(config, layer):
             self.mlp = MoE(config.model.width, config.moe, config.precision)
@@ -91,19 +92,20 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, x0: Tensor, ids: Tensor, cos: Tensor, sin: Tensor, capacity: int | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """x, x0 (B, T, D), ids (B, T) -> x (B, T, D), balance loss (), router statistics (4,).
+    ) -> tuple[Tensor, RouterLosses, Tensor]:
+        """x, x0 (B, T, D), ids (B, T) -> x (B, T, D), the router's losses, its statistics (S,).
 
         `capacity` is the experts' queue length, None for exact routing (see MoE.capacity).
         """
         x = self.residual_scale * x + self.embedding_scale * x0
         x = x + self.attention(norm(x), ids, cos, sin)
         if isinstance(self.mlp, MoE):
-            out, balance, stats = self.mlp(norm(x), capacity)
+            out, losses, stats = self.mlp(norm(x), capacity)
         else:
             out = self.mlp(norm(x))
-            balance, stats = x.new_zeros((), dtype=torch.float32), x.new_zeros(len(ROUTER_STATS), dtype=torch.float32)
-        return x + out, balance, stats
+            losses = RouterLosses(x.new_zeros((), dtype=torch.float32), None)
+            stats = x.new_zeros(self.num_stats, dtype=torch.float32)
+        return x + out, losses, stats
 
 
 class Head(nn.Module):
@@ -141,18 +143,20 @@ class GPT(nn.Module):
         self.register_buffer("cos", torch.empty(0), persistent=False)
         self.register_buffer("sin", torch.empty(0), persistent=False)
 
-    def forward(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """ids, targets (B, T) -> cross-entropy (B, T), balance loss summed over layers (), statistics (L, 4)."""
+    def forward(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, RouterLosses, Tensor]:
+        """ids, targets (B, T) -> cross-entropy (B, T), router losses summed over layers, statistics (L, S)."""
         capacities = (block.mlp.capacity(ids.numel()) for block in self.blocks if isinstance(block.mlp, MoE))
         capacity = next(capacities, None)  # of all layers alike
         x0 = norm(self.wte(ids))  # (B, T, D)
         # A copy: x0 itself, or a view of it, would make the first block a kind of its own for the compiler.
-        x, balances, stats = x0.clone(), [], []
+        x, balances, zs, stats = x0.clone(), [], [], []
         for block in self.blocks:
-            x, balance, layer_stats = block(x, x0, ids, self.cos, self.sin, capacity)
-            balances.append(balance)
+            x, losses, layer_stats = block(x, x0, ids, self.cos, self.sin, capacity)
+            balances.append(losses.balance)
+            zs += [] if losses.z is None else [losses.z]
             stats.append(layer_stats)
-        return self.head(x, targets), torch.stack(balances).sum(), torch.stack(stats)
+        summed = RouterLosses(torch.stack(balances).sum(), torch.stack(zs).sum() if zs else None)
+        return self.head(x, targets), summed, torch.stack(stats)
 
     def residual(self, ids: Tensor) -> Tensor:
         """ids (B, T), T up to the model's context -> the residual stream that `head.logits` reads (B, T, D).
@@ -194,6 +198,15 @@ class GPT(nn.Module):
                 case _:
                     raise AssertionError(f"no initial value is defined for {name}")
         self.cos, self.sin = rotary_tables(self.config.model.seq_len, self.config.model.head_dim, device, dtype)
+
+    def routers(self) -> dict[int, Router]:
+        """The routers by layer."""
+        return {i: block.mlp.router for i, block in enumerate(self.blocks) if isinstance(block.mlp, MoE)}
+
+    def router_biases(self) -> dict[str, Tensor]:
+        """The model's state beside its parameters, under stable names; nothing where routers have no bias."""
+        routers = self.routers().items()
+        return {f"router_bias.{layer}": router.bias for layer, router in routers if router.bias is not None}
 
     def refresh_fp8(self) -> None:
         """Quantises the experts' weights anew; call it after every optimizer step and after loading."""

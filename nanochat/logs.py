@@ -71,6 +71,8 @@ def step_line(stats: StepStats) -> str:
     parts = [f"step {s.step:05d}/{s.num_steps:05d} ({100 * s.step / s.num_steps:.2f}%)", f"loss: {s.loss_ema:.6f}"]
     if s.bal is not None:
         parts.append(f"bal: {s.bal:.4f}")
+    if s.z_loss is not None:
+        parts.append(f"z: {s.z_loss:.4f}")
     parts += [
         f"lrm: {s.lr_mult:.2f}",
         f"dt: {s.dt_ms:.2f}ms",

@@ -24,7 +24,14 @@ from torch import Tensor, nn
 from nanochat.config import MoEConfig, PrecisionConfig
 from nanochat.fp8 import QuantizedWeight, fp8_grouped_linear, grouped_linear
 
-ROUTER_STATS = ("dropped", "max_vio", "dead_experts", "lost_tokens")  # the order of Routing.stats
+ROUTER_STATS = ("dropped", "max_vio", "dead_experts", "lost_tokens")  # the order of router_stats
+
+
+def stat_names(moe: MoEConfig | None) -> tuple[str, ...]:
+    """What a layer's statistics hold, in order: ROUTER_STATS, then z_loss and largest_bias where they are in use."""
+    with_z = moe is not None and moe.router_z_loss_coeff > 0
+    with_bias = moe is not None and moe.router_bias_rate > 0
+    return (*ROUTER_STATS, *(["z_loss"] if with_z else []), *(["largest_bias"] if with_bias else []))
 
 
 class Dispatch(NamedTuple):
@@ -120,31 +127,60 @@ class _Combine(torch.autograd.Function):
         return y_grad.to(y.dtype), weights_grad.to(weights.dtype), None, None
 
 
+class RouterLosses(NamedTuple):
+    """What a router is trained by beside the cross-entropy; both differentiable."""
+
+    balance: Tensor  # () fp32; top_k means perfect balance
+    z: Tensor | None  # () fp32; None where it has no weight
+
+
 class Routing(NamedTuple):
     """What the router decided for N tokens."""
 
     weights: Tensor  # (N, k) fp32, a token's sum is 1
     experts: Tensor  # (N, k) int64
-    balance: Tensor  # () fp32, differentiable; top_k means perfect balance
+    losses: RouterLosses
 
 
 class Router(nn.Module):
-    """Scores in fp32: softmax over all experts, the k best, renormalised to sum 1."""
+    """Scores in fp32: softmax over all experts, the k best, renormalised to sum 1.
+
+    With a bias (see `router_bias`) the k best of score + bias are chosen; their weights are made of the scores alone.
+    """
 
     def __init__(self, width: int, moe: MoEConfig) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(moe.num_experts, width))
         self.top_k = moe.top_k
+        self.has_z_loss = moe.router_z_loss_coeff > 0
+        has_bias = moe.router_bias_rate > 0
+        self.bias: Tensor | None
+        self.loads: Tensor | None  # assignments per expert since the last change of the bias
+        self.register_buffer("bias", torch.zeros(moe.num_experts) if has_bias else None)
+        loads = torch.zeros(moe.num_experts, dtype=torch.int64) if has_bias else None
+        self.register_buffer("loads", loads, persistent=False)
 
     def forward(self, x: Tensor) -> Routing:
-        """x (N, D). The balance loss is the Switch Transformer's (arXiv 2101.03961) over k choices, before dropping."""
+        """x (N, D).
+
+        The balance loss is the Switch Transformer's (arXiv 2101.03961) over k choices, before dropping; the z-loss is
+        ST-MoE's (arXiv 2202.08906), the mean of log(sum(exp(logits)))^2.
+        """
         num_experts = self.weight.shape[0]
-        probs = F.softmax(x.float() @ self.weight.float().t(), dim=-1)  # (N, E)
-        top, experts = torch.topk(probs, self.top_k, dim=-1)  # (N, k)
-        is_expert = experts[:, :, None] == torch.arange(num_experts, device=x.device)  # (N, k, E)
+        logits = x.float() @ self.weight.float().t()  # (N, E)
+        probs = F.softmax(logits, dim=-1)  # (N, E)
+        every_expert = torch.arange(num_experts, device=x.device)  # (E,)
+        if self.bias is None:
+            top, experts = torch.topk(probs, self.top_k, dim=-1)  # (N, k)
+            is_expert = experts[:, :, None] == every_expert  # (N, k, E)
+        else:
+            experts = torch.topk(probs.detach() + self.bias, self.top_k, dim=-1).indices  # (N, k)
+            is_expert = experts[:, :, None] == every_expert  # (N, k, E)
+            top = torch.where(is_expert, probs[:, None, :], 0).sum(-1)  # (N, k)
         load = is_expert.sum((0, 1)).float() / x.shape[0]  # (E,)
         balance = num_experts * (probs.mean(0) * load).sum()
-        return Routing(top / top.sum(-1, keepdim=True), experts, balance)
+        z = torch.logsumexp(logits, dim=-1).square().mean() if self.has_z_loss else None
+        return Routing(top / top.sum(-1, keepdim=True), experts, RouterLosses(balance, z))
 
 
 def router_stats(counts: Tensor, row_of_assignment: Tensor, num_rows: int) -> Tensor:
@@ -226,8 +262,17 @@ class MoE(nn.Module):
         # torch's grouped product compiles in bf16 only. Elsewhere queues of N rows, which nothing overflows.
         return dispatch_bounded(order, rank, routing.experts, num_experts, num_tokens)
 
-    def forward(self, x: Tensor, capacity: int | None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, T, D) -> the experts' sum (B, T, D), balance loss () and router statistics (4,).
+    def _stats(self, counts: Tensor, dispatch: Dispatch, z: Tensor | None) -> Tensor:
+        """The numbers of `stat_names`. In training the loads are counted for the bias, too."""
+        stats = router_stats(counts, dispatch.row_of_assignment, dispatch.token_of_row.shape[0])
+        router = self.router
+        if router.loads is not None and self.training:
+            router.loads.add_(counts)
+        more = ([] if z is None else [z.detach()]) + ([] if router.bias is None else [router.bias.abs().max()])
+        return torch.cat((stats, torch.stack(more))) if more else stats
+
+    def forward(self, x: Tensor, capacity: int | None) -> tuple[Tensor, RouterLosses, Tensor]:
+        """x (B, T, D) -> the experts' sum (B, T, D), the router's losses and its statistics (S,), as `stat_names` says.
 
         `capacity` is what the method of that name says.
         """
@@ -236,9 +281,9 @@ class MoE(nn.Module):
         with torch.no_grad():
             order, rank, counts = sort_by_expert(routing.weights, routing.experts, self.moe.num_experts)
             d = self._dispatch(routing, counts, order, rank, capacity)
-            stats = router_stats(counts, d.row_of_assignment, d.token_of_row.shape[0])
+            stats = self._stats(counts, d, routing.losses.z)
         rows = _Scatter.apply(tokens, d.token_of_row, d.row_of_assignment)
         assert isinstance(rows, Tensor)
         out = _Combine.apply(self.experts(rows, d.offsets), routing.weights, d.token_of_row, d.row_of_assignment)
         assert isinstance(out, Tensor)
-        return out.view_as(x), routing.balance, stats
+        return out.view_as(x), routing.losses, stats

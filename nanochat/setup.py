@@ -69,6 +69,7 @@ class Run:
             optimizer=self.optimizer,
             lanes=self.feed.state(),
             trainer=vars(self.progress),
+            buffers=self.model.router_biases(),
         )
 
     def start_facts(self) -> StartFacts:
@@ -212,7 +213,7 @@ def _continue_from_checkpoint(run: Run, hooks: Hooks) -> None:
             f"{folder} was written by a run with another config (digest {index['config_digest'][:8]}, this one is "
             f"{state_digest(run.config)[:8]}); continue with the same settings, or start a new run elsewhere"
         )
-    state = checkpoint.read(folder, run.ranks, run.optimizer)
+    state = checkpoint.read(folder, run.ranks, run.optimizer, run.model.router_biases())
     run.feed.load_state(state.lanes)
     vars(run.progress).update(state.trainer)
     if run.ranks.is_first:

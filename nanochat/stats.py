@@ -52,6 +52,12 @@ class StepStats:
     max_vio: float | None  # worst layer's max expert load / mean load - 1
     dead_experts: float | None  # experts with a load under 10 % of the mean, summed over layers, mean over micro-steps
     lost_tokens_pct: float | None  # tokens that lost all their experts, mean over layers
+    z_loss: float | None = None  # routers' z-loss summed over layers; None where it has no weight
+    largest_router_bias: float | None = None  # of any expert, by magnitude; None where routers have no bias
+    layer_dropped_pct: tuple[float, ...] | None = None  # the next four: of each layer with experts, to 4 decimals
+    layer_max_vio: tuple[float, ...] | None = None
+    layer_dead_experts: tuple[float, ...] | None = None
+    layer_lost_tokens_pct: tuple[float, ...] | None = None
     peak_mib: float  # max over ranks: torch's max_memory_allocated; on a CPU the peak resident set
     val_bpb: float | None  # validation bits per byte, if measured after this step
     core_metric: float | None = None  # mean centred accuracy of the CORE questions, if asked after this step

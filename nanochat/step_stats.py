@@ -1,11 +1,14 @@
 """From what each rank measured to the one record of a step."""
 
+import dataclasses
 import math
 import statistics
 
 from nanochat import clock, schedule, sizes
 from nanochat.setup import Run
 from nanochat.stats import StepStats
+
+_NO_ROUTER = dict.fromkeys(field.name for field in dataclasses.fields(clock.RouterSummary))
 
 
 def step_stats(
@@ -43,10 +46,7 @@ def step_stats(
         useful_mfu_pct=useful,
         epoch=run.feed.epoch,
         train_time_s=run.progress.train_time_s,
-        dropped_pct=router.dropped_pct if router else None,
-        max_vio=router.max_vio if router else None,
-        dead_experts=router.dead_experts if router else None,
-        lost_tokens_pct=router.lost_tokens_pct if router else None,
+        **(vars(router) if router else _NO_ROUTER),
         peak_mib=max(r.peak_mib for r in every_rank),
         val_bpb=val_bpb,
         core_metric=core_metric,

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from nanochat import schedule
 from nanochat.clock import Meter, RankStep
+from nanochat.moe import stat_names
+from nanochat.router_bias import RouterBias
 from nanochat.setup import Run
 
 _EAGER_MICRO_STEPS = 2  # before recording: they compile, and set up what libraries allocate once
@@ -22,8 +24,11 @@ class Stepper:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._meter = Meter(run.device, run.config.model.depth)
-        self._balance_coeff = run.config.moe.balance_loss_coeff if run.config.moe else 0.0
+        moe = run.config.moe
+        self._meter = Meter(run.device, run.config.model.depth, len(stat_names(moe)))
+        self._balance_coeff, self._z_coeff = (moe.balance_loss_coeff, moe.router_z_loss_coeff) if moe else (0.0, 0.0)
+        bias_rate = moe.router_bias_rate if moe else 0.0
+        self._bias = RouterBias(run.model.routers().values(), bias_rate, run.ranks) if bias_rate > 0 else None
         self._recorded: _RecordedMicroStep | None = _RecordedMicroStep(self) if run.device.is_cuda else None
 
     def __call__(self, step: int) -> RankStep:
@@ -34,21 +39,28 @@ class Stepper:
             inputs, targets = run.feed.next()
             (self._recorded or self.micro_step)(inputs, targets)
             run.feed.prefetch()
+        if self._bias is not None:
+            self._bias.start()
         active = run.optimizer.step(
             lr_mult=schedule.lr_multiplier(step, run.num_steps, run.config.schedule),
             momentum=schedule.muon_momentum(step),
             weight_decay=schedule.weight_decay(step, run.num_steps, run.peak_weight_decay),
         )
+        if self._bias is not None:
+            self._bias.finish(active)
         run.optimizer.zero_grad()
         run.model.refresh_fp8()
         return self._meter.stop(active, num_micro_steps)
 
     def micro_step(self, inputs: Tensor, targets: Tensor) -> None:
         """Forward and backward of (B, T) tokens; gradients and statistics are added to what is there."""
-        losses, balance, router = self._run.model(inputs, targets)
+        losses, of_routers, router = self._run.model(inputs, targets)
         loss = losses.mean()
-        ((loss + self._balance_coeff * balance) / self._run.feed.num_micro_steps).backward()
-        self._meter.add(loss.detach(), balance.detach(), router)
+        total = loss + self._balance_coeff * of_routers.balance
+        if of_routers.z is not None:
+            total = total + self._z_coeff * of_routers.z
+        (total / self._run.feed.num_micro_steps).backward()
+        self._meter.add(loss.detach(), of_routers.balance.detach(), router)
 
 
 class _RecordedMicroStep:

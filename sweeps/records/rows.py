@@ -36,6 +36,7 @@ _NAMES = tuple(f.name for f in fields(StepRow))
 _OPTIONAL = tuple(n for n in _NAMES if type(None) in getattr(_HINTS[n], "__args__", ()))
 _NUMBERS = tuple(n for n in _NAMES if float in (_HINTS[n], *getattr(_HINTS[n], "__args__", ())))
 _INTEGERS = tuple(n for n in _NAMES if _HINTS[n] is int)
+_LISTS = tuple(n for n in _NAMES if tuple[float, ...] in getattr(_HINTS[n], "__args__", ()))
 
 
 def encode_rows(rows: Iterable[StepRow]) -> bytes:
@@ -71,10 +72,17 @@ def merge_rows(parts: Iterable[Iterable[StepRow]]) -> list[StepRow]:
 def _encode(row: StepRow) -> bytes:
     values = stats_as_dict(row)
     for name in _NUMBERS:
-        value = values[name]
-        if value is not None and not math.isfinite(value):
-            values[name] = "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        values[name] = _plain(values[name])
+    for name in _LISTS:
+        values[name] = values[name] and [_plain(value) for value in values[name]]
     return json.dumps(values, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _plain(value: float | None) -> float | str | None:
+    """What JSON can hold of a number."""
+    if value is None or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _decode(line: bytes) -> StepRow | None:
@@ -103,4 +111,7 @@ def _row_of(values: dict[str, Any]) -> StepRow:
         if known[name].__class__ is not int:
             raise TypeError(f"{name} must be a whole number, got {known[name]!r}")
     known["flags"] = tuple(known["flags"])
+    for name in _LISTS:
+        if known[name] is not None:
+            known[name] = tuple([_NON_FINITE[v] if v.__class__ is str else float(v) for v in known[name]])
     return StepRow(**known)

@@ -17,7 +17,7 @@ from sweeps.results.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.startup import between_legs_s
 from sweeps.results.tail import Measures
 
-Kind = Literal["text", "texts", "int32", "int64", "float64", "bool", "utc"]
+Kind = Literal["text", "texts", "int32", "int64", "float64", "float64s", "bool", "utc"]
 S = TypeVar("S")
 
 NOT_FINITE = "not_finite"
@@ -201,6 +201,24 @@ STEP_COLUMNS: list[Column[StepSource]] = [
     Column("lost_tokens_pct", "float64", "%", "tokens that lost all experts", lambda s: s.row.lost_tokens_pct),
     Column("max_vio", "float64", "", "worst layer's max over mean load, less 1", lambda s: s.row.max_vio),
     Column("dead_experts", "float64", "experts", "experts under 10 % of the mean load", lambda s: s.row.dead_experts),
+    Column("z_loss", "float64", "", "routers' z-loss summed over layers, where in use", lambda s: s.row.z_loss),
+    Column(
+        "largest_router_bias",
+        "float64",
+        "",
+        "largest bias of any expert by magnitude, where in use",
+        lambda s: s.row.largest_router_bias,
+    ),
+    Column(
+        "layer_dropped_pct",
+        "float64s",
+        "%",
+        "dropped_pct of each layer with experts, to 4 decimals",
+        lambda s: s.row.layer_dropped_pct,
+    ),
+    Column("layer_lost_tokens_pct", "float64s", "%", "lost_tokens_pct of each", lambda s: s.row.layer_lost_tokens_pct),
+    Column("layer_max_vio", "float64s", "", "max_vio of each", lambda s: s.row.layer_max_vio),
+    Column("layer_dead_experts", "float64s", "experts", "dead_experts of each", lambda s: s.row.layer_dead_experts),
     Column("peak_mib", "float64", "MiB", "peak memory of the fullest rank so far", lambda s: s.row.peak_mib),
     Column("val_bpb", "float64", "bits/byte", "validation loss, if measured here", lambda s: s.row.val_bpb),
     Column(

@@ -7,7 +7,7 @@ its unit and meaning. Rows are sorted by leg, trial and step.
 import math
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from sweeps.records.arrow import arrow
 from sweeps.results.columns import (
@@ -84,6 +84,7 @@ def _arrow_type(kind: Kind) -> Any:
         "int32": pa.int32(),
         "int64": pa.int64(),
         "float64": pa.float64(),
+        "float64s": pa.list_(pa.float64()),
         "bool": pa.bool_(),
         "utc": pa.timestamp("us", tz="UTC"),
     }
@@ -91,4 +92,6 @@ def _arrow_type(kind: Kind) -> Any:
 
 
 def _missing_if_not_finite(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_missing_if_not_finite(item) for item in cast("tuple[Any, ...]", value)]
     return None if isinstance(value, float) and not math.isfinite(value) else value

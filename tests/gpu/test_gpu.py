@@ -73,9 +73,9 @@ def test_dispatch_and_its_gradients_equal_a_float64_reference(gpu: torch.device,
     x = torch.randn(1, num_tokens, WIDTH, device=gpu)
     x[..., 0] = 1
     x = x.to(torch.bfloat16).requires_grad_()
-    out, balance, _ = module(x, module.capacity(num_tokens))
+    out, losses, _ = module(x, module.capacity(num_tokens))
     direction = torch.randn(num_tokens, WIDTH, device=gpu).to(torch.bfloat16)
-    ((out[0] * direction).sum().float() + balance).backward()
+    ((out[0] * direction).sum().float() + losses.balance).backward()
 
     routing = module.router(x[0].detach())
     capacity = num_tokens if factor is None else math.ceil(num_tokens * 2 / NUM_EXPERTS * factor)

@@ -20,7 +20,7 @@ def _step(router: list[float], **changes: float) -> RankStep:
 
 
 def test_a_meter_averages_over_micro_steps_and_keeps_the_last_loss():
-    meter = Meter(CPU, num_layers=2)
+    meter = Meter(CPU, num_layers=2, num_stats=4)
     meter.start()
     meter.add(torch.tensor(99.0), torch.tensor(99.0), torch.ones(2, 4))
     meter.start()  # forgets an earlier step
@@ -50,6 +50,23 @@ def test_router_statistics_leave_out_layers_without_experts_and_average_over_ran
     assert summary.max_vio == pytest.approx(2)
     assert summary.dead_experts == pytest.approx(2)
     assert summary.lost_tokens_pct == pytest.approx(3)
+    assert summary.layer_dropped_pct == (20, 40)
+    assert summary.layer_max_vio == (1.5, 2)
+    assert summary.layer_dead_experts == (1.5, 0.5)
+    assert summary.layer_lost_tokens_pct == (2, 4)
+    assert (summary.z_loss, summary.largest_router_bias) == (None, None)
+
+
+def test_z_losses_add_up_over_layers_and_the_largest_bias_is_any_layers():
+    options = {"model.depth": 2, "moe.router_z_loss_coeff": 0.001, "moe.router_bias_rate": 0.001}
+    usual = [0.0, 1 / 3, 0.0, 0.0]
+    summary = summarize_router(
+        with_overrides(d12_moe(num_steps=1), options),
+        [_step([*usual, 1.0, 0.5, *usual, 2.0, 0.25]), _step([*usual, 3.0, 0.5, *usual, 4.0, 0.25])],
+    )
+    assert summary is not None
+    assert (summary.z_loss, summary.largest_router_bias) == (5, 0.5)
+    assert summary.layer_max_vio == (0.3333, 0.3333)
 
 
 def test_a_model_without_experts_has_no_router_statistics():

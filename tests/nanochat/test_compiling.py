@@ -20,6 +20,7 @@ from nanochat.stats import Hooks, StartFacts, StepStats
 from nanochat.train import train
 
 FP8 = {"precision.linears": "fp8", "precision.experts": "fp8"}
+ROUTER = {"moe.router_bias_rate": 0.01, "moe.router_z_loss_coeff": 0.01}
 
 
 def _tiny(folder: Path, **overrides: Any) -> TrainConfig:
@@ -73,6 +74,8 @@ def _assert_like_uncompiled(config: TrainConfig, rows: list[StepStats]) -> None:
     plain, _ = _train(with_overrides(config, {"compile.mode": "none"}))
     assert [row.loss for row in rows] == pytest.approx([row.loss for row in plain], abs=0.03)
     assert [row.dropped_pct for row in rows] == pytest.approx([row.dropped_pct for row in plain], abs=3)
+    assert rows[-1].largest_router_bias == plain[-1].largest_router_bias
+    assert (rows[-1].z_loss or 0) == pytest.approx(plain[-1].z_loss or 0, rel=0.01)
 
 
 @pytest.mark.usefixtures("dynamo_alone")
@@ -83,6 +86,8 @@ def _assert_like_uncompiled(config: TrainConfig, rows: list[StepStats]) -> None:
         ("static", FP8 | {"moe.capacity_factor": 1.0}),
         ("dynamic", {}),
         ("dynamic", FP8 | {"moe.capacity_factor": 1.25, "precision.recipe": "rowwise"}),
+        ("static", ROUTER | {"moe.capacity_factor": 1.0}),
+        ("dynamic", ROUTER),
     ],
 )
 def test_blocks_of_a_kind_share_a_graph_that_is_compiled_once_and_trains_like_uncompiled_blocks(
@@ -121,7 +126,9 @@ def test_without_compilation_there_are_no_graphs_and_no_flags(small_text: Path):
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    ("mode", "changes"), [("static", {}), ("dynamic", FP8 | {"moe.capacity_factor": 1.0})], ids=["static", "dynamic"]
+    ("mode", "changes"),
+    [("static", ROUTER), ("dynamic", FP8 | {"moe.capacity_factor": 1.0})],
+    ids=["static", "dynamic"],
 )
 def test_compiled_by_inductor_a_run_trains_like_an_uncompiled_one(small_text: Path, mode: str, changes: dict[str, Any]):
     config = _tiny(small_text, **changes, **{"compile.mode": mode, "model.depth": 1, "model.aspect_ratio": 64})

@@ -37,6 +37,8 @@ OWN_FLAGS = {
     "--compile-fallback",
     "--fp8-attention",
     "--fp8-experts",
+    "--router-bias-rate",
+    "--router-z-loss-coeff",
 }
 
 POSITIVE = st.integers(1, 10**6)
@@ -93,6 +95,8 @@ EXPERT_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "moe.hidden_mult": POSITIVE,
     "moe.capacity_factor": st.none() | st.floats(0.01, 8),
     "moe.balance_loss_coeff": st.floats(0, 1),
+    "moe.router_z_loss_coeff": st.floats(0, 1),
+    "moe.router_bias_rate": st.floats(0, 1),
     "precision.experts": st.sampled_from(["bf16", "fp8"]),
 }
 

@@ -70,10 +70,10 @@ def test_every_second_layer_has_a_value_embedding_and_the_last_layer_sees_everyt
 
 def test_before_training_every_token_is_about_equally_likely():
     ids, targets = _batch()
-    losses, balance, stats = _model(TINY)(ids, targets)
+    losses, of_routers, stats = _model(TINY)(ids, targets)
     assert losses.shape == (2, 32)
     assert losses.mean().item() == pytest.approx(math.log(300), abs=0.01)
-    assert balance.item() == pytest.approx(2 * 2, abs=0.2)  # 2 layers, top 2
+    assert of_routers.balance.item() == pytest.approx(2 * 2, abs=0.2)  # 2 layers, top 2
     assert stats.shape == (2, 4)
     assert stats[:, 1].max() < 1.5, "a router that starts neutral overloads no expert much"
 
@@ -119,14 +119,31 @@ def test_a_position_without_a_target_costs_nothing():
 
 def test_every_parameter_gets_a_gradient():
     model = _shake(_model(TINY))
-    losses, balance, _ = model(*_batch())
-    (losses.mean() + 0.01 * balance).backward()
+    losses, of_routers, _ = model(*_batch())
+    (losses.mean() + 0.01 * of_routers.balance).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
     assert without == []
 
 
 def test_a_model_without_experts_reports_zero_balance_and_statistics():
-    losses, balance, stats = _model(replace(TINY, moe=None))(*_batch())
+    losses, of_routers, stats = _model(replace(TINY, moe=None))(*_batch())
     assert torch.isfinite(losses).all()
-    assert balance == 0
+    assert of_routers.balance == 0
     assert torch.equal(stats, torch.zeros(2, 4))
+
+
+def test_router_losses_are_summed_over_the_layers_that_have_experts():
+    config = with_overrides(TINY, {"model.depth": 3, "moe.every": 2, "moe.router_z_loss_coeff": 0.1})
+    _, of_routers, stats = _model(config)(*_batch())
+    assert of_routers.balance.item() == pytest.approx(2 * 2, abs=0.2)
+    assert of_routers.z.item() == pytest.approx(2 * math.log(8) ** 2, rel=0.05), "logits near 0 over 8 experts"
+    assert stats[:, 4].tolist() == pytest.approx([of_routers.z.item() / 2, 0, of_routers.z.item() / 2], rel=0.05)
+
+
+def test_a_models_router_biases_go_by_layer():
+    model = _model(with_overrides(TINY, {"model.depth": 3, "moe.every": 2, "moe.router_bias_rate": 0.001}))
+    assert {name: bias.shape for name, bias in model.router_biases().items()} == {
+        "router_bias.0": (8,),
+        "router_bias.2": (8,),
+    }
+    assert _model(TINY).router_biases() == {}

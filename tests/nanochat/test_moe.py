@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nanochat.config import MoEConfig, PrecisionConfig
 from nanochat.moe import (
+    ROUTER_STATS,
     MoE,
     Router,
     dispatch_bounded,
@@ -21,13 +22,14 @@ from nanochat.moe import (
     queue_length,
     router_stats,
     sort_by_expert,
+    stat_names,
 )
 
 WIDTH = 16
 
 
-def _moe(k: int, num_experts: int, factor: float | None, dtype: torch.dtype = torch.float32) -> MoE:
-    moe = MoEConfig(num_experts=num_experts, top_k=k, hidden_mult=2, capacity_factor=factor)
+def _moe(k: int, num_experts: int, factor: float | None, dtype: torch.dtype = torch.float32, **options: float) -> MoE:
+    moe = MoEConfig(num_experts=num_experts, top_k=k, hidden_mult=2, capacity_factor=factor, **options)
     module = MoE(WIDTH, moe, PrecisionConfig())
     with torch.no_grad():
         for parameter in module.parameters():
@@ -94,7 +96,8 @@ def _score(out: Tensor, balance: Tensor) -> Tensor:
 
 
 def _actual(module: MoE, x: Tensor) -> dict[str, Tensor]:
-    out, balance, _ = module(x, module.capacity(x.shape[1]))
+    out, losses, _ = module(x, module.capacity(x.shape[1]))
+    balance = losses.balance
     _score(out, balance).backward()
     grads = {"x": x, "router": module.router.weight, "w1": module.experts.w1, "w2": module.experts.w2}
     return {"out": out.detach(), "balance": balance.detach()} | {
@@ -218,14 +221,85 @@ def test_balance_is_k_when_balanced_and_more_when_one_expert_is_preferred():
     router = Router(4, MoEConfig(num_experts=4, top_k=1))
     with torch.no_grad():
         router.weight.copy_(torch.eye(4))
-    assert router(10 * torch.eye(4)).balance.item() == pytest.approx(1, abs=1e-3)
-    assert router(10 * torch.eye(4)[[0, 0, 0, 0]]).balance.item() == pytest.approx(4, abs=1e-2)
+    assert router(10 * torch.eye(4)).losses.balance.item() == pytest.approx(1, abs=1e-3)
+    assert router(10 * torch.eye(4)[[0, 0, 0, 0]]).losses.balance.item() == pytest.approx(4, abs=1e-2)
 
 
 def test_router_statistics_tell_drops_overload_dead_experts_and_lost_tokens():
     counts = torch.tensor([6, 2, 0, 0])  # mean load 2
     row_of_assignment = torch.tensor([[0, 1], [8, 2], [8, 8], [3, 8]])  # 8 rows: 8 means dropped
     assert router_stats(counts, row_of_assignment, 8).tolist() == [0.5, 2, 2, 0.25]
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("factor", [None, 0.5])
+def test_a_bias_chooses_the_experts_and_leaves_their_weights_and_all_gradients_to_the_scores(factor: float | None):
+    torch.manual_seed(7)
+    module, x = _moe(2, 6, factor, router_bias_rate=0.001), _tokens(40)
+    assert module.router.bias is not None
+    module.router.bias.copy_(torch.tensor([0.3, -0.3, 0.1, 0.0, -0.1, 0.2]))
+    probs = torch.softmax(x[0].detach().double() @ module.router.weight.double().t(), -1)
+    chosen = (probs + module.router.bias.double()).topk(2).indices
+    assert not torch.equal(chosen, probs.topk(2).indices)
+    top = probs.gather(1, chosen)
+    capacity = 40 if factor is None else 7
+    expected = _reference(module, x, chosen, top / top.sum(-1, keepdim=True), capacity)
+    _assert_close(_actual(module, x), expected, 1e-5)
+
+
+def test_a_bias_of_zeros_changes_nothing():
+    torch.manual_seed(8)
+    plain, biased = _moe(2, 8, 1.0), _moe(2, 8, 1.0, router_bias_rate=0.001)
+    biased.load_state_dict(plain.state_dict() | {"router.bias": torch.zeros(8)})
+    x = _tokens(64)
+    first = _actual(plain, x)
+    x.grad = None
+    _assert_close(_actual(biased, x), {name: value.double() for name, value in first.items()}, 1e-6)
+
+
+def test_loads_are_counted_before_dropping_over_micro_steps_and_in_training_alone():
+    torch.manual_seed(9)
+    module, x = _moe(2, 4, 0.5, router_bias_rate=0.001), _tokens(16)
+    _steer(module, "one gets all")
+    assert module.router.loads is not None
+    for _ in range(2):
+        module(x, module.capacity(16))
+    assert (module.router.loads[1], module.router.loads.sum()) == (32, 64)
+    module.eval()
+    module(x, None)
+    assert module.router.loads.sum() == 64
+
+
+def test_the_z_loss_and_its_gradient_equal_the_float64_formula():
+    torch.manual_seed(10)
+    router = Router(WIDTH, MoEConfig(num_experts=6, top_k=2, router_z_loss_coeff=0.001))
+    with torch.no_grad():
+        router.weight.normal_()
+    x = torch.randn(50, WIDTH)
+    z = router(x).losses.z
+    z.backward()
+    weight = router.weight.detach().double().requires_grad_()
+    exact = (x.double() @ weight.t()).exp().sum(-1).log().square().mean()
+    exact.backward()
+    assert z.item() == pytest.approx(exact.item(), rel=1e-5)
+    assert router.weight.grad is not None
+    assert weight.grad is not None
+    torch.testing.assert_close(router.weight.grad.double(), weight.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_are_followed_by_those_of_the_options_in_use():
+    torch.manual_seed(11)
+    x = _tokens(16)
+    module = _moe(2, 4, None, router_bias_rate=0.001, router_z_loss_coeff=0.1)
+    assert module.router.bias is not None
+    module.router.bias[2] = -0.25
+    _, losses, stats = module(x, None)
+    assert stat_names(module.moe) == (*ROUTER_STATS, "z_loss", "largest_bias")
+    assert stats.tolist()[4:] == [losses.z.item(), 0.25]
+    assert not stats.requires_grad
+    plain = _moe(2, 4, None)
+    assert stat_names(plain.moe) == stat_names(None) == ROUTER_STATS
+    assert plain(x, None)[1].z is None
 
 
 # Queues

@@ -142,6 +142,11 @@ def test_a_row_holds_the_steps_time_and_the_routers_state(undisturbed: Shell):
     assert row.max_vio > 0
     assert row.dead_experts is not None
     assert row.lost_tokens_pct is not None
+    assert row.layer_dropped_pct is not None
+    assert len(row.layer_dropped_pct) == 2
+    assert row.layer_max_vio is not None
+    assert max(row.layer_max_vio) == pytest.approx(row.max_vio, abs=1e-4)
+    assert (row.z_loss, row.largest_router_bias) == (None, None)
     assert row.flags == ("warmup",)
 
 
@@ -170,7 +175,7 @@ def test_a_model_without_experts_has_no_router_columns(small_text: Path):
     result = shell.run(config)
     row = shell.rows[-1]
     assert result.completed
-    router = (row.bal, row.dropped_pct, row.max_vio, row.dead_experts, row.lost_tokens_pct, row.val_bpb)
+    router = (row.bal, row.dropped_pct, row.max_vio, row.dead_experts, row.lost_tokens_pct, row.layer_max_vio)
     assert router == (None,) * 6
 
 
@@ -217,6 +222,24 @@ def test_a_run_that_was_stopped_and_resumed_is_bit_equal_to_an_undisturbed_one(
     for numbers in progress:
         del numbers["train_time_s"]
     assert progress[0] == progress[1]
+
+
+def test_the_routers_biases_go_on_where_they_were(small_text: Path, tmp_path: Path):
+    router = {"moe.router_bias_rate": 0.01, "moe.router_z_loss_coeff": 0.01, "schedule.num_steps": 6}
+    config = tiny(small_text, **router, **{"run.final_checkpoint": True})
+    whole = Shell(tmp_path / "whole")
+    whole.run(config)
+    part, rest = Shell(tmp_path / "parts", stop_after=3), Shell(tmp_path / "parts")
+    part.run(config)
+    rest.run(config)
+    assert untimed(part.rows + rest.rows) == untimed(whole.rows)
+    largest = [row.largest_router_bias for row in whole.rows]
+    assert largest[0] == 0, "as it was during the step"
+    assert largest[-1] in [pytest.approx(0.01 * n) for n in range(1, 6)]
+    ours, theirs = weights(newest(tmp_path / "parts")), weights(newest(tmp_path / "whole"))
+    assert {"buffer.router_bias.0", "buffer.router_bias.1"} < ours.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert ours["buffer.router_bias.0"].abs().max() > 0
 
 
 def test_a_completed_run_that_is_started_again_does_nothing(small_text: Path, tmp_path: Path):

@@ -19,6 +19,7 @@ _VALUES: dict[Any, st.SearchStrategy[Any]] = {
     float | None: st.none() | numbers,
     str: st.text(max_size=5),
     tuple[str, ...]: st.lists(st.text(max_size=5), max_size=3).map(tuple),
+    tuple[float, ...] | None: st.none() | st.lists(numbers, max_size=3).map(tuple),
 }
 rows = st.builds(StepRow, **{name: _VALUES[kind] for name, kind in get_type_hints(StepRow).items()})
 few = settings(max_examples=40, deadline=None)
@@ -79,11 +80,12 @@ def test_a_damaged_line_in_the_middle_costs_itself_alone(make_row: Callable[...,
 
 def test_rows_of_other_versions_are_readable(make_row: Callable[..., StepRow]) -> None:
     values = json.loads(encode_rows([make_row(7)]))
-    del values["dead_experts"]
-    values |= {"a_later_column": 1, "loss": 9}
+    del values["dead_experts"], values["layer_max_vio"]
+    values |= {"a_later_column": 1, "loss": 9, "layer_dropped_pct": [0, 1.5]}
     (row,), torn = decode_rows(json.dumps(values).encode() + b"\n")
     assert not torn
-    assert (row.step, row.dead_experts, row.loss) == (7, None, 9.0)
+    assert (row.step, row.dead_experts, row.layer_max_vio, row.loss) == (7, None, None, 9.0)
+    assert row.layer_dropped_pct == (0.0, 1.5)
 
 
 def test_the_latest_attempt_that_covers_a_step_wins(make_row: Callable[..., StepRow]) -> None:
@@ -110,6 +112,6 @@ def test_merging_holds_each_step_once_whatever_the_order_of_parts(
 
 
 def _plain(step: int, attempt: int) -> StepRow:
-    empty: dict[Any, Any] = {int: 0, float: 0.0, float | None: None, str: "t", tuple[str, ...]: ()}
-    values = {name: empty[kind] for name, kind in get_type_hints(StepRow).items()}
+    empty: dict[Any, Any] = {int: 0, float: 0.0, str: "t", tuple[str, ...]: ()}
+    values = {name: empty.get(kind) for name, kind in get_type_hints(StepRow).items()}
     return StepRow(**(values | {"step": step, "attempt": attempt}))
