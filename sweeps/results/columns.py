@@ -156,6 +156,13 @@ LEG_COLUMNS: list[Column[LegSource]] = [
     ),
     Column("compile_cache", "text", "", "cold, warm or none", lambda s: s.trial.facts.get("compile_cache")),
     Column("backends_json", "text", "", "kernel of each role", lambda s: _json_or_none(s.trial.facts.get("backends"))),
+    Column(
+        "compile_fallback",
+        "text",
+        "",
+        "why the last attempt went on uncompiled, if compiling failed",
+        lambda s: s.trial.facts.get("compile_fallback"),
+    ),
     Column("seed", "int64", "", "seed of the run", lambda s: s.trial.trial.config.run.seed),
     Column("leg_id", "text", "", "leg's name and difference from the base", lambda s: s.trial.trial.leg.id),
     Column("config_sha256", "text", "", "digest of the whole config", lambda s: digest(s.trial.trial.config)),

@@ -1,7 +1,8 @@
 """Each leg over the baseline, as plain ratios: advice, not a verdict.
 
 A ratio is taken inside a block, between two completed trials of equally many steps, and averaged geometrically over the
-blocks. Single runs of one leg differ by a percent or two by themselves, so nothing here decides anything.
+blocks. A trial that went on uncompiled where compiling failed is compared with none. Single runs of one leg differ by a
+percent or two by themselves, so nothing here decides anything.
 """
 
 import math
@@ -64,6 +65,11 @@ def mean_over_blocks(snapshot: Snapshot, leg: str, of: Callable[[Measures], floa
     return sum(values) / len(values) if values else None
 
 
+def has_fallen_back(snapshot: Snapshot, *legs: str) -> bool:
+    """Whether any trial of these legs went on uncompiled because compiling failed."""
+    return any(trial.fell_back for leg in legs for trial in snapshot.of_leg(leg))
+
+
 def geometric_mean(ratios: Iterable[float]) -> float | None:
     """The mean of ratios; None of none."""
     logs = [math.log(ratio) for ratio in ratios]
@@ -104,6 +110,8 @@ def _pairs(snapshot: Snapshot, leg: str, base: str) -> list[tuple[TrialSnapshot,
 
 def _comparable(one: TrialSnapshot, other: TrialSnapshot) -> bool:
     both_done = one.state == other.state == "completed"
+    if one.fell_back or other.fell_back:
+        return False
     return both_done and bool(one.rows) and bool(other.rows) and one.rows[-1].step == other.rows[-1].step
 
 

@@ -7,10 +7,18 @@ no more than advice follows, and the first word says so.
 from collections.abc import Callable
 
 from sweeps.results.blocks import Block, Code, Fact, Facts, Verdict, Words
-from sweeps.results.compare import LegRatios, against, fastest_fp8_over_bf16, mean_over_blocks, ratios_to_baseline
+from sweeps.results.compare import (
+    LegRatios,
+    against,
+    fastest_fp8_over_bf16,
+    has_fallen_back,
+    mean_over_blocks,
+    ratios_to_baseline,
+)
 from sweeps.results.figures.scales import percent_text
 from sweeps.results.snapshot import Snapshot
 from sweeps.results.tail import Measures
+from sweeps.spec.legs import Leg
 
 Measure = Callable[[Measures], float | None]
 
@@ -24,6 +32,9 @@ def verdict(snapshot: Snapshot, *, named: bool) -> Verdict:
         else f"the ratios are means over {plan.num_blocks} blocks without an interval"
     )
     caveat: Words = (*_whose(snapshot, named), f"The comparison is advice, not a verdict: {runs}. ")
+    if plan.candidate is not None and has_fallen_back(snapshot, plan.candidate.name, plan.baseline.name):
+        why = _fallen_back(plan.candidate, plan.baseline)
+        return Verdict(word="INVALID", sentence=(*_whose(snapshot, named), *why))
     if plan.candidate is None:
         sentence = (*caveat, "The sweep names no candidate; the baseline is ", Code(plan.baseline.name), ".")
         return Verdict(word="ADVISORY", sentence=sentence)
@@ -34,6 +45,16 @@ def verdict(snapshot: Snapshot, *, named: bool) -> Verdict:
         return Verdict(word="ADVISORY", sentence=sentence)
     sentence = (*candidate, " against the baseline ", Code(plan.baseline.name), f": {_in_words(found)}.")
     return Verdict(word="ADVISORY", sentence=sentence)
+
+
+def _fallen_back(candidate: Leg, baseline: Leg) -> Words:
+    return (
+        "Compiling failed in the candidate ",
+        Code(candidate.name),
+        " or in the baseline ",
+        Code(baseline.name),
+        ", and it went on uncompiled: nothing can be said about the two. Why is told below the compile status.",
+    )
 
 
 def candidate_facts(snapshot: Snapshot, *, named: bool) -> list[Block]:

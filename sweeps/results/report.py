@@ -21,6 +21,7 @@ from sweeps.results.sections import (
     compile_table,
     cpu_warning,
     damage_lines,
+    fallback_lines,
     gate_blocks,
     interruption_lines,
     listed,
@@ -116,6 +117,7 @@ def _preflight(snapshots: Sequence[Snapshot]) -> list[Section]:
 def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Section]:
     stand = Paragraph(words=(f"State of the experiment: {single.state}.",)) if single else None
     damaged, taken_over = listed(snapshots, damage_lines), listed(snapshots, origin_lines)
+    fallen_back = listed(snapshots, fallback_lines)
     sections = [
         Section(key="runs", title="Runs", blocks=[*([stand] if stand else []), across(snapshots, run_table)]),
         Section(key="gates", title="Gates", blocks=gate_blocks(snapshots)),
@@ -130,7 +132,11 @@ def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Se
         sections.append(Section(key="figures", title="Figures", blocks=figures))
     sections += [
         *_preflight(snapshots),
-        Section(key="compile", title="Compile and kernels", blocks=[across(snapshots, compile_table)]),
+        Section(
+            key="compile",
+            title="Compile and kernels",
+            blocks=[across(snapshots, compile_table), *([fallen_back] if fallen_back.lines else [])],
+        ),
         Section(
             key="interruptions",
             title="Interruptions and failures",

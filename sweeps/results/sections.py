@@ -23,7 +23,7 @@ from sweeps.results.blocks import (
     number_cell,
     text_cell,
 )
-from sweeps.results.compare import ratios_to_baseline
+from sweeps.results.compare import has_fallen_back, ratios_to_baseline
 from sweeps.results.gates import gate_lines
 from sweeps.results.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.startup import between_legs_s
@@ -63,7 +63,8 @@ def run_table(snapshot: Snapshot) -> Table:
     for trial in snapshot.trials:
         values = vars(trial_status(trial, snapshot.plan.window_steps))
         numbers = [number_cell(values[n], digits) for n, (h, digits) in RUN_COLUMNS.items() if h not in text_columns]
-        rows.append([code_cell(trial.run), text_cell(trial.state, trial.state), *numbers])
+        name: Words = (Code(trial.run), *((" (fell back to no compilation)",) if trial.fell_back else ()))
+        rows.append([Cell(words=name), text_cell(trial.state, trial.state), *numbers])
     return Table(
         caption="Run summary, one line per trial",
         columns=[
@@ -102,14 +103,15 @@ def ratio_note(snapshots: Snapshots) -> Paragraph:
         f"whose time counts, peak memory of the fullest rank, loss the raw mean of the last {n} steps. "
         "Minutes count steps > 10 until the averaged loss first is at or below the baseline's last. "
         "A leg that drops assignments does less work per token. - stands for what is not there: a leg that is "
-        f"not completed or, for tok/s, has no {n} counted steps in one attempt."
+        f"not completed, that went on uncompiled or, for tok/s, has no {n} counted steps in one attempt."
     )
     return Paragraph(words=(note,), tone="note")
 
 
 def gate_table(snapshot: Snapshot) -> Table:
-    """The gates as declared, with value, bound and what may be said: advice."""
+    """The gates as declared, with value, bound and what may be said: advice, or nothing of a leg that fell back."""
     rows: list[list[Cell]] = []
+    candidate = "" if snapshot.plan.candidate is None else snapshot.plan.candidate.name
     for line in gate_lines(snapshot):
         wants = "improves" if line.gate.at_most is None else f"at most x {line.gate.at_most:g}"
         digits = _GATE_DIGITS.get(line.gate.metric, 2)
@@ -123,7 +125,7 @@ def gate_table(snapshot: Snapshot) -> Table:
                 number_cell(line.ratio, 4),
                 Cell(words=(f"{line.sense} {line.bound:.4f}",), order=line.bound),
                 text_cell(lies, {None: "", True: "within", False: "outside"}[line.is_within]),
-                text_cell("ADVISORY"),
+                text_cell("INVALID" if has_fallen_back(snapshot, candidate, line.reference) else "ADVISORY"),
             ]
         )
     columns = [
@@ -146,7 +148,7 @@ def gate_blocks(snapshots: Snapshots) -> list[Block]:
     note = (
         "Values are the candidate's and the reference's plain means over the blocks; the ratio is a geometric mean "
         "over the blocks. It has no interval yet, so every verdict is ADVISORY: a ratio within its bound is no proof, "
-        "one outside may be chance."
+        "one outside may be chance. INVALID: one of the two legs went on uncompiled, because compiling failed."
     )
     return [across(snapshots, gate_table), Paragraph(words=(note,), tone="note")]
 
@@ -186,6 +188,19 @@ def compile_table(snapshot: Snapshot) -> Table:
         Column(heading="kernels"),
     ]
     return Table(caption="Compile status and kernels of each leg", columns=columns, rows=rows)
+
+
+def fallback_lines(snapshot: Snapshot) -> list[Words]:
+    """Which trials went on uncompiled, and why."""
+    return [
+        (
+            Code(t.run),
+            " went on uncompiled, so it is compared with no other: ",
+            _why_fallen_back(t),
+        )
+        for t in snapshot.trials
+        if t.fell_back
+    ]
 
 
 def preflight_table(snapshot: Snapshot) -> Table:
@@ -285,10 +300,17 @@ def _each_once(words: Iterable[str]) -> str:
     return " / ".join(dict.fromkeys(word for word in words if word)) or "-"
 
 
+def _why_fallen_back(trial: TrialSnapshot) -> str:
+    told = [attempt.facts.get("compile_fallback") for attempt in trial.attempts if attempt.facts]
+    return next((why for why in told if why), "")
+
+
 def _compile_status(trial: TrialSnapshot) -> tuple[str, str]:
     """What became of compilation, and its tone."""
     if trial.trial.config.compile.mode == "none":
         return "not compiled", ""
+    if trial.fell_back:
+        return "failed, went on uncompiled", "failed"
     if not trial.rows:
         return ("failed before the first step", "failed") if trial.state == "failed" else ("-", "")
     return ("recompiled on the way", "outside") if num_recompilations(trial.rows) else ("ok", "within")

@@ -33,6 +33,11 @@ class TrialSnapshot:
         known = [a.facts for a in self.attempts if a.facts is not None]
         return known[-1] if known else {}
 
+    @property
+    def fell_back(self) -> bool:
+        """Whether steps of it ran uncompiled because compiling failed; then it is not the leg that it should be."""
+        return any("fallback" in row.flags for row in self.rows)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsed:

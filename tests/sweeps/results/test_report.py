@@ -224,3 +224,47 @@ def test_a_leg_is_compiled_in_one_line_whatever_the_number_of_blocks(
     assert "| `static` | static | ok | cold / warm | 0 | - | 9.0 | experts grouped, linears float8 |" in report(
         experiment
     )
+
+
+# Legs that could not be compiled
+
+
+@pytest.fixture
+def fallen_back(make_experiment: Make, complete: Complete, make_row: MakeRow) -> Experiment:
+    """All four legs are completed; the candidate went on uncompiled, and is a little slower than the baseline."""
+    experiment = make_experiment()
+    for name, dt_ms in (("static-b1", 200.0), ("none_cap1p25-b1", 400.0), ("bf16-b1", 50.0)):
+        complete(experiment, name, steps_of(make_row, name, dt_ms, 4.0, 1000.0))
+    name = "static_cap1p25-b1"
+    rows = steps_of(make_row, name, 210.0, 4.0, 1000.0)
+    why = "on rank 1 torch.compile failed in block 0 of 2 with compile.mode 'static': InvalidCxxCompiler: no g++"
+    flagged = [dataclasses.replace(row, flags=("fallback",)) for row in rows]
+    complete(experiment, name, flagged, compile_fallback=why)
+    return experiment
+
+
+def test_a_leg_that_went_on_uncompiled_is_compared_with_none_and_says_why(fallen_back: Experiment) -> None:
+    text = report(fallen_back)
+    verdict = text.split("\n\n")[2]
+    assert verdict.startswith("**INVALID.** Compiling failed in the candidate `static_cap1p25` or in the baseline")
+    assert "| `static_cap1p25` | candidate | - | - | - | - | - |" in text
+    assert "| `static_cap1p25` (fell back to no compilation) | completed | 40 |" in text
+    _, compiled = text.split("## Compile and kernels")
+    assert "| `static_cap1p25` | static | failed, went on uncompiled |" in compiled
+    assert (
+        "- `static_cap1p25` went on uncompiled, so it is compared with no other: on rank 1 torch.compile failed in "
+        "block 0 of 2 with compile.mode 'static': InvalidCxxCompiler: no g++"
+    ) in compiled
+    assert "Fastest FP8 leg `static`" in text
+
+
+def test_a_gate_on_a_leg_that_went_on_uncompiled_is_invalid(fallen_back: Experiment) -> None:
+    _, rest = report(fallen_back).split("## Gates")
+    gates, _ = rest.split("## Legs against the baseline")
+    lines = [line for line in gates.splitlines() if line.startswith("| `")]
+    assert len(lines) >= 2
+    assert all(line.endswith("| not measured | INVALID |") for line in lines)
+
+
+def test_legs_that_were_compiled_are_compared_beside_one_that_was_not(fallen_back: Experiment) -> None:
+    assert "| `bf16` | control | 4.000 | 1.000 | 1.0000 |" in report(fallen_back)
