@@ -1,7 +1,7 @@
 """Time and numbers of one step: measured on each rank, reduced over ranks, turned into a StepStats.
 
 The loss, the router's statistics and whether the step counted are gathered on the device over the micro-steps and read
-once, where the step ends in a synchronisation anyway.
+once, where the step ends in a synchronisation anyway; so are the marks of the step's phases.
 """
 
 import statistics
@@ -16,9 +16,11 @@ from nanochat import sizes
 from nanochat.config import TrainConfig
 from nanochat.device import Device
 from nanochat.moe import stat_names
+from nanochat.phases import MEASURED, PhaseClock
 
 EMA_DECAY = 0.9
 UNTIMED_STEPS = 11  # total time leaves out steps 0 to 10
+PHASES = (*MEASURED, "checkpoint")  # the last: how long a save held up training between the step before and this one
 
 
 class Meter:
@@ -30,12 +32,18 @@ class Meter:
         self._totals = torch.zeros(3, device=device.torch_device)  # loss, last loss, balance
         self._router = torch.zeros(num_layers, num_stats, device=device.torch_device)
         self._start_s = 0.0
+        self.phases = PhaseClock(device.torch_device)
 
     def start(self) -> None:
         """Begins a step; the device must be idle."""
+        self.clear()
+        self._start_s = time.perf_counter()
+        self.phases.start()
+
+    def clear(self) -> None:
+        """Forgets the micro-steps of this step, not when it began."""
         self._totals.zero_()
         self._router.zero_()
-        self._start_s = time.perf_counter()
 
     @torch.no_grad()
     def add(self, loss: Tensor, balance: Tensor, router: Tensor) -> None:
@@ -45,8 +53,12 @@ class Meter:
         self._totals[2] += balance
         self._router += router
 
-    def stop(self, active: Tensor, num_micro_steps: int) -> "RankStep":
-        """Waits for the device and reads everything. `active` () is 0 where the update was skipped."""
+    def stop(self, active: Tensor, num_micro_steps: int, checkpoint_ms: float) -> "RankStep":
+        """Waits for the device and reads everything. `active` () is 0 where the update was skipped.
+
+        What has passed since the last mark counts as `optimizer`; `checkpoint_ms` was measured by the caller.
+        """
+        self.phases.mark("optimizer")
         packed = torch.cat((self._totals.double(), active.double().view(1), self._router.double().view(-1)))
         numbers = packed.tolist()
         self._device.synchronize()
@@ -59,6 +71,7 @@ class Meter:
             balance=balance / num_micro_steps,
             active=was_active,
             peak_mib=self._device.peak_mib(),
+            phases_ms=[*self.phases.read_ms(), checkpoint_ms],
             router=[number / num_micro_steps for number in numbers[4:]],
         )
 
@@ -73,18 +86,32 @@ class RankStep:
     balance: float
     active: float
     peak_mib: float
+    phases_ms: list[float]  # of PHASES; all but the last add up to at most dt
     router: list[float]  # L x S
 
     def as_floats(self) -> list[float]:
         """Flat, for a collective; `from_floats` is the inverse."""
         return [
-            self.dt_ms, self.loss, self.last_loss, self.balance, self.active, self.peak_mib, *self.router
+            self.dt_ms, self.loss, self.last_loss, self.balance, self.active, self.peak_mib,
+            *self.phases_ms, *self.router,
         ]  # fmt: skip
 
     @staticmethod
     def from_floats(values: list[float]) -> "RankStep":
         """The inverse of `as_floats`."""
-        return RankStep(*values[:6], router=values[6:])
+        split = 6 + len(PHASES)
+        return RankStep(*values[:6], phases_ms=values[6:split], router=values[split:])
+
+
+def phase_columns(every_rank: list[RankStep]) -> dict[str, float]:
+    """Each phase's milliseconds as `NAME_ms`, of the rank that spent most, and `NAME_median_ms`, over ranks.
+
+    Different ranks may be the slowest in different phases, so only one rank's phases add up to its dt.
+    """
+    columns: dict[str, float] = {}
+    for name, spent_ms in zip(PHASES, zip(*(step.phases_ms for step in every_rank), strict=True), strict=True):
+        columns |= {f"{name}_ms": max(spent_ms), f"{name}_median_ms": statistics.median(spent_ms)}
+    return columns
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,18 @@ class StepStats:
     dt_ms: float  # wall time of the step on its slowest rank
     dt_median_ms: float
     slowest_rank: int
+    data_ms: float | None = None  # waiting for batches; the slowest rank's, as the next five (nanochat.phases)
+    forward_ms: float | None = None
+    backward_ms: float | None = None  # with the communication that runs along
+    optimizer_ms: float | None = None
+    communication_ms: float | None = None  # waiting for other ranks
+    checkpoint_ms: float | None = None  # training held up by a save before this step; no part of dt
+    data_median_ms: float | None = None  # the same six on the median rank
+    forward_median_ms: float | None = None
+    backward_median_ms: float | None = None
+    optimizer_median_ms: float | None = None
+    communication_median_ms: float | None = None
+    checkpoint_median_ms: float | None = None
     tok_per_sec: float
     bf16_mfu_pct: float | None
     useful_mfu_pct: float | None  # without the work of dropped assignments

@@ -43,6 +43,7 @@ def step_stats(
         slowest_rank=dts.index(dt_ms),
         tok_per_sec=tok_per_sec,
         bf16_mfu_pct=mfu,
+        **clock.phase_columns(every_rank),
         useful_mfu_pct=useful,
         epoch=run.feed.epoch,
         train_time_s=run.progress.train_time_s,

@@ -10,7 +10,7 @@ recorded alike, so they differ in their kernels, not in how these are launched.
 import torch
 from torch import Tensor
 
-from nanochat import schedule
+from nanochat import compile_failures, compiling, schedule
 from nanochat.clock import Meter, RankStep
 from nanochat.moe import stat_names
 from nanochat.router_bias import RouterBias
@@ -30,14 +30,24 @@ class Stepper:
         bias_rate = moe.router_bias_rate if moe else 0.0
         self._bias = RouterBias(run.model.routers().values(), bias_rate, run.ranks) if bias_rate > 0 else None
         self._recorded: _RecordedMicroStep | None = _RecordedMicroStep(self) if run.device.is_cuda else None
+        self._is_tried = run.config.compile.mode == "none"
+        self.fallback: str | None = None  # why this run goes on uncompiled, though it should not
 
-    def __call__(self, step: int) -> RankStep:
-        """Optimizer step number `step`; returns when the device is done."""
-        run, num_micro_steps = self._run, self._run.feed.num_micro_steps
+    def __call__(self, step: int, checkpoint_ms: float = 0.0) -> RankStep:
+        """Optimizer step number `step`; returns when the device is done.
+
+        `checkpoint_ms` is how long a save has held up training since the step before; this one tells of it.
+        """
+        run, num_micro_steps, phases = self._run, self._run.feed.num_micro_steps, self._meter.phases
         self._meter.start()
-        for _ in range(num_micro_steps):
+        if not self._is_tried:
+            self._try_compiled()
+        for index in range(num_micro_steps):
             inputs, targets = run.feed.next()
-            (self._recorded or self.micro_step)(inputs, targets)
+            phases.mark("data")
+            with run.optimizer.micro_step(is_last=index == num_micro_steps - 1):
+                (self._recorded or self.micro_step)(inputs, targets)
+            phases.mark_micro_step()
             run.feed.prefetch()
         if self._bias is not None:
             self._bias.start()
@@ -45,12 +55,13 @@ class Stepper:
             lr_mult=schedule.lr_multiplier(step, run.num_steps, run.config.schedule),
             momentum=schedule.muon_momentum(step),
             weight_decay=schedule.weight_decay(step, run.num_steps, run.peak_weight_decay),
+            mark=phases.mark,
         )
         if self._bias is not None:
             self._bias.finish(active)
         run.optimizer.zero_grad()
         run.model.refresh_fp8()
-        return self._meter.stop(active, num_micro_steps)
+        return self._meter.stop(active, num_micro_steps, checkpoint_ms)
 
     def micro_step(self, inputs: Tensor, targets: Tensor) -> None:
         """Forward and backward of (B, T) tokens; gradients and statistics are added to what is there."""
@@ -59,8 +70,51 @@ class Stepper:
         total = loss + self._balance_coeff * of_routers.balance
         if of_routers.z is not None:
             total = total + self._z_coeff * of_routers.z
+        self._meter.phases.mark_forward_end()
         (total / self._run.feed.num_micro_steps).backward()
         self._meter.add(loss.detach(), of_routers.balance.detach(), router)
+
+    def _try_compiled(self) -> None:
+        """Collective. Compiles everything by a micro-step that leaves no trace, and takes the failure of any rank.
+
+        A real micro-step could not be taken back: the last one of a step already sends its gradients to other ranks.
+        Raises CompileError, or goes on uncompiled where the config says so.
+        """
+        run, own_failure = self._run, None
+        try:
+            with run.optimizer.micro_step(is_last=False):
+                (self._recorded or self.micro_step)(*run.feed.peek())
+            if run.val_lanes is not None:
+                self._evaluate(*run.feed.peek())
+            run.device.synchronize()
+        except Exception as error:
+            own_failure = compile_failures.describe(error, run.model, run.config.compile.mode)
+            if own_failure is None:
+                raise
+        failure = compile_failures.first_failure(own_failure, run.ranks)
+        run.model.train()
+        run.optimizer.zero_grad()
+        for router in run.model.routers().values():
+            if router.loads is not None:
+                router.loads.zero_()
+        self._meter.clear()
+        self._meter.phases.start()
+        self._is_tried = True
+        if failure is None:
+            return
+        if run.config.compile.fallback == "error":
+            raise compile_failures.refusal(failure)
+        compiling.uncompile_model(run.model)
+        run.optimizer.uncompile_updates()
+        self._recorded = _RecordedMicroStep(self) if run.device.is_cuda else None
+        self.fallback = failure
+
+    @torch.no_grad()
+    def _evaluate(self, inputs: Tensor, targets: Tensor) -> None:
+        """A forward as in evaluation, whose graphs are other ones."""
+        self._run.model.eval()
+        self._run.model(inputs, targets)
+        self._run.model.train()
 
 
 class _RecordedMicroStep:
@@ -92,6 +146,7 @@ class _RecordedMicroStep:
         self._inputs.copy_(inputs)
         self._targets.copy_(targets)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
+        # Only this thread's calls may break a recording: others may go on reading, saving or watching collectives.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             self._micro_step(self._inputs, self._targets)
         return graph

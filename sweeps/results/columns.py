@@ -200,6 +200,22 @@ STEP_COLUMNS: list[Column[StepSource]] = [
     Column("dt_median_ms", "float64", "ms", "wall time on the median rank", lambda s: s.row.dt_median_ms),
     Column("slowest_rank", "int32", "", "rank that took longest", lambda s: s.row.slowest_rank),
     Column("tok_per_sec", "float64", "tokens/s", "tokens of the step over dt_ms", lambda s: s.row.tok_per_sec),
+_PHASES = {
+    "data": "waiting for batches",
+    "forward": "forward passes, their share as in the last micro-step",
+    "backward": "backward passes, with the communication beside them",
+    "optimizer": "update of weights and states",
+    "communication": "waiting for other ranks beside no work of its own",
+    "checkpoint": "held up by a save before the step; no part of dt_ms",
+}
+
+
+def _phase_column(phase: str, statistic: Literal["ms", "median_ms"]) -> Column[StepSource]:
+    """The time of a phase, on the rank that spent most on it or on the median rank."""
+    name, rank = f"{phase}_{statistic}", "median" if statistic == "median_ms" else "slowest"
+    return Column(name, "float64", "ms", f"{_PHASES[phase]}; {rank} rank", lambda s: getattr(s.row, name))
+
+
     Column("bf16_mfu_pct", "float64", "%", "model FLOPs over the bf16 peak", lambda s: s.row.bf16_mfu_pct),
     Column("useful_mfu_pct", "float64", "%", "without dropped assignments", lambda s: s.row.useful_mfu_pct),
     Column("epoch", "int32", "", "pass over the data, from 1", lambda s: s.row.epoch),
@@ -213,6 +229,8 @@ STEP_COLUMNS: list[Column[StepSource]] = [
         "largest_router_bias",
         "float64",
         "",
+    *(_phase_column(phase, "ms") for phase in _PHASES),
+    *(_phase_column(phase, "median_ms") for phase in _PHASES),
         "largest bias of any expert by magnitude, where in use",
         lambda s: s.row.largest_router_bias,
     ),

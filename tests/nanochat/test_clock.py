@@ -1,22 +1,25 @@
 """What a rank measures in a step, and what comes of it over layers and ranks."""
 
+from dataclasses import fields, replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat import sizes
-from nanochat.clock import Meter, RankStep, mfu_pct, summarize_router
+from nanochat.clock import PHASES, Meter, RankStep, mfu_pct, phase_columns, summarize_router
 from nanochat.config import MoEConfig, RunConfig, TrainConfig, with_overrides
 from nanochat.device import open_device
 from nanochat.recipes import d12_moe
+from nanochat.stats import StepStats
 
 CPU = open_device(RunConfig(device="cpu"), uses_fp8=False)
 
 
 def _step(router: list[float], **changes: float) -> RankStep:
     numbers = {"dt_ms": 1.0, "loss": 2.0, "last_loss": 2.0, "balance": 4.0, "active": 1.0, "peak_mib": 10.0} | changes
-    return RankStep(**numbers, router=router)
+    return RankStep(**numbers, phases_ms=[0.0] * len(PHASES), router=router)
 
 
 def test_a_meter_averages_over_micro_steps_and_keeps_the_last_loss():
@@ -26,17 +29,27 @@ def test_a_meter_averages_over_micro_steps_and_keeps_the_last_loss():
     meter.start()  # forgets an earlier step
     meter.add(torch.tensor(3.0), torch.tensor(4.0), torch.arange(8.0).view(2, 4))
     meter.add(torch.tensor(5.0), torch.tensor(6.0), torch.zeros(2, 4))
-    step = meter.stop(torch.tensor(1.0), num_micro_steps=2)
+    step = meter.stop(torch.tensor(1.0), num_micro_steps=2, checkpoint_ms=7.0)
     assert (step.loss, step.last_loss, step.balance, step.active) == (4, 5, 5, 1)
     assert step.router == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5]
     assert step.dt_ms > 0
+    assert step.phases_ms[-1] == 7
     assert step.peak_mib > 10
 
 
-@given(st.lists(st.floats(allow_nan=False), min_size=6, max_size=14))
+@given(st.lists(st.floats(allow_nan=False), min_size=12, max_size=20))
 def test_a_ranks_numbers_survive_the_way_over_the_wire(values: list[float]):
-    step = RankStep(*values[:6], router=values[6:])
+    step = RankStep(*values[:6], phases_ms=values[6:12], router=values[12:])
     assert RankStep.from_floats(step.as_floats()) == step
+
+
+def test_a_phase_is_told_of_the_rank_that_spent_most_and_of_the_median_rank():
+    ranks = [replace(_step([]), phases_ms=[base + i for i in range(6)]) for base in (10.0, 50.0, 20.0)]
+    columns = phase_columns(ranks)
+    assert (columns["data_ms"], columns["data_median_ms"]) == (50, 20)
+    assert (columns["checkpoint_ms"], columns["checkpoint_median_ms"]) == (55, 25)
+    assert set(columns) < {field.name for field in fields(StepStats)}
+    assert len(columns) == 12
 
 
 def test_router_statistics_leave_out_layers_without_experts_and_average_over_ranks():

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from nanochat import checkpoint, checkpoint_folders, device
-from nanochat.clock import RankStep
+from nanochat.clock import PHASES, RankStep
 from nanochat.config import ConfigError, TrainConfig, with_overrides
 from nanochat.dist import Ranks
 from nanochat.recipes import d12_moe
@@ -26,7 +26,8 @@ from nanochat.train import MAX_SKIPPED_IN_A_ROW, DivergedError, advance, train
 NUM_STEPS = 14
 MICRO_BATCH_TOKENS = 2 * 32
 NUM_LANES = 6
-_TIMES = ("dt_ms", "dt_median_ms", "slowest_rank", "tok_per_sec", "train_time_s", "peak_mib", "flags")
+_PHASES = [f"{phase}_{kind}" for phase in PHASES for kind in ("ms", "median_ms")]
+_TIMES = ("dt_ms", "dt_median_ms", "slowest_rank", "tok_per_sec", "train_time_s", "peak_mib", "flags", *_PHASES)
 
 
 def tiny(folder: str | Path, **overrides: Any) -> TrainConfig:
@@ -151,6 +152,14 @@ def test_a_row_holds_the_steps_time_and_the_routers_state(undisturbed: Shell):
 
 
 def test_timed_are_the_steps_after_the_tenth(undisturbed: Shell):
+def test_the_phases_of_a_step_add_up_to_less_than_its_time(undisturbed: Shell):
+    for row in undisturbed.rows:
+        parts = (row.data_ms, row.forward_ms, row.backward_ms, row.optimizer_ms)
+        assert all(part is not None and part > 0 for part in parts)
+        assert 0.5 * row.dt_ms < sum(part or 0 for part in parts) <= row.dt_ms
+        assert (row.communication_ms, row.checkpoint_ms) == (0, 0), "alone, and without a save before the last step"
+
+
     rows = undisturbed.rows
     assert rows[10].train_time_s == 0
     assert rows[-1].train_time_s == pytest.approx(sum(row.dt_ms for row in rows[11:]) / 1e3)
@@ -303,7 +312,7 @@ def test_the_averaged_loss_goes_on_after_a_step_that_was_not_finite():
     progress = Progress()
     for step, loss in enumerate([2.0, math.nan, 2.0]):
         run = SimpleNamespace(progress=progress)
-        advance(run, [RankStep(1.0, loss, loss, 0.0, 1.0, 0.0, [])], step)
+        advance(run, [RankStep(1.0, loss, loss, 0.0, 1.0, 0.0, [], [])], step)
     assert progress.loss_ema / progress.ema_weight == pytest.approx(2.0)
     assert progress.ema_weight == pytest.approx(1 - 0.9**2)
 
