@@ -10,6 +10,7 @@ Train uploads them into one place) gets the same complete folder.
 """
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -46,6 +47,17 @@ class CheckpointError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Moment:
+    """One rank's share of a checkpoint, by value; the tensors may be live ones."""
+
+    step: int
+    config_digest: str
+    tensors: Mapping[str, Tensor]
+    rank_state: bytes  # data lanes and random states, as torch.save has them
+    trainer: str  # JSON
+
+
+@dataclass(frozen=True, kw_only=True)
 class Parts:
     """What one rank brings to a checkpoint. Buffers and trainer numbers are equal on all ranks and stored once."""
 
@@ -55,6 +67,23 @@ class Parts:
     lanes: Mapping[int, Any]  # the states of this rank's own lanes
     trainer: Mapping[str, Any]  # whatever JSON can hold
     buffers: Mapping[str, Tensor] = field(default_factory=dict)  # the model's state beside its parameters
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by the names they are stored under, not copied."""
+        return {**self.optimizer.state_dict(), **_buffer_entries(self.buffers)}
+
+    def now(self, copy: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None) -> Moment:
+        """This moment, with the random states of now. Without `copy` training must not go on until it is written."""
+        tensors, rank_state = self.tensors(), io.BytesIO()
+        random_states = _random_states(self.optimizer.ranks.device)
+        torch.save({"lanes": dict(self.lanes), "random": random_states}, rank_state)
+        return Moment(
+            step=self.step,
+            config_digest=self.config_digest,
+            tensors=copy(tensors) if copy else tensors,
+            rank_state=rank_state.getvalue(),
+            trainer=json.dumps(dict(self.trainer), indent=1),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,25 +97,32 @@ class TrainerState:
     trainer: dict[str, Any]
 
 
-def write(folder: Path, parts: Parts, ranks: Ranks) -> None:
-    """Collective. Raises CheckpointError on every rank if it fails on one; the folder is then no checkpoint."""
-    _together(ranks, lambda: _claim(folder))
-    tensors = {**parts.optimizer.state_dict(), **_buffer_entries(parts.buffers)}
+def write(folder: Path, moment: Moment, ranks: Ranks) -> None:
+    """Collective over `ranks`, on any one thread. All is on the disk before the index is.
+
+    Raises CheckpointError on every rank if it fails on one; the folder is then no checkpoint.
+    """
+    together(ranks, lambda: _claim(folder))
     try:
+        # Nothing is copied ahead: that would make the writer wait for a GPU's queue.
+        writer = FileSystemWriter(folder, per_thread_copy_ahead=0)
         with _without_notice():
-            save_sharded(tensors, storage_writer=FileSystemWriter(folder), no_dist=ranks.world_size == 1)
+            save_sharded(
+                dict(moment.tensors), storage_writer=writer, process_group=ranks.group, no_dist=ranks.world_size == 1
+            )
     except (CheckpointException, OSError, RuntimeError) as error:
-        raise CheckpointError(f"cannot write model and optimizer state into {folder}: {error}") from error
-    facts = _together(ranks, lambda: _write_rank_files(folder, parts, ranks))
+        raise CheckpointError(_refusal(folder, error)) from error
+    facts = together(ranks, lambda: _write_rank_files(folder, moment, ranks))
     index = {
         "format": _FORMAT,
-        "step": parts.step,
+        "step": moment.step,
         "world_size": ranks.world_size,
-        "config_digest": parts.config_digest,
+        "config_digest": moment.config_digest,
         "written_unix_s": time.time(),
         "files": {name: fact for rank_facts in facts for name, fact in sorted(rank_facts.items())},
     }
-    _together(ranks, lambda: _write_whole(folder / INDEX, json.dumps(index, indent=1)) if ranks.is_first else None)
+    content = json.dumps(index, indent=1).encode()
+    together(ranks, lambda: _write_whole(folder / INDEX, content) if ranks.is_first else None)
 
 
 def verify(folder: Path) -> None:
@@ -183,8 +219,8 @@ def _first_valid(candidates: Iterable[Path]) -> tuple[int | None, Path | None, l
     return None, None, remarks
 
 
-def _together(ranks: Ranks, action: Callable[[], T]) -> list[T]:
-    """Runs `action` on every rank and returns all results; a failure on one becomes an error on all."""
+def together(ranks: Ranks, action: Callable[[], T]) -> list[T]:
+    """Collective. Runs `action` on every rank and returns all results; raises CheckpointError on all if one failed."""
     result, failure = None, None
     try:
         result = action()
@@ -205,30 +241,47 @@ def _without_notice() -> Iterator[None]:
         yield
 
 
+def _refusal(folder: Path, error: BaseException) -> str:
+    """The sentence of a write that failed. torch wraps the ranks' own exceptions, with their tracebacks."""
+    failures = error.failures if isinstance(error, CheckpointException) else {}
+    causes = [f"rank {rank}: {cause}" for rank, (cause, _) in failures.items()] or [str(error)]
+    return f"cannot write model and optimizer state into {folder}; {'; '.join(causes)}"
+
+
 def _claim(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / INDEX).exists():
         raise CheckpointError(f"{folder} already holds a checkpoint; write into a new folder")
 
 
-def _write_rank_files(folder: Path, parts: Parts, ranks: Ranks) -> dict[str, dict[str, Any]]:
+def _write_rank_files(folder: Path, moment: Moment, ranks: Ranks) -> dict[str, dict[str, Any]]:
     """Writes what is this rank's alone; size and digest of all files it wrote, the sharded ones included."""
     rank_file = folder / f"rank_{ranks.rank}.pt"
-    torch.save({"lanes": dict(parts.lanes), "random": _random_states(ranks.device)}, rank_file)
+    _write_whole(rank_file, moment.rank_state)
     mine = [rank_file, *folder.glob(f"__{ranks.rank}_*.distcp")]
     if ranks.is_first:
-        _write_whole(folder / _TRAINER, json.dumps(dict(parts.trainer), indent=1))
+        _write_whole(folder / _TRAINER, moment.trainer.encode())
         mine += [folder / _TRAINER, folder / ".metadata"]
     return {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in mine}
 
 
-def _write_whole(path: Path, text: str) -> None:
+def _write_whole(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Forces a file's content, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _sha256(path: Path) -> str:

@@ -6,44 +6,46 @@ place counts from step 0 again, and its checkpoints come before the older run's.
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 
-from nanochat.checkpoint import INDEX
-from nanochat.dist import Ranks
+from nanochat.checkpoint import INDEX, CheckpointError, sync
 from nanochat.stats import Checkpointable
 
 _HIDDEN = ".unfinished-"
 
 
-def save(root: Path, state: Checkpointable, ranks: Ranks, keep: int) -> Path:
-    """Collective, `root` shared by all ranks. Writes and publishes a checkpoint, then keeps the newest `keep`."""
+def save(root: Path, state: Checkpointable, keep: int) -> Path:
+    """Collective, `root` shared by all ranks. Writes and publishes a checkpoint, then keeps the newest `keep`.
+
+    Raises CheckpointError on every rank; what was written by then is removed, earlier checkpoints are untouched.
+    """
     final = root / f"step_{state.step:06d}"
     temporary = root / f"{_HIDDEN}{final.name}"
-    if ranks.is_first:
-        shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
-        temporary.mkdir(parents=True)
-    ranks.barrier()
-    state.write(temporary)
-    if ranks.is_first:
-        publish(temporary, final)
-        prune(root, keep)
-    ranks.barrier()
+    state.together(lambda: _make_anew(temporary), first_only=True)
+    try:
+        state.write(temporary)
+        state.together(lambda: publish(temporary, final), first_only=True)
+    except CheckpointError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    state.together(lambda: prune(root, keep), first_only=True)
     return final
 
 
+def _make_anew(temporary: Path) -> None:
+    shutil.rmtree(temporary, ignore_errors=True)  # what a killed run left
+    temporary.mkdir(parents=True)
+
+
 def publish(temporary: Path, final: Path) -> None:
-    """Forces a folder to the disk and gives it its final name, in place of an older one of that name."""
-    for path in temporary.iterdir():
-        _sync(path)
-    _sync(temporary)
+    """Gives a folder that is on the disk its final name, in place of an older one of that name."""
     replaced = final.with_name(f"{_HIDDEN}replaced-{final.name}")
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
     temporary.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -65,11 +67,3 @@ def _written_unix_s(folder: Path) -> float:
         return float(json.loads((folder / INDEX).read_bytes())["written_unix_s"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

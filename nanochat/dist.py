@@ -9,7 +9,7 @@ for the GPU's queue.
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed as dist
@@ -52,6 +52,7 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    group: dist.ProcessGroup | None = None  # None: the default one
 
     @staticmethod
     def from_environment(device: torch.device) -> "Ranks":
@@ -59,6 +60,16 @@ class Ranks:
         if not (dist.is_available() and dist.is_initialized()):
             return Ranks(0, 1, device)
         return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+    def beside(self) -> "Ranks":
+        """Collective. The same ranks with a group of their own on the CPU, for one other thread of each process.
+
+        Two threads must not share a group: their collectives would meet each other's.
+        """
+        if self.world_size == 1:
+            return Ranks(self.rank, 1, torch.device("cpu"))
+        group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))  # this rank is in it
+        return Ranks(self.rank, self.world_size, torch.device("cpu"), group)
 
     @property
     def is_first(self) -> bool:
@@ -71,9 +82,9 @@ class Ranks:
             shard_out.copy_(flat_in)
             return _Done()
         if self._is_gloo():
-            work = _reduce_scatter(shard_out, flat_in, op=dist.ReduceOp.SUM, async_op=True)
+            work = _reduce_scatter(shard_out, flat_in, op=dist.ReduceOp.SUM, group=self.group, async_op=True)
             return _Mean(_started(work), shard_out, self.world_size)
-        return _started(_reduce_scatter(shard_out, flat_in, op=dist.ReduceOp.AVG, async_op=True))
+        return _started(_reduce_scatter(shard_out, flat_in, op=dist.ReduceOp.AVG, group=self.group, async_op=True))
 
     def all_gather_into(self, flat_out: Tensor, shard_in: Tensor) -> Handle:
         """`flat_out` (W * n) becomes all ranks' `shard_in` (n), in rank order; the shard may be a view of its place."""
@@ -81,25 +92,26 @@ class Ranks:
             if flat_out.data_ptr() != shard_in.data_ptr():
                 flat_out.copy_(shard_in)
             return _Done()
-        return _started(_all_gather(flat_out, shard_in, async_op=True))
+        return _started(_all_gather(flat_out, shard_in, group=self.group, async_op=True))
 
     def all_reduce_min(self, values: Tensor) -> Handle:
         """`values` becomes the elementwise minimum over ranks, in place."""
         if self.world_size == 1:
             return _Done()
-        return _started(dist.all_reduce(values, op=dist.ReduceOp.MIN, async_op=True))
+        return _started(dist.all_reduce(values, op=dist.ReduceOp.MIN, group=self.group, async_op=True))
 
     def all_reduce_sum(self, values: Tensor) -> Handle:
         """`values` becomes the elementwise sum over ranks, in place."""
         if self.world_size == 1:
             return _Done()
-        return _started(dist.all_reduce(values, op=dist.ReduceOp.SUM, async_op=True))
+        return _started(dist.all_reduce(values, op=dist.ReduceOp.SUM, group=self.group, async_op=True))
 
     def all_reduce_mean(self, values: Tensor) -> Handle:
         """`values` becomes the elementwise mean over ranks, in place."""
         if self.world_size == 1:
             return _Done()
-        return _Mean(_started(dist.all_reduce(values, op=dist.ReduceOp.SUM, async_op=True)), values, self.world_size)
+        work = dist.all_reduce(values, op=dist.ReduceOp.SUM, group=self.group, async_op=True)
+        return _Mean(_started(work), values, self.world_size)
 
     def all_gather_floats(self, values: list[float]) -> list[list[float]]:
         """Every rank's list, in rank order, as exact doubles. All lists have the same length."""
@@ -107,7 +119,7 @@ class Ranks:
             return [list(values)]
         mine = torch.tensor(values, dtype=torch.float64, device=self._control_device())
         everyone = mine.new_empty(self.world_size * len(values))
-        _all_gather(everyone, mine)
+        _all_gather(everyone, mine, group=self.group)
         return everyone.view(self.world_size, len(values)).tolist()
 
     def any(self, flag: bool) -> bool:
@@ -123,7 +135,7 @@ class Ranks:
         if self.world_size == 1:
             return value
         box = [value if self.is_first else None]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
     def all_gather_object(self, value: Any) -> list[Any]:
@@ -131,7 +143,7 @@ class Ranks:
         if self.world_size == 1:
             return [value]
         box: list[Any] = [None] * self.world_size
-        dist.all_gather_object(box, value)
+        dist.all_gather_object(box, value, group=self.group)
         return box
 
     def barrier(self) -> None:
@@ -139,10 +151,10 @@ class Ranks:
         self.all_gather_floats([0.0])
 
     def _is_gloo(self) -> bool:
-        return f"{self.device.type}:gloo" in dist.get_backend_config()
+        return f"{self.device.type}:gloo" in dist.get_backend_config(self.group)
 
     def _control_device(self) -> torch.device:
-        has_cpu_backend = "cpu:" in dist.get_backend_config()
+        has_cpu_backend = "cpu:" in dist.get_backend_config(self.group)
         return torch.device("cpu") if has_cpu_backend else self.device
 
 

@@ -88,24 +88,41 @@ class TrainResult:
 
 
 class Checkpointable(Protocol):
-    """A moment of training that can be written: every rank writes its part into its own or a shared folder."""
+    """A moment of training that can be written: every rank writes its part into its own or a shared folder.
+
+    It is called on one thread, which need not be the one that trains; it has collectives of its own.
+    """
 
     step: int  # the number of optimizer steps done, so the next step's index
+    last_file: str  # of those that `write` makes; rank 0's, without it a folder is no checkpoint
 
     def write(self, folder: Path) -> None:
         """Collective over all ranks. Files appear in `folder`; the index that makes it complete comes last."""
 
+    def together(self, action: Callable[[], object], *, first_only: bool = False) -> None:
+        """Collective. Runs `action` on every rank, or on rank 0 alone; if it fails on one, raises on all."""
+
+
+def _nothing(step: int) -> None:
+    """What a hook does for whom the moment does not matter."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hooks:
-    """All that differs between torchrun and Ray Train. Called on every rank unless said."""
+    """All that differs between torchrun and Ray Train. Called on every rank and on the training thread unless said.
+
+    A save has three hooks: `before_save`, then `save`, which may take its time on another thread while training goes
+    on, then `saved` at a step boundary after `save` has returned on every rank.
+    """
 
     on_start: Callable[[StartFacts], None]  # rank 0
     on_step: Callable[[StepStats], None]  # rank 0
-    save: Callable[[Checkpointable], None]
+    save: Callable[[Checkpointable], None]  # on one other thread, if the run goes on after this step
     checkpoints: Callable[[], Iterable[Path]]  # complete or not, newest first; the trainer verifies them
     should_stop: Callable[[], bool]  # asked on rank 0 only, after every step
     step_done: Callable[[], None] = lambda: None  # after every step, for who watches that each rank goes on
+    before_save: Callable[[int], None] = _nothing  # the checkpoint's step
+    saved: Callable[[int], None] = _nothing  # the checkpoint's step
 
 
 def stats_as_dict(stats: Any) -> dict[str, Any]:

@@ -44,6 +44,6 @@ class Flags:
         if sampled:
             self._carried.add("sample")
 
-    def saved(self) -> None:
-        """A checkpoint was written after this step."""
+    def saving(self) -> None:
+        """A checkpoint was begun after this step, or is still being written beside the next one."""
         self._carried.add("checkpoint")

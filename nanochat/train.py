@@ -8,12 +8,12 @@ import gc
 import math
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-from nanochat import checkpoint, clock, compiling, core_eval, generate, logs, loss_eval
+from nanochat import clock, compiling, core_eval, generate, logs, loss_eval
 from nanochat.config import TrainConfig
+from nanochat.saving import Saver, is_over
 from nanochat.setup import Run, core_folder, prepare
 from nanochat.stats import Hooks, TrainResult
 from nanochat.step_flags import Flags
@@ -27,18 +27,6 @@ class DivergedError(RuntimeError):
     """Too many steps in a row had a gradient that is not finite."""
 
 
-class _Snapshot:
-    """This moment of the run, for hooks.save."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self.step = run.progress.steps_done
-
-    def write(self, folder: Path) -> None:
-        """Collective over all ranks; raises CheckpointError if one of them cannot write."""
-        checkpoint.write(folder, self._run.parts(), self._run.ranks)
-
-
 def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     """Trains `config` from its latest good checkpoint, or from the start, to its end or until asked to stop.
 
@@ -46,7 +34,15 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     Raises ConfigError (cannot run here), CheckpointError (cannot write, or a state of another run), DivergedError.
     """
     run = prepare(config, hooks)
-    progress, first_step = run.progress, run.progress.steps_done
+    try:
+        with Saver(hooks, run.parts, run.ranks, beside_training=config.run.checkpoint_every is not None) as saver:
+            return _train(run, hooks, saver)
+    finally:
+        run.feed.close()
+
+
+def _train(run: Run, hooks: Hooks, saver: Saver) -> TrainResult:
+    config, progress, first_step = run.config, run.progress, run.progress.steps_done
     if run.ranks.is_first:
         _print_start(run)
         hooks.on_start(run.start_facts())
@@ -56,11 +52,11 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     last_saved = first_step if first_step else None
     while progress.steps_done < run.num_steps and not stopped:
         step = progress.steps_done
-        rank_step = take_step(step)
+        rank_step = take_step(step, saver.take_blocked_ms())
         wants_stop = float(run.ranks.is_first and hooks.should_stop())
-        gathered = run.ranks.all_gather_floats([wants_stop, *rank_step.as_floats()])
+        gathered = run.ranks.all_gather_floats([wants_stop, saver.status, *rank_step.as_floats()])
         stopped = gathered[0][0] > 0
-        every_rank = [clock.RankStep.from_floats(floats[1:]) for floats in gathered]
+        every_rank = [clock.RankStep.from_floats(floats[2:]) for floats in gathered]
         advance(run, every_rank, step)
         hooks.step_done()
         num_done = progress.steps_done
@@ -68,7 +64,8 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
         val_bpb = _evaluate_if_due(run, num_done)
         core = _core_if_due(run, num_done)
         if run.ranks.is_first:
-            why = flags.of_step(step, graphs_after, skipped=not every_rank[0].active)
+            fell_back = take_step.fallback is not None
+            why = flags.of_step(step, graphs_after, skipped=not every_rank[0].active, fell_back=fell_back)
             stats = step_stats(run, every_rank, step, val_bpb, core, why)
             if step % config.run.log_every == 0 or num_done == run.num_steps:
                 print(logs.step_line(stats), flush=True)
@@ -78,21 +75,26 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
                 print(logs.core_line(num_done, core), flush=True)
             hooks.on_step(stats)
             if step == first_step:
-                hooks.on_start(replace(run.start_facts(), first_step=first_step))
+                facts = replace(run.start_facts(), first_step=first_step, compile_fallback=take_step.fallback)
+                hooks.on_start(facts)
         sampled = _sample_if_due(run, num_done)
         flags.after(evaluated=(val_bpb, core) != (None, None), sampled=sampled, graphs=compiling.num_graphs())
         if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise DivergedError(_diverged(num_done, last_saved))
+        if is_over([floats[1] for floats in gathered]):
+            saver.settle()
         is_last = stopped or num_done == run.num_steps
         is_due = _checkpoint_due(config, num_done, run.num_steps, stopped) and last_saved != num_done
         if is_due and (is_last or progress.skipped_in_a_row == 0):  # else the last good one would soon be pruned
-            hooks.save(_Snapshot(run))
+            saver.save(last=is_last)
             last_saved = num_done
-            flags.saved()
+        if saver.is_under_way:
+            flags.saving()
         if step == first_step:
             gc.collect()
             gc.freeze()
     gc.unfreeze()
+    saver.settle()
     result = TrainResult(
         last_step=progress.steps_done - 1,
         completed=progress.steps_done >= run.num_steps,

@@ -26,7 +26,6 @@ from nanochat.checkpoint import CheckpointError
 from nanochat.compile_failures import CompileError
 from nanochat.config import ConfigError, TrainConfig
 from nanochat.dataset import cache_folder
-from nanochat.dist import Ranks
 from nanochat.flags import RunOptions, help_text, in_flag_names, parse_flags
 from nanochat.stats import Checkpointable, Hooks, TrainResult
 from nanochat.train import DivergedError, train
@@ -113,8 +112,7 @@ def _run(argv: Sequence[str]) -> int:
         print(f"Checkpoint dir: {folder}", flush=True)
 
     def save(state: Checkpointable) -> None:
-        ranks = Ranks.from_environment(torch.device("cpu"))
-        checkpoint_folders.save(folder, state, ranks, CHECKPOINTS_KEPT)
+        checkpoint_folders.save(folder, state, CHECKPOINTS_KEPT)
 
     with RollCall.of_environment() as roll_call:
         hooks = Hooks(

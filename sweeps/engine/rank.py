@@ -54,8 +54,12 @@ class Group(Protocol):
         """Collective: rank 0's list."""
         ...
 
-    def publish(self, state: Checkpointable) -> None:
-        """Collective: every rank writes its part of a checkpoint to where it stays; then it is reported."""
+    def write(self, state: Checkpointable) -> None:
+        """Collective, on any one thread: every rank writes its part of a checkpoint to where it stays, or none."""
+        ...
+
+    def report(self, step: int) -> None:
+        """Collective, on the training thread: counts the checkpoint that `write` has completed."""
         ...
 
     def local_folder(self, name: str) -> Path:
@@ -75,7 +79,6 @@ class Rank:
         self._rows_stored_at = time.monotonic()
         self._last_row: int | None = None
         self._last_step_utc: str | None = None
-        self._last_saved: int | None = None
         self._stop_seen_at = -STOP_POLL_S
 
     def config(self) -> TrainConfig:
@@ -88,7 +91,9 @@ class Rank:
         return Hooks(
             on_start=self.on_start,
             on_step=self.on_step,
+            before_save=self.before_save,
             save=self.save,
+            saved=self.saved,
             checkpoints=self.checkpoints,
             should_stop=self.should_stop,
         )
@@ -115,20 +120,28 @@ class Rank:
         if time.monotonic() - self._rows_stored_at >= ROW_PART_S:
             self._store_rows(must=False)
 
-    def save(self, state: Checkpointable) -> None:
-        """Every rank: writes its part, then reports. On a local disk straight to where it stays, without a copy."""
-        if state.step == self._last_saved:
+    def before_save(self, step: int) -> None:
+        """Rank 0: rows are stored before a checkpoint covers them."""
+        if not self._group.is_first:
             return
-        if self._group.is_first:
-            if self._last_row is not None and self._last_row < state.step - 1:
-                raise RuntimeError(f"checkpoint at step {state.step}, but the last row is of step {self._last_row}")
-            self._check_newest()
-            self._store_rows(must=True)
+        if self._last_row is not None and self._last_row < step - 1:
+            raise RuntimeError(f"checkpoint at step {step}, but the last row is of step {self._last_row}")
+        self._check_newest()
+        self._store_rows(must=True)
+
+    def save(self, state: Checkpointable) -> None:
+        """Every rank, beside training: writes its part. On a local disk straight to where it stays, without a copy."""
         try:
-            self._group.publish(state)
+            self._group.write(state)
         except Exception as error:
             raise StorageLost(f"the checkpoint at step {state.step} cannot be stored: {error}") from error
-        self._last_saved = state.step
+
+    def saved(self, step: int) -> None:
+        """Every rank: tells Ray Train, which keeps the two newest of this attempt."""
+        try:
+            self._group.report(step)
+        except Exception as error:
+            raise StorageLost(f"the checkpoint at step {step} is stored but cannot be reported: {error}") from error
 
     def checkpoints(self) -> Iterator[Path]:
         """Every rank: the trial's checkpoints, newest first, the same ones on each rank.

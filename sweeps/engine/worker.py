@@ -1,13 +1,15 @@
 """The process of one rank, as Ray Train starts it: the only place that calls the trainer.
 
 On a local disk a checkpoint is written straight to where it stays, without a second copy; elsewhere into a temporary
-folder, which Ray Train uploads.
+folder, and from there into storage. Both happen beside training. Ray Train is told when it is complete: its report is a
+barrier that belongs to the training thread.
 """
 
 # Ray and pyarrow are typed in parts only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportMissingTypeStubs=false
 
+import contextlib
 import shutil
 import sys
 import tempfile
@@ -60,7 +62,10 @@ class RayGroup:
     def __init__(self, train_store: Store, attempt: int) -> None:
         import ray.train
 
-        self.is_first: bool = ray.train.get_context().get_world_rank() == 0
+        context = ray.train.get_context()
+        self.is_first: bool = context.get_world_rank() == 0
+        storage: Any = context.get_storage()  # its file system, or Ray Train takes a checkpoint for somebody else's
+        self._filesystem, self._run_folder = storage.storage_filesystem, storage.experiment_fs_path
         self._store, self._attempt = train_store, attempt
         self._download: str | None = None
 
@@ -70,41 +75,39 @@ class RayGroup:
 
         return broadcast_from_rank_zero(names)
 
-    def publish(self, state: Checkpointable) -> None:
-        """Collective: every rank writes its part, then reports to Ray Train, which keeps count of checkpoints."""
+    def write(self, state: Checkpointable) -> None:
+        """Collective, beside training. What a failed one has left is removed; raises on every rank alike."""
         self._remove_download()
-        if self._store.is_local:
-            self._write_in_place(state)
-        else:
-            self._upload(state)
+        place = self._place(state.step)
+        try:
+            if self._store.is_local:
+                state.write(Path(place))
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    state.write(Path(folder))
+                    upload(Path(folder), self._filesystem, place, state)
+        except Exception:
+            with contextlib.suppress(OSError):
+                self._store.delete_tree(f"{run_name(self._attempt)}/{checkpoint_name(state.step)}")
+            raise
+
+    def report(self, step: int) -> None:
+        """Collective, on the training thread: Ray Train counts the checkpoint, which is where it stays already."""
+        import ray.train
+
+        ray.train.report(
+            {"step": step},
+            checkpoint=ray.train.Checkpoint(self._place(step), filesystem=self._filesystem),
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+        )
+
+    def _place(self, step: int) -> str:
+        """A checkpoint's path in Ray Train's file system."""
+        return f"{self._run_folder}/{checkpoint_name(step)}"
 
     def local_folder(self, name: str) -> Path:
         """Where the checkpoint lies, or a copy of it that lives until the next call."""
         return self._store.local_path(name) or self._fetch(name)
-
-    def _write_in_place(self, state: Checkpointable) -> None:
-        import ray.train
-        from pyarrow.fs import LocalFileSystem
-
-        folder = Path(self._store.uri, run_name(self._attempt), checkpoint_name(state.step))
-        folder.mkdir(parents=True, exist_ok=True)
-        state.write(folder)
-        ray.train.report(
-            {"step": state.step},
-            checkpoint=ray.train.Checkpoint(str(folder), filesystem=LocalFileSystem()),
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
-        )
-
-    def _upload(self, state: Checkpointable) -> None:
-        import ray.train
-
-        with tempfile.TemporaryDirectory() as folder:
-            state.write(Path(folder))
-            ray.train.report(
-                {"step": state.step},
-                checkpoint=ray.train.Checkpoint.from_directory(folder),
-                checkpoint_dir_name=checkpoint_name(state.step),
-            )
 
     def _fetch(self, name: str) -> Path:
         import pyarrow.fs
@@ -119,3 +122,17 @@ class RayGroup:
         if self._download is not None:
             shutil.rmtree(self._download, ignore_errors=True)
             self._download = None
+
+
+def upload(folder: Path, filesystem: Any, place: str, state: Checkpointable) -> None:
+    """Collective: merges the ranks' folders into one place; the file that makes it a checkpoint comes last."""
+    import pyarrow.fs
+
+    def put(names: list[str]) -> None:
+        filesystem.create_dir(place)  # an object store has no folders and makes none
+        for name in names:
+            pyarrow.fs.copy_files(str(folder / name), f"{place}/{name}", destination_filesystem=filesystem)
+
+    mine = sorted(path.name for path in folder.iterdir() if path.name != state.last_file)
+    state.together(lambda: put(mine))
+    state.together(lambda: put([state.last_file]), first_only=True)

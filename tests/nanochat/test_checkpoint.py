@@ -19,6 +19,7 @@ from nanochat import checkpoint, checkpoint_folders
 from nanochat.checkpoint import CheckpointError, Parts
 from nanochat.dist import Ranks
 from nanochat.optim import ParamSpec, ShardedOptimizer
+from nanochat.saving import Snapshot
 
 ALONE = Ranks.from_environment(torch.device("cpu"))
 NUM_LANES = 6
@@ -58,7 +59,7 @@ class Run:
             self.step += 1
         return self
 
-    def write(self, folder: Path) -> None:
+    def snapshot(self) -> Snapshot:
         parts = Parts(
             step=self.step,
             config_digest="abc",
@@ -67,7 +68,10 @@ class Run:
             trainer={"loss_ema": math.nan, "train_time_s": 0.1 + 0.2},
             buffers={"bias": self.bias},
         )
-        checkpoint.write(folder, parts, self.ranks)
+        return Snapshot(parts.now(), self.ranks)
+
+    def write(self, folder: Path) -> None:
+        self.snapshot().write(folder)
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.experts.detach().clone(), self.table.detach().clone(), self.bias.clone()
@@ -214,16 +218,16 @@ def test_no_candidate_means_a_fresh_start():
 def test_published_checkpoints_are_whole_and_the_newest_are_kept(tmp_path):
     run = Run(ALONE)
     for _ in range(4):
-        checkpoint_folders.save(tmp_path, run.train(10), ALONE, keep=2)
+        checkpoint_folders.save(tmp_path, run.train(10).snapshot(), keep=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000030", "step_000040"]
     assert [p.name for p in checkpoint_folders.newest_first(tmp_path)] == ["step_000040", "step_000030"]
-    checkpoint_folders.save(tmp_path, run, ALONE, keep=2)  # the same step again takes the older one's place
+    checkpoint_folders.save(tmp_path, run.snapshot(), keep=2)  # the same step again takes the older one's place
     checkpoint.verify(tmp_path / "step_000040")
 
 
 def test_a_run_started_anew_in_the_same_place_continues_from_its_own_checkpoint(tmp_path):
-    checkpoint_folders.save(tmp_path, Run(ALONE).train(9), ALONE, keep=2)
-    checkpoint_folders.save(tmp_path, Run(ALONE).train(1), ALONE, keep=2)
+    checkpoint_folders.save(tmp_path, Run(ALONE).train(9).snapshot(), keep=2)
+    checkpoint_folders.save(tmp_path, Run(ALONE).train(1).snapshot(), keep=2)
     assert checkpoint_folders.newest_first(tmp_path)[0].name == "step_000001"
 
 
@@ -231,7 +235,7 @@ def write_for_ever(root: Path) -> None:
     torch.set_num_threads(1)
     run = Run(ALONE)
     while True:
-        checkpoint_folders.save(root, run.train(1), ALONE, keep=2)
+        checkpoint_folders.save(root, run.train(1).snapshot(), keep=2)
 
 
 def test_killed_at_any_moment_the_newest_published_checkpoint_is_whole(tmp_path):

@@ -1,6 +1,8 @@
 """Collectives give the same answers in a world of one and between processes."""
 
 import math
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -49,3 +51,21 @@ def test_three_processes_agree(run_world):
         assert answers["objects"] == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
         assert answers["broadcast"] == "from 0"
         assert answers["any, all"] == (True, False, False, True)
+
+
+def two_threads(ranks: Ranks) -> tuple[list[object], list[object]]:
+    """Each thread gathers what it counts; in the second rank the other thread begins late."""
+    other = ranks.beside()
+
+    def gather(through: Ranks, base: int) -> list[object]:
+        return [through.all_gather_object(base + number) for number in range(20)]
+
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(lambda: (time.sleep(0.05 * ranks.rank), gather(other, 100))[1])
+        return gather(ranks, 0), beside.result()
+
+
+def test_a_thread_with_a_group_of_its_own_does_not_meet_the_other_threads_collectives(run_world):
+    for mine, beside in run_world(two_threads, 2):
+        assert mine == [[number, number] for number in range(20)]
+        assert beside == [[100 + number, 100 + number] for number in range(20)]

@@ -22,7 +22,7 @@ def test_the_step_after_an_evaluation_a_sample_or_a_checkpoint_is_marked_and_no_
     flags = Flags(0, num_graphs=0)
     _run(flags, range(30))
     flags.after(evaluated=True, sampled=True, graphs=0)
-    flags.saved()
+    flags.saving()
     assert flags.of_step(30, 0, skipped=False) == ("checkpoint", "eval", "sample")
     assert flags.of_step(31, 0, skipped=False) == ()
 

@@ -21,13 +21,17 @@ class OneRank:
 
     def __init__(self, train: Path, attempt: int, is_first: bool = True) -> None:
         self.is_first, self.train, self.attempt = is_first, train, attempt
-        self.on_publish: Callable[[], None] = lambda: None
+        self.on_write: Callable[[], None] = lambda: None
+        self.reported: list[int] = []
 
     def agree(self, names: list[str]) -> list[str]:
         return names
 
-    def publish(self, state: Checkpointable) -> None:
-        self.on_publish()
+    def report(self, step: int) -> None:
+        self.reported.append(step)
+
+    def write(self, state: Checkpointable) -> None:
+        self.on_write()
         folder = self.train / f"a{self.attempt:03d}" / f"step_{state.step:06d}"
         folder.mkdir(parents=True)
         state.write(folder)
@@ -39,11 +43,24 @@ class OneRank:
 class State:
     """A checkpoint that is one file."""
 
+    last_file = "state"
+
     def __init__(self, step: int) -> None:
         self.step = step
 
     def write(self, folder: Path) -> None:
         (folder / "state").write_text(str(self.step))
+
+    def together(self, action: Callable[[], object], *, first_only: bool = False) -> None:
+        action()
+
+
+def save(rank: Rank, step: int) -> None:
+    """The three moments of a save, as the trainer calls them."""
+    hooks = rank.hooks()
+    hooks.before_save(step)
+    hooks.save(State(step))
+    hooks.saved(step)
 
 
 @pytest.fixture
@@ -85,10 +102,10 @@ def test_rows_up_to_a_checkpoint_are_stored_before_it_exists(
 ) -> None:
     rank, group = open_rank(experiment)
     seen: list[list[int]] = []
-    group.on_publish = lambda: seen.append(stored_steps(experiment))
+    group.on_write = lambda: seen.append(stored_steps(experiment))
     for number in range(3):
         rank.hooks().on_step(stats_of(make_row(number)))
-    rank.hooks().save(State(3))
+    save(rank, 3)
     assert seen == [[0, 1, 2]]
     assert (group.train / "a000/step_000003/state").read_text() == "3"
 
@@ -99,17 +116,17 @@ def test_a_checkpoint_ahead_of_its_rows_is_a_bug_that_is_named(
     rank, _ = open_rank(experiment)
     rank.hooks().on_step(stats_of(make_row(0)))
     with pytest.raises(RuntimeError, match="checkpoint at step 2, but the last row is of step 0"):
-        rank.hooks().save(State(2))
+        save(rank, 2)
 
 
-def test_a_step_is_saved_once(experiment: Experiment, make_row: Callable[..., StepRow]) -> None:
+def test_a_checkpoint_is_reported_when_it_is_complete(experiment: Experiment, make_row: Callable[..., StepRow]) -> None:
     rank, group = open_rank(experiment)
-    calls: list[None] = []
-    group.on_publish = lambda: calls.append(None)
     rank.hooks().on_step(stats_of(make_row(0)))
+    rank.hooks().before_save(1)
     rank.hooks().save(State(1))
-    rank.hooks().save(State(1))
-    assert len(calls) == 1
+    assert group.reported == []
+    rank.hooks().saved(1)
+    assert group.reported == [1]
 
 
 def test_the_next_attempt_sees_the_checkpoints_of_the_one_before_newest_first(
@@ -118,7 +135,7 @@ def test_the_next_attempt_sees_the_checkpoints_of_the_one_before_newest_first(
     first, _ = open_rank(experiment)
     for number in range(2):
         first.hooks().on_step(stats_of(make_row(number)))
-        first.hooks().save(State(number + 1))
+        save(first, number + 1)
     second, _ = open_rank(experiment)
     assert [folder.name for folder in second.hooks().checkpoints()] == ["step_000002", "step_000001"]
 
@@ -130,7 +147,7 @@ def test_a_superseded_attempt_stores_neither_checkpoint_nor_end(
     orphan.hooks().on_step(stats_of(make_row(0)))
     open_rank(experiment)
     with pytest.raises(Superseded, match="attempt 0 of static-b1 is superseded by attempt 1"):
-        orphan.hooks().save(State(1))
+        save(orphan, 1)
     with pytest.raises(Superseded):
         orphan.hooks().should_stop()
     with pytest.raises(Superseded):
@@ -204,7 +221,7 @@ def test_refused_rows_wait_for_storage_but_not_past_a_checkpoint(
     monkeypatch.setattr(type(experiment.store), "create", refuse)
     rank.hooks().on_step(stats_of(make_row(0)))
     with pytest.raises(StorageLost, match="No space left on device"):
-        rank.hooks().save(State(1))
+        save(rank, 1)
     monkeypatch.setattr(type(experiment.store), "create", working)
     rank.hooks().on_step(stats_of(make_row(1)))
     assert stored_steps(experiment) == [0, 1]
@@ -218,10 +235,10 @@ def test_a_checkpoint_that_cannot_be_written_is_storages_fault(
     def refuse() -> None:
         raise OSError(28, "No space left on device")
 
-    group.on_publish = refuse
+    group.on_write = refuse
     rank.hooks().on_step(stats_of(make_row(0)))
     with pytest.raises(StorageLost, match=r"checkpoint at step 1 cannot be stored.*No space left"):
-        rank.hooks().save(State(1))
+        save(rank, 1)
 
 
 def test_old_checkpoints_go_when_an_attempt_has_started_from_a_newer_one(
@@ -230,7 +247,7 @@ def test_old_checkpoints_go_when_an_attempt_has_started_from_a_newer_one(
     first, group = open_rank(experiment)
     for number in range(4):
         first.hooks().on_step(stats_of(make_row(number)))
-        first.hooks().save(State(number + 1))
+        save(first, number + 1)
     second, _ = open_rank(experiment)
     second.hooks().on_start(dataclasses.replace(facts, first_step=4))
     assert sorted(folder.name for folder in (group.train / "a000").iterdir()) == ["step_000003", "step_000004"]

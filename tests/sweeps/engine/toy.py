@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from nanochat.config import TrainConfig
@@ -12,10 +13,17 @@ from nanochat.stats import Hooks, StartFacts, StepStats, TrainResult
 
 
 class _State:
+    last_file = "rank_0.json"
+
     def __init__(self, step: int, total: int, rank: int) -> None:
         self.step, self.total, self.rank = step, total, rank
 
+    def together(self, action: Callable[[], object], *, first_only: bool = False) -> None:
+        if self.rank == 0 or not first_only:
+            action()
+
     def write(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / f"rank_{self.rank}.json").write_text(json.dumps({"step": self.step, "total": self.total}))
 
 
@@ -59,7 +67,9 @@ def toy_train(config: TrainConfig, hooks: Hooks) -> TrainResult:
             hooks.on_step(_row(step, steps, float(total)))
         every = config.run.checkpoint_every
         if (stopped or (every and (step + 1) % every == 0)) and step + 1 < steps:
+            hooks.before_save(step + 1)
             hooks.save(_State(step + 1, total, rank))
+            hooks.saved(step + 1)
         if stopped:
             break
     return TrainResult(last_step=step, completed=step + 1 >= steps, peak_mib=1.0, total_time_min=0.1, min_val_bpb=None)
