@@ -15,6 +15,7 @@ from sweeps.results.blocks import Block, Code, Figure, Paragraph, Report, Sectio
 from sweeps.results.figures.draw import block_figure, dt_figure, effect_figure, loss_figure, memory_figure
 from sweeps.results.headline import candidate_facts, fp8_facts, verdict
 from sweeps.results.parquet import export_snapshot, export_store
+from sweeps.results.phases import phase_sections
 from sweeps.results.sections import (
     across,
     artifact_lines,
@@ -131,6 +132,7 @@ def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Se
         figures = [loss_figure(single), dt_figure(single), memory_figure(single), block_figure(single)]
         sections.append(Section(key="figures", title="Figures", blocks=figures))
     sections += [
+        *phase_sections(snapshots),
         *_preflight(snapshots),
         Section(
             key="compile",
