@@ -1,30 +1,21 @@
-"""What a GPU computes is what the plain formulas say: dispatch, FP8, windows, compiled and recorded steps.
+"""What a GPU computes is what the plain formulas say: dispatch, FP8 products and modules, windows of attention.
 
-SQNR is the signal-to-quantisation-noise ratio in decibels.
+SQNR is the signal-to-quantisation-noise ratio in decibels. Whole runs are in test_runs.py, which takes longer.
 """
 
-import gc
 import math
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from nanochat.attention import attend_flash
-from nanochat.config import MoEConfig, PrecisionConfig, TrainConfig, with_overrides
-from nanochat.fp8 import QuantizedWeight, convert_linears, fp8_grouped_linear
+from nanochat.config import Fp8Recipe, MoEConfig, Precision, PrecisionConfig
+from nanochat.fp8 import QuantizedWeight, convert_linears, fp8_grouped_linear, project
 from nanochat.moe import Experts, MoE
-from nanochat.recipes import d12_moe
-from nanochat.setup import prepare
-from nanochat.stats import Hooks, StepStats
-from nanochat.stepping import Stepper
-from nanochat.train import train
 
 pytestmark = pytest.mark.gpu
 WIDTH, NUM_EXPERTS = 128, 8
-FP8 = {"precision.linears": "fp8", "precision.experts": "fp8"}
 
 
 def _sqnr_db(actual: Tensor, exact: Tensor) -> float:
@@ -35,9 +26,9 @@ def _sqnr_db(actual: Tensor, exact: Tensor) -> float:
 # Dispatch
 
 
-def _moe(device: torch.device, factor: float | None, load: str) -> MoE:
+def _moe(device: torch.device, factor: float | None, load: str, experts: Precision = "bf16") -> MoE:
     moe = MoEConfig(num_experts=NUM_EXPERTS, top_k=2, hidden_mult=2, capacity_factor=factor)
-    module = MoE(WIDTH, moe, PrecisionConfig()).to(device)
+    module = MoE(WIDTH, moe, PrecisionConfig(experts=experts)).to(device)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(0, WIDTH**-0.5)
@@ -48,6 +39,7 @@ def _moe(device: torch.device, factor: float | None, load: str) -> MoE:
         if load == "one gets all":
             preference[1] = 50
     module.experts.to(torch.bfloat16)
+    module.experts.refresh_fp8()
     return module
 
 
@@ -99,13 +91,27 @@ def test_dispatch_and_its_gradients_equal_a_float64_reference(gpu: torch.device,
         assert _sqnr_db(ours.detach(), theirs.detach()) > 38, name
 
 
+@pytest.mark.parametrize("experts", ["bf16", "fp8"])
+@pytest.mark.parametrize("factor", [None, 1.0])
+def test_experts_repeat_bit_for_bit(gpu: torch.device, factor: float | None, experts: Precision):
+    torch.manual_seed(0)
+    module = _moe(gpu, factor, "even", experts)
+    x = torch.randn(1, 1000, WIDTH, device=gpu, dtype=torch.bfloat16, requires_grad=True)
+    tensors = (x, *module.parameters())
+    found: list[tuple[Tensor, ...]] = []
+    for _ in range(2):
+        out, losses, _ = module(x, module.capacity(1000))
+        found.append((out, *torch.autograd.grad(out.float().square().sum() + losses.balance, tensors)))
+    assert all(torch.equal(first, second) for first, second in zip(*found, strict=True))
+
+
 # FP8
 
 
 @pytest.mark.parametrize("recipe", ["tensorwise", "rowwise"])
-@pytest.mark.parametrize("lengths", [[48, 0, 17, 191, 256, 0, 0, 0], [64] * 8])
+@pytest.mark.parametrize("lengths", [[48, 0, 17, 191, 256, 0, 0, 0], [0] * 7 + [512], None], ids=str)
 def test_grouped_fp8_products_keep_27_db_and_the_bf16_weight_gradient_45_db(
-    gpu: torch.device, recipe: str, lengths: list[int]
+    gpu: torch.device, recipe: str, lengths: list[int] | None
 ):
     torch.manual_seed(1)
     x = torch.randn(512, 256, device=gpu).to(torch.bfloat16).requires_grad_()
@@ -113,7 +119,8 @@ def test_grouped_fp8_products_keep_27_db_and_the_bf16_weight_gradient_45_db(
     quantized = QuantizedWeight(weight, recipe)
     quantized.refresh(weight)
     weight.requires_grad_()
-    offsets = torch.tensor(lengths, device=gpu).cumsum(0).to(torch.int32)
+    offsets = None if lengths is None else torch.tensor(lengths, device=gpu).cumsum(0).to(torch.int32)
+    lengths = lengths or [64] * NUM_EXPERTS
     y = fp8_grouped_linear(x, weight, quantized, offsets, recipe)
     dy = torch.randn_like(y)
     y.backward(dy)
@@ -137,10 +144,20 @@ def _both_ways(module: nn.Module, x: Tensor, *more: Tensor) -> tuple[Tensor, Ten
     return out.detach(), x.grad
 
 
+# A product of two tensors rounded to e4m3 keeps 28.5 dB. Experts are two products around a squared ReLU, which doubles
+# a relative error, and three on the way back; tensorwise linears round the gradient to e5m2, which is 6 dB coarser.
+MODULE_DB = {
+    ("experts", "tensorwise"): (24.0, 23.0),
+    ("experts", "rowwise"): (24.0, 23.0),
+    ("q", "tensorwise"): (27.0, 24.0),
+    ("q", "rowwise"): (27.0, 27.0),
+}
+
+
 @pytest.mark.parametrize("recipe", ["tensorwise", "rowwise"])
-def test_fp8_experts_and_linears_keep_24_db_forward_and_23_db_for_the_input(gpu: torch.device, recipe: str):
+def test_fp8_modules_keep_what_their_number_of_products_allows(gpu: torch.device, recipe: Fp8Recipe):
     torch.manual_seed(3)
-    experts = Experts(256, MoEConfig(num_experts=4, hidden_mult=2), PrecisionConfig(experts="fp8", recipe=recipe))  # pyright: ignore[reportArgumentType]
+    experts = Experts(256, MoEConfig(num_experts=4, hidden_mult=2), PrecisionConfig(experts="fp8", recipe=recipe))
     holder = nn.ModuleDict({"q": nn.Linear(256, 512, bias=False), "experts": experts}).to(gpu, torch.bfloat16)
     with torch.no_grad():
         for parameter in holder.parameters():
@@ -152,8 +169,32 @@ def test_fp8_experts_and_linears_keep_24_db_forward_and_23_db_for_the_input(gpu:
     assert convert_linears(holder, recipe, frozenset({"q"}), emulate=False) == 1
     ours = {"experts": _both_ways(experts, x, offsets), "q": _both_ways(holder["q"], x)}
     for name in exact:
-        assert 24 <= _sqnr_db(ours[name][0], exact[name][0]) < 40, name
-        assert 23 <= _sqnr_db(ours[name][1], exact[name][1]) < 40, name
+        forward_db, backward_db = MODULE_DB[name, recipe]
+        assert forward_db <= _sqnr_db(ours[name][0], exact[name][0]) < 40, name
+        assert backward_db <= _sqnr_db(ours[name][1], exact[name][1]) < 40, name
+
+
+@torch.no_grad()
+def test_evaluation_multiplies_the_weights_themselves_without_room_for_a_copy(gpu: torch.device):
+    experts = Experts(512, MoEConfig(num_experts=8, hidden_mult=4), PrecisionConfig(experts="fp8"))
+    holder = nn.ModuleDict({"q": nn.Linear(512, 8192, bias=False), "experts": experts}).to(gpu, torch.bfloat16)
+    for parameter in holder.parameters():
+        parameter.normal_(0, 512**-0.5)
+    experts.refresh_fp8()
+    convert_linears(holder, "tensorwise", frozenset({"q"}), emulate=False)
+    holder.eval()
+    linear = holder["q"]
+    assert isinstance(linear, nn.Linear)
+    x = torch.randn(64, 512, device=gpu, dtype=torch.bfloat16)
+    offsets = torch.arange(8, 72, 8, device=gpu, dtype=torch.int32)
+    for call in (lambda: experts(x, offsets), lambda: project(linear, x)):
+        call()
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        assert torch.cuda.max_memory_allocated() - before < 4 * 2**20, "a matrix has 8 MiB or more in bf16, 4 in FP8"
 
 
 # Attention
@@ -177,87 +218,3 @@ def test_flash_attention_in_a_window_equals_the_masked_float64_reference(gpu: to
         assert ours.grad is not None
         assert theirs.grad is not None
         assert _sqnr_db(ours.grad, theirs.grad) > 38
-
-
-# Whole runs
-
-
-def _tiny(**overrides: Any) -> TrainConfig:
-    """Four layers of width 128, 2 micro-steps of 1,024 tokens."""
-    sizes: dict[str, Any] = {
-        "model.depth": 4,
-        "model.aspect_ratio": 32,
-        "model.head_dim": 64,
-        "model.seq_len": 256,
-        "data.device_batch_size": 4,
-        "data.total_batch_tokens": 2048,
-        "run.device": "cuda",
-    }
-    return with_overrides(d12_moe(num_steps=6), sizes | overrides)
-
-
-def _hooks(rows: list[StepStats]) -> Hooks:
-    return Hooks(
-        on_start=lambda facts: None,
-        on_step=rows.append,
-        save=lambda state: None,
-        checkpoints=list,
-        should_stop=lambda: False,
-    )
-
-
-@pytest.fixture
-def fresh_process() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-    torch.use_deterministic_algorithms(False)
-    gc.unfreeze()
-
-
-@pytest.mark.usefixtures("fresh_process")
-@pytest.mark.parametrize("mode", ["static", "dynamic"])
-@pytest.mark.parametrize(
-    "precision", [{}, FP8 | {"moe.capacity_factor": 1.0}, FP8 | {"precision.recipe": "rowwise"}], ids=repr
-)
-def test_compiled_runs_train_like_uncompiled_ones(mode: str, precision: dict[str, Any]):
-    rows: list[StepStats] = []
-    plain: list[StepStats] = []
-    train(_tiny(**precision, **{"compile.mode": mode}), _hooks(rows))
-    train(_tiny(**precision, **{"compile.mode": "none"}), _hooks(plain))
-    assert [row.loss for row in rows] == pytest.approx([row.loss for row in plain], abs=0.03)
-
-
-@pytest.mark.usefixtures("fresh_process")
-@pytest.mark.parametrize("precision", [{}, FP8 | {"moe.capacity_factor": 1.0}], ids=repr)
-def test_a_recorded_micro_step_adds_the_same_gradients_as_one_that_is_launched(precision: dict[str, Any]):
-    run = prepare(_tiny(**precision, **{"compile.mode": "none"}), _hooks([]))
-    stepper = Stepper(run)
-    for step in range(3):
-        stepper(step)  # from the third micro-step on they are replayed
-    batches = [run.feed.next() for _ in range(4)]
-    gradients: list[dict[str, Tensor]] = []
-    for take in (stepper.micro_step, stepper._recorded):
-        assert take is not None
-        run.optimizer.zero_grad()
-        for inputs, targets in batches:
-            take(inputs, targets)
-        torch.cuda.synchronize()
-        named = run.model.named_parameters()
-        gradients.append({name: p.grad.detach().clone() for name, p in named if p.grad is not None})
-    launched, replayed = gradients
-    assert launched.keys() == replayed.keys()
-    for name, gradient in launched.items():
-        assert gradient.abs().max() > 0, name
-        assert _sqnr_db(replayed[name], gradient) > 35, name
-
-
-@pytest.mark.usefixtures("fresh_process")
-def test_a_deterministic_run_repeats_bit_for_bit():
-    losses: list[list[float]] = []
-    for _ in range(2):
-        rows: list[StepStats] = []
-        torch._dynamo.reset()
-        train(_tiny(**FP8, **{"run.deterministic": True, "moe.capacity_factor": 1.0}), _hooks(rows))
-        losses.append([row.loss for row in rows])
-    assert losses[0] == losses[1]
