@@ -71,6 +71,10 @@ class StepStats:
     layer_dead_experts: tuple[float, ...] | None = None
     layer_lost_tokens_pct: tuple[float, ...] | None = None
     peak_mib: float  # max over ranks: torch's max_memory_allocated; on a CPU the peak resident set
+    gpu_clock_mhz: float | None = None  # lowest of all ranks; this and the next three at 1 Hz, None on a CPU
+    gpu_power_w: float | None = None  # highest of all ranks
+    gpu_temperature_c: float | None = None  # highest of all ranks
+    gpu_throttle_bits: int | None = None  # set on any rank; nanochat.throttle names them
     val_bpb: float | None  # validation bits per byte, if measured after this step
     core_metric: float | None = None  # mean centred accuracy of the CORE questions, if asked after this step
     flags: tuple[str, ...]  # why the step's time may not count: warmup, resumed, recompile, fallback, eval, ...

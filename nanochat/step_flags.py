@@ -3,6 +3,8 @@
 The trainer only marks; which marks exclude a step from which statistic is decided where results are read.
 """
 
+from nanochat import throttle
+
 WARMUP_STEPS = 20  # of every start: compile, first batches, clocks
 QUIET_STEPS_AFTER_RECOMPILE = 5
 
@@ -17,10 +19,13 @@ class Flags:
         self._recompiled_at = -1
         self._carried: set[str] = {"resumed"} if first_step else set()
 
-    def of_step(self, step: int, num_graphs: int, skipped: bool, fell_back: bool = False) -> tuple[str, ...]:
+    def of_step(
+        self, step: int, num_graphs: int, skipped: bool, fell_back: bool = False, throttle_bits: int | None = None
+    ) -> tuple[str, ...]:
         """The step's flags, sorted. `num_graphs` counts compiled graphs at its end.
 
-        `fell_back`: the run should be compiled and is not; its times say nothing about the leg.
+        `fell_back`: the run should be compiled and is not; its times say nothing about the leg. `throttle_bits` are
+        those of any rank's GPU.
         """
         flags = set(self._carried)
         if step - self._first_step < WARMUP_STEPS:
@@ -33,6 +38,8 @@ class Flags:
             flags.add("skipped")
         if fell_back:
             flags.add("fallback")
+        if throttle.slowdown(throttle_bits):
+            flags.add(throttle.FLAG)
         self._carried.clear()
         return tuple(sorted(flags))
 

@@ -7,6 +7,7 @@ import statistics
 from nanochat import clock, schedule, sizes
 from nanochat.setup import Run
 from nanochat.stats import StepStats
+from nanochat.telemetry import GpuReading
 
 _NO_ROUTER = dict.fromkeys(field.name for field in dataclasses.fields(clock.RouterSummary))
 
@@ -18,6 +19,7 @@ def step_stats(
     val_bpb: float | None,
     core_metric: float | None,
     flags: tuple[str, ...],
+    gpu: GpuReading,
 ) -> StepStats:
     """The step's record: its time is the slowest rank's, its losses are means over ranks."""
     dts = [r.dt_ms for r in every_rank]
@@ -49,6 +51,7 @@ def step_stats(
         train_time_s=run.progress.train_time_s,
         **(vars(router) if router else _NO_ROUTER),
         peak_mib=max(r.peak_mib for r in every_rank),
+        **vars(gpu),
         val_bpb=val_bpb,
         core_metric=core_metric,
         flags=flags,

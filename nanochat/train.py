@@ -19,6 +19,7 @@ from nanochat.stats import Hooks, TrainResult
 from nanochat.step_flags import Flags
 from nanochat.step_stats import step_stats
 from nanochat.stepping import Stepper
+from nanochat.telemetry import NUM_FLOATS, GpuReading, GpuSampler, combine
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -35,13 +36,16 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     """
     run = prepare(config, hooks)
     try:
-        with Saver(hooks, run.parts, run.ranks, beside_training=config.run.checkpoint_every is not None) as saver:
-            return _train(run, hooks, saver)
+        with (
+            Saver(hooks, run.parts, run.ranks, beside_training=config.run.checkpoint_every is not None) as saver,
+            GpuSampler.of(run.device) as gpu,
+        ):
+            return _train(run, hooks, saver, gpu)
     finally:
         run.feed.close()
 
 
-def _train(run: Run, hooks: Hooks, saver: Saver) -> TrainResult:
+def _train(run: Run, hooks: Hooks, saver: Saver, gpu: GpuSampler) -> TrainResult:
     config, progress, first_step = run.config, run.progress, run.progress.steps_done
     if run.ranks.is_first:
         _print_start(run)
@@ -54,9 +58,11 @@ def _train(run: Run, hooks: Hooks, saver: Saver) -> TrainResult:
         step = progress.steps_done
         rank_step = take_step(step, saver.take_blocked_ms())
         wants_stop = float(run.ranks.is_first and hooks.should_stop())
-        gathered = run.ranks.all_gather_floats([wants_stop, saver.status, *rank_step.as_floats()])
+        mine = [wants_stop, saver.status, *gpu.take().as_floats(), *rank_step.as_floats()]
+        gathered = run.ranks.all_gather_floats(mine)
         stopped = gathered[0][0] > 0
-        every_rank = [clock.RankStep.from_floats(floats[2:]) for floats in gathered]
+        gpus = combine(GpuReading.from_floats(floats[2 : 2 + NUM_FLOATS]) for floats in gathered)
+        every_rank = [clock.RankStep.from_floats(floats[2 + NUM_FLOATS :]) for floats in gathered]
         advance(run, every_rank, step)
         hooks.step_done()
         num_done = progress.steps_done
@@ -64,9 +70,14 @@ def _train(run: Run, hooks: Hooks, saver: Saver) -> TrainResult:
         val_bpb = _evaluate_if_due(run, num_done)
         core = _core_if_due(run, num_done)
         if run.ranks.is_first:
-            fell_back = take_step.fallback is not None
-            why = flags.of_step(step, graphs_after, skipped=not every_rank[0].active, fell_back=fell_back)
-            stats = step_stats(run, every_rank, step, val_bpb, core, why)
+            why = flags.of_step(
+                step,
+                graphs_after,
+                skipped=not every_rank[0].active,
+                fell_back=take_step.fallback is not None,
+                throttle_bits=gpus.gpu_throttle_bits,
+            )
+            stats = step_stats(run, every_rank, step, val_bpb, core, why, gpus)
             if step % config.run.log_every == 0 or num_done == run.num_steps:
                 print(logs.step_line(stats), flush=True)
             if val_bpb is not None:

@@ -154,8 +154,22 @@ LEG_COLUMNS: list[Column[LegSource]] = [
         "micro-steps per step",
         lambda s: s.trial.facts.get("grad_accum_steps"),
     ),
-    Column("compile_cache", "text", "", "cold, warm or none", lambda s: s.trial.facts.get("compile_cache")),
+    Column("compile_cache", "text", "", "cold, warm, mixed or none", lambda s: s.trial.facts.get("compile_cache")),
     Column("backends_json", "text", "", "kernel of each role", lambda s: _json_or_none(s.trial.facts.get("backends"))),
+    Column(
+        "attempt_compile_caches",
+        "texts",
+        "",
+        "compile_cache of each attempt",
+        lambda s: tuple((a.facts or {}).get("compile_cache") for a in s.trial.attempts),
+    ),
+    Column(
+        "attempt_backends_json",
+        "texts",
+        "",
+        "backends_json of each attempt",
+        lambda s: tuple(_json_or_none((a.facts or {}).get("backends")) for a in s.trial.attempts),
+    ),
     Column(
         "compile_fallback",
         "text",
@@ -186,20 +200,6 @@ LEG_COLUMNS: list[Column[LegSource]] = [
 ]
 
 
-STEP_COLUMNS: list[Column[StepSource]] = [
-    Column("leg", "text", "", "name of the leg", lambda s: s.trial.trial.leg.name),
-    Column("trial", "text", "", "name of the trial: leg and block", lambda s: s.row.trial),
-    Column("block", "int32", "", "pass over all legs, from 1", lambda s: s.trial.trial.block),
-    Column("attempt", "int32", "", "attempt that ran the step, from 0", lambda s: s.row.attempt),
-    Column("step", "int32", "", "optimizer step, from 0", lambda s: s.row.step),
-    Column("loss", "float64", "nats/token", "raw mean over ranks and micro-steps", lambda s: s.row.loss),
-    Column("loss_ema", "float64", "nats/token", "log line's debiased average (0.9)", lambda s: s.row.loss_ema),
-    Column("bal", "float64", "", "balance loss summed over layers; top_k x layers is perfect", lambda s: s.row.bal),
-    Column("lr_mult", "float64", "", "learning rate over its peak", lambda s: s.row.lr_mult),
-    Column("dt_ms", "float64", "ms", "wall time on the slowest rank", lambda s: s.row.dt_ms),
-    Column("dt_median_ms", "float64", "ms", "wall time on the median rank", lambda s: s.row.dt_median_ms),
-    Column("slowest_rank", "int32", "", "rank that took longest", lambda s: s.row.slowest_rank),
-    Column("tok_per_sec", "float64", "tokens/s", "tokens of the step over dt_ms", lambda s: s.row.tok_per_sec),
 _PHASES = {
     "data": "waiting for batches",
     "forward": "forward passes, their share as in the last micro-step",
@@ -216,6 +216,22 @@ def _phase_column(phase: str, statistic: Literal["ms", "median_ms"]) -> Column[S
     return Column(name, "float64", "ms", f"{_PHASES[phase]}; {rank} rank", lambda s: getattr(s.row, name))
 
 
+STEP_COLUMNS: list[Column[StepSource]] = [
+    Column("leg", "text", "", "name of the leg", lambda s: s.trial.trial.leg.name),
+    Column("trial", "text", "", "name of the trial: leg and block", lambda s: s.row.trial),
+    Column("block", "int32", "", "pass over all legs, from 1", lambda s: s.trial.trial.block),
+    Column("attempt", "int32", "", "attempt that ran the step, from 0", lambda s: s.row.attempt),
+    Column("step", "int32", "", "optimizer step, from 0", lambda s: s.row.step),
+    Column("loss", "float64", "nats/token", "raw mean over ranks and micro-steps", lambda s: s.row.loss),
+    Column("loss_ema", "float64", "nats/token", "log line's debiased average (0.9)", lambda s: s.row.loss_ema),
+    Column("bal", "float64", "", "balance loss summed over layers; top_k x layers is perfect", lambda s: s.row.bal),
+    Column("lr_mult", "float64", "", "learning rate over its peak", lambda s: s.row.lr_mult),
+    Column("dt_ms", "float64", "ms", "wall time on the slowest rank", lambda s: s.row.dt_ms),
+    Column("dt_median_ms", "float64", "ms", "wall time on the median rank", lambda s: s.row.dt_median_ms),
+    Column("slowest_rank", "int32", "", "rank that took longest", lambda s: s.row.slowest_rank),
+    *(_phase_column(phase, "ms") for phase in _PHASES),
+    *(_phase_column(phase, "median_ms") for phase in _PHASES),
+    Column("tok_per_sec", "float64", "tokens/s", "tokens of the step over dt_ms", lambda s: s.row.tok_per_sec),
     Column("bf16_mfu_pct", "float64", "%", "model FLOPs over the bf16 peak", lambda s: s.row.bf16_mfu_pct),
     Column("useful_mfu_pct", "float64", "%", "without dropped assignments", lambda s: s.row.useful_mfu_pct),
     Column("epoch", "int32", "", "pass over the data, from 1", lambda s: s.row.epoch),
@@ -229,8 +245,6 @@ def _phase_column(phase: str, statistic: Literal["ms", "median_ms"]) -> Column[S
         "largest_router_bias",
         "float64",
         "",
-    *(_phase_column(phase, "ms") for phase in _PHASES),
-    *(_phase_column(phase, "median_ms") for phase in _PHASES),
         "largest bias of any expert by magnitude, where in use",
         lambda s: s.row.largest_router_bias,
     ),
@@ -245,6 +259,22 @@ def _phase_column(phase: str, statistic: Literal["ms", "median_ms"]) -> Column[S
     Column("layer_max_vio", "float64s", "", "max_vio of each", lambda s: s.row.layer_max_vio),
     Column("layer_dead_experts", "float64s", "experts", "dead_experts of each", lambda s: s.row.layer_dead_experts),
     Column("peak_mib", "float64", "MiB", "peak memory of the fullest rank so far", lambda s: s.row.peak_mib),
+    Column("gpu_clock_mhz", "float64", "MHz", "lowest SM clock of all ranks, at 1 Hz", lambda s: s.row.gpu_clock_mhz),
+    Column("gpu_power_w", "float64", "W", "highest power of all ranks, at 1 Hz", lambda s: s.row.gpu_power_w),
+    Column(
+        "gpu_temperature_c",
+        "float64",
+        "C",
+        "highest temperature of all ranks, at 1 Hz",
+        lambda s: s.row.gpu_temperature_c,
+    ),
+    Column(
+        "gpu_throttle_bits",
+        "int64",
+        "",
+        "NVML's clocks event reasons of any rank, at 1 Hz",
+        lambda s: s.row.gpu_throttle_bits,
+    ),
     Column("val_bpb", "float64", "bits/byte", "validation loss, if measured here", lambda s: s.row.val_bpb),
     Column(
         "core_metric", "float64", "", "mean centred accuracy of CORE, if measured here", lambda s: s.row.core_metric

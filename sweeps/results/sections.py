@@ -164,13 +164,14 @@ def compile_table(snapshot: Snapshot) -> Table:
         statuses = [_compile_status(t) for t in trials]
         pauses = [s for t in trials if (s := between_legs_s(snapshot, t)) is not None]
         first_steps = [t.rows[0].dt_ms / 1000 for t in trials if t.rows]
-        kernels = [", ".join(f"{role} {k}" for role, k in sorted(t.facts.get("backends", {}).items())) for t in begun]
+        starts = [attempt.facts for t in begun for attempt in t.attempts if attempt.facts]
+        kernels = [", ".join(f"{role} {k}" for role, k in sorted(f.get("backends", {}).items())) for f in starts]
         rows.append(
             [
                 code_cell(leg.name),
                 text_cell(leg.config.compile.mode),
                 text_cell(_each_once(word for word, _ in statuses), statuses[0][1] if len(set(statuses)) == 1 else ""),
-                text_cell(_each_once(t.facts.get("compile_cache", "") for t in begun)),
+                text_cell(_each_once(f.get("compile_cache", "") for f in starts)),
                 number_cell(sum(num_recompilations(t.rows) for t in trials)),
                 number_cell(max(pauses, default=None), 1),
                 number_cell(max(first_steps, default=None), 1),

@@ -3,7 +3,8 @@
 `tail50` is the reference's statistic: plain means over the last 50 logged steps, or over all where there are fewer,
 whatever happened in them. The window is ours: the last N *counted* steps of one attempt, and a trimmed mean of the
 logarithm of their times, so that one hiccup neither hides nor decides. A step is never left out for being slow, only
-for a reason that the trainer flagged: warm-up, a recompilation and its aftermath, a checkpoint or evaluation before it.
+for a reason that the trainer told: warm-up, a recompilation and its aftermath, a checkpoint or evaluation before it, a
+slow-down of a GPU that begins or ends.
 """
 
 import itertools
@@ -11,10 +12,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from nanochat.throttle import FLAG, slowdown
 from sweeps.records.rows import StepRow
 
 TAIL_STEPS = 50
 _TRIM = 0.10  # of each end
+_COUNTING = ((), (FLAG,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +69,14 @@ def measure(rows: Sequence[StepRow], window_steps: int) -> Measures:
 
 
 def counted(rows: Sequence[StepRow]) -> list[bool]:
-    """For each row whether its time counts: where the trainer saw no reason against it, warm-up included."""
-    return [not row.flags for row in rows]
+    """For each row whether its time counts: where the trainer saw no reason against it, warm-up included.
+
+    Steps of a GPU that is slowed down all the time count, or only its cool moments would; a step in which that began,
+    changed or ended is half of each and does not.
+    """
+    slowed = [slowdown(row.gpu_throttle_bits) for row in rows]
+    before = [*slowed[:1], *slowed[:-1]]
+    return [row.flags in _COUNTING and last == now for row, last, now in zip(rows, before, slowed, strict=True)]
 
 
 def num_recompilations(rows: Sequence[StepRow]) -> int:

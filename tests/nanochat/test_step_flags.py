@@ -44,6 +44,13 @@ def test_graphs_compiled_by_an_evaluation_are_no_recompilation_of_the_step():
     assert flags.of_step(30, 6, skipped=False) == ("eval",)
 
 
+def test_a_slow_down_by_heat_or_hardware_is_marked_and_a_power_cap_is_not():
+    flags = Flags(0, num_graphs=0)
+    _run(flags, range(30))
+    for bits, wanted in ((None, ()), (0, ()), (4, ()), (4 | 32, ("throttled",)), (8, ("throttled",)), (4, ())):
+        assert flags.of_step(30, 0, skipped=False, throttle_bits=bits) == wanted
+
+
 def test_a_skipped_update_is_marked():
     flags = Flags(0, num_graphs=0)
     _run(flags, range(30))

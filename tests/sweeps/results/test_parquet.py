@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nanochat.throttle import REASONS, slowdown
 from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
@@ -116,6 +117,9 @@ def test_names_that_end_in_a_unit_say_the_same_as_their_unit() -> None:
         "_min": "min",
         "_per_sec": "tokens/s",
         "_tokens": "tokens",
+        "_mhz": "MHz",
+        "_w": "W",
+        "_c": "C",
     }
     for column in (*LEG_COLUMNS, *STEP_COLUMNS):
         for suffix, unit in suffixes.items():
@@ -155,6 +159,38 @@ def test_the_documents_example_runs(experiment: Experiment, monkeypatch: pytest.
     (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     exec(example, {})
     assert capsys.readouterr().out == "b'ms'\n"
+
+
+def test_the_document_names_the_throttle_bits() -> None:
+    listed = re.findall(r"^\| (\d+) \| ([\w ]+) \| ?(\w*)", DOCS.read_text(), re.MULTILINE)
+    assert [(int(bit), name, wanted == "yes") for bit, name, wanted in listed] == [
+        (bit, name, slowdown(bit) > 0) for bit, name in REASONS.items()
+    ]
+
+
+def test_a_layers_numbers_are_a_list_and_what_is_not_known_is_null(
+    make_experiment: Make, complete: Complete, make_row: MakeRow
+) -> None:
+    experiment = make_experiment()
+    known = {"layer_max_vio": (0.5, 1.5), "gpu_clock_mhz": 1980.0, "gpu_throttle_bits": 4}
+    complete(experiment, "static-b1", [make_row(0, **known), make_row(1)])
+    first, second = exported(experiment)[1].to_pylist()
+    assert {name: first[name] for name in known} == {**known, "layer_max_vio": [0.5, 1.5]}
+    assert {name: second[name] for name in known} == dict.fromkeys(known)
+
+
+def test_kernels_and_compile_cache_are_told_of_each_attempt(experiment: Experiment) -> None:
+    record = experiment.trial("static-b1")
+    first, second = record.attempts()
+    cold = {"compile_cache": "cold", "backends": {"attention": "sdpa"}}
+    record.update_attempt(dataclasses.replace(first, facts=cold))
+    record.update_attempt(dataclasses.replace(second, facts={**cold, "compile_cache": "warm"}))
+    by_trial = {leg["trial"]: leg for leg in exported(experiment)[0].to_pylist()}
+    static = by_trial["static-b1"]
+    assert (static["compile_cache"], static["attempt_compile_caches"]) == ("warm", ["cold", "warm"])
+    assert [json.loads(text) for text in static["attempt_backends_json"]] == [{"attention": "sdpa"}] * 2
+    assert by_trial["static_cap1p25-b1"]["attempt_compile_caches"] == [None], "it ended before its first step"
+    assert by_trial["bf16-b1"]["attempt_compile_caches"] == []
 
 
 def test_repeated_blocks_make_one_row_each(make_experiment: Make, complete: Complete) -> None:

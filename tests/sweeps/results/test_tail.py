@@ -52,6 +52,14 @@ def test_a_step_counts_unless_it_is_flagged_however_slow_it_was(make_row: MakeRo
     assert counted(rows) == [False, True, False, True]
 
 
+def test_a_steady_slow_down_counts_and_a_change_of_it_does_not(make_row: MakeRow) -> None:
+    rows = [make_row(s, gpu_throttle_bits=None if s < 22 else 4) for s in range(20, 30)]  # a power cap is normal
+    for s, bits in ((24, 4 | 32), (25, 4 | 32), (26, 4 | 32 | 64), (27, 32 | 64)):
+        rows[s - 20] = make_row(s, gpu_throttle_bits=bits, flags=("throttled",))
+    assert [row.step for row, counts in zip(rows, counted(rows), strict=True) if not counts] == [24, 26, 28]
+    assert counted([make_row(20, gpu_throttle_bits=32, flags=("checkpoint", "throttled"))]) == [False]
+
+
 def test_the_window_is_the_last_n_counted_steps_of_one_attempt(make_row: MakeRow) -> None:
     rows = [make_row(s) for s in range(40)]
     rows[35] = make_row(35, flags=("eval",))
