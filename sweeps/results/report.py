@@ -16,6 +16,7 @@ from sweeps.results.figures.draw import block_figure, dt_figure, effect_figure, 
 from sweeps.results.headline import candidate_facts, fp8_facts, verdict
 from sweeps.results.parquet import export_snapshot, export_store
 from sweeps.results.phases import phase_sections
+from sweeps.results.routing import routing_sections
 from sweeps.results.sections import (
     across,
     artifact_lines,
@@ -34,6 +35,7 @@ from sweeps.results.sections import (
     run_table,
 )
 from sweeps.results.snapshot import Snapshot, read_snapshot
+from sweeps.results.throttling import throttling_sections
 
 MARKDOWN_NAME, HTML_NAME = "report.md", "report.html"
 
@@ -133,6 +135,8 @@ def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Se
         sections.append(Section(key="figures", title="Figures", blocks=figures))
     sections += [
         *phase_sections(snapshots),
+        *throttling_sections(snapshots),
+        *routing_sections(snapshots),
         *_preflight(snapshots),
         Section(
             key="compile",

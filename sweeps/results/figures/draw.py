@@ -63,7 +63,7 @@ def dt_figure(snapshot: Snapshot) -> Figure:
             lines, width=width, title=title, description=about, y_label="ms per step on the slowest rank", log_y=True
         ),
         "Wall time of each optimizer step. Shaded and faint: steps that do not count for timing, because of warm-up, a "
-        "recompilation, a checkpoint or an evaluation.",
+        "recompilation, a checkpoint, an evaluation, or a slow-down of a GPU that began or ended.",
     )
 
 

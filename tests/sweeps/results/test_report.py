@@ -226,6 +226,61 @@ def test_a_leg_is_compiled_in_one_line_whatever_the_number_of_blocks(
     )
 
 
+def test_kernels_and_cache_are_those_of_every_attempt(
+    make_experiment: Make, complete: Complete, make_row: MakeRow
+) -> None:
+    experiment = make_experiment()
+    record = experiment.trial("static-b1")
+    first = record.start_attempt(num_workers=2)
+    record.append_rows(0, [make_row(0, dt_ms=9000.0)])
+    told = {"backends": {"experts": "loop"}, "compile_cache": "cold"}
+    record.update_attempt(dataclasses.replace(first, facts=told))
+    complete(experiment, "static-b1", [make_row(s, attempt=1) for s in range(1, 40)], compile_cache="warm")
+    assert (
+        "| `static` | static | ok | cold / warm | 0 | - | 9.0 | experts loop / experts grouped, linears float8 |"
+        in report(experiment)
+    )
+
+
+# Routers and GPUs
+
+
+def test_the_worst_layer_is_named_beside_the_means_over_layers(
+    make_experiment: Make, complete: Complete, make_row: MakeRow
+) -> None:
+    experiment = make_experiment()
+    layers = {
+        "layer_dropped_pct": (1.0, 3.0),
+        "layer_max_vio": (0.5, 0.25),
+        "layer_dead_experts": (0.0, 1.5),
+        "layer_lost_tokens_pct": (0.0, 0.5),
+    }
+    early = dict.fromkeys(layers, (99.0, 99.0))
+    rows = [make_row(s, trial="static_cap1p25-b1", **(early if s < 30 else layers)) for s in range(40)]
+    complete(experiment, "static_cap1p25-b1", rows)
+    text = report(experiment)
+    assert "| `static_cap1p25` | 2.00 | 3.00 (layer 1) | 0.25 | 0.50 (layer 0) | 1.50 |" in text
+    assert "`static` | " not in text.split("## Routing")[1].split("## ")[0]
+
+
+def test_a_report_without_experts_and_slowed_gpus_does_not_mention_them(done: Experiment) -> None:
+    assert "## Routing" not in report(done)
+    assert "## GPUs that were slowed down" not in report(done)
+
+
+def test_slowed_gpus_are_told_with_their_reasons(make_experiment: Make, complete: Complete, make_row: MakeRow) -> None:
+    experiment = make_experiment()
+    hot = {"gpu_throttle_bits": 4 | 32, "gpu_temperature_c": 88.0, "gpu_clock_mhz": 1200.0, "flags": ("throttled",)}
+    rows = [make_row(s, gpu_throttle_bits=4, gpu_temperature_c=60.0, gpu_clock_mhz=1980.0) for s in range(40)]
+    rows[30:34] = [make_row(s, **hot) for s in range(30, 34)]
+    complete(experiment, "static-b1", rows)
+    section = report(experiment).split("## GPUs that were slowed down")[1].split("## ")[0]
+    assert (
+        "- `static`: 4 of 40 steps, 3 of them counted, down to 1200 MHz, at up to 88 C, because of sw thermal slowdown"
+        in section
+    )
+
+
 # Legs that could not be compiled
 
 
