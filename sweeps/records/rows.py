@@ -113,5 +113,12 @@ def _row_of(values: dict[str, Any]) -> StepRow:
     known["flags"] = tuple(known["flags"])
     for name in _LISTS:
         if known[name] is not None:
-            known[name] = tuple([_NON_FINITE[v] if v.__class__ is str else float(v) for v in known[name]])
+            known[name] = _numbers(known[name])
     return StepRow(**known)
+
+
+def _numbers(values: list[float | str]) -> tuple[float, ...]:
+    """A list of numbers as it was stored; nearly always all of them are floats, and there are many."""
+    if set(map(type, values)) <= {float}:
+        return cast("tuple[float, ...]", tuple(values))
+    return tuple([_NON_FINITE[v] if isinstance(v, str) else float(v) for v in values])
