@@ -277,6 +277,17 @@ def facts() -> StartFacts:
     )
 
 
+def test_kernels_and_compile_cache_of_an_attempt_are_those_told_after_its_first_step(
+    experiment: Experiment, facts: StartFacts
+) -> None:
+    rank, _ = open_rank(experiment)
+    rank.hooks().on_start(facts)
+    rank.hooks().on_start(dataclasses.replace(facts, compile_cache="warm", backends={"attention": "flash"}))
+    stored = experiment.trial(TRIAL).attempts()[0].facts
+    assert stored is not None
+    assert (stored["compile_cache"], stored["backends"]) == ("warm", {"attention": "flash"})
+
+
 def test_the_times_of_the_first_and_the_last_step_are_kept(
     experiment: Experiment, make_row: Callable[..., StepRow]
 ) -> None:
