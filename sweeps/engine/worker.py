@@ -76,20 +76,10 @@ class RayGroup:
         return broadcast_from_rank_zero(names)
 
     def write(self, state: Checkpointable) -> None:
-        """Collective, beside training. What a failed one has left is removed; raises on every rank alike."""
+        """Collective, beside training."""
         self._remove_download()
-        place = self._place(state.step)
-        try:
-            if self._store.is_local:
-                state.write(Path(place))
-            else:
-                with tempfile.TemporaryDirectory() as folder:
-                    state.write(Path(folder))
-                    upload(Path(folder), self._filesystem, place, state)
-        except Exception:
-            with contextlib.suppress(OSError):
-                self._store.delete_tree(f"{run_name(self._attempt)}/{checkpoint_name(state.step)}")
-            raise
+        name = f"{run_name(self._attempt)}/{checkpoint_name(state.step)}"
+        store_checkpoint(state, self._store, name, self._filesystem, self._place(state.step))
 
     def report(self, step: int) -> None:
         """Collective, on the training thread: Ray Train counts the checkpoint, which is where it stays already."""
@@ -122,6 +112,25 @@ class RayGroup:
         if self._download is not None:
             shutil.rmtree(self._download, ignore_errors=True)
             self._download = None
+
+
+def store_checkpoint(state: Checkpointable, store: Store, name: str, filesystem: Any, place: str) -> None:
+    """Collective: the checkpoint is complete at `name` in the store, which is `place` in pyarrow's file system.
+
+    Raises what `state` raises on every rank alike; what had been written by then is removed.
+    """
+    local = store.local_path(name)
+    try:
+        if local is not None:
+            state.write(local)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                state.write(Path(folder))
+                upload(Path(folder), filesystem, place, state)
+    except Exception:
+        with contextlib.suppress(OSError):
+            store.delete_tree(name)
+        raise
 
 
 def upload(folder: Path, filesystem: Any, place: str, state: Checkpointable) -> None:
