@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanochat import sizes
+from nanochat import compiling, sizes
 from nanochat.config import TrainConfig
 from nanochat.device import Device
 from nanochat.moe import stat_names
@@ -31,12 +31,13 @@ class Meter:
         self._device = device
         self._totals = torch.zeros(3, device=device.torch_device)  # loss, last loss, balance
         self._router = torch.zeros(num_layers, num_stats, device=device.torch_device)
-        self._start_s = 0.0
+        self._start_s, self._num_graphs = 0.0, 0
         self.phases = PhaseClock(device.torch_device)
 
     def start(self) -> None:
         """Begins a step; the device must be idle."""
         self.clear()
+        self._num_graphs = compiling.num_graphs()
         self._start_s = time.perf_counter()
         self.phases.start()
 
@@ -71,6 +72,7 @@ class Meter:
             balance=balance / num_micro_steps,
             active=was_active,
             peak_mib=self._device.peak_mib(),
+            compiled_graphs=float(compiling.num_graphs() - self._num_graphs),
             phases_ms=[*self.phases.read_ms(), checkpoint_ms],
             router=[number / num_micro_steps for number in numbers[4:]],
         )
@@ -86,21 +88,22 @@ class RankStep:
     balance: float
     active: float
     peak_mib: float
+    compiled_graphs: float  # in this step; not those of an evaluation before it
     phases_ms: list[float]  # of PHASES; all but the last add up to at most dt
     router: list[float]  # L x S
 
     def as_floats(self) -> list[float]:
         """Flat, for a collective; `from_floats` is the inverse."""
         return [
-            self.dt_ms, self.loss, self.last_loss, self.balance, self.active, self.peak_mib,
+            self.dt_ms, self.loss, self.last_loss, self.balance, self.active, self.peak_mib, self.compiled_graphs,
             *self.phases_ms, *self.router,
         ]  # fmt: skip
 
     @staticmethod
     def from_floats(values: list[float]) -> "RankStep":
         """The inverse of `as_floats`."""
-        split = 6 + len(PHASES)
-        return RankStep(*values[:6], phases_ms=values[6:split], router=values[split:])
+        split = 7 + len(PHASES)
+        return RankStep(*values[:7], phases_ms=values[7:split], router=values[split:])
 
 
 def phase_columns(every_rank: list[RankStep]) -> dict[str, float]:

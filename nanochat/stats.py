@@ -58,6 +58,7 @@ class StepStats:
     tok_per_sec: float
     bf16_mfu_pct: float | None
     useful_mfu_pct: float | None  # without the work of dropped assignments
+    compiled_graphs: int | None = None  # by torch.compile in this step, on the rank that compiled most
     epoch: int  # counts from 1
     train_time_s: float  # sum of dt over steps > 10, over all attempts
     dropped_pct: float | None  # of all (token, expert) assignments

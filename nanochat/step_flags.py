@@ -12,17 +12,15 @@ QUIET_STEPS_AFTER_RECOMPILE = 5
 class Flags:
     """Why a step's time may not count, known from what happened in and before it."""
 
-    def __init__(self, first_step: int, num_graphs: int) -> None:
-        """`num_graphs` counts compiled graphs before the first step; a process may have trained before."""
+    def __init__(self, first_step: int) -> None:
         self._first_step = first_step
-        self._num_graphs = num_graphs
         self._recompiled_at = -1
         self._carried: set[str] = {"resumed"} if first_step else set()
 
     def of_step(
-        self, step: int, num_graphs: int, skipped: bool, fell_back: bool = False, throttle_bits: int | None = None
+        self, step: int, compiled_graphs: int, skipped: bool, fell_back: bool = False, throttle_bits: int | None = None
     ) -> tuple[str, ...]:
-        """The step's flags, sorted. `num_graphs` counts compiled graphs at its end.
+        """The step's flags, sorted. `compiled_graphs` were compiled in the step, on the rank that compiled most.
 
         `fell_back`: the run should be compiled and is not; its times say nothing about the leg. `throttle_bits` are
         those of any rank's GPU.
@@ -30,7 +28,7 @@ class Flags:
         flags = set(self._carried)
         if step - self._first_step < WARMUP_STEPS:
             flags.add("warmup")
-        if num_graphs > self._num_graphs:
+        if compiled_graphs:
             self._recompiled_at = step
         if self._recompiled_at >= 0 and step - self._recompiled_at <= QUIET_STEPS_AFTER_RECOMPILE:
             flags.add("recompile")
@@ -43,9 +41,8 @@ class Flags:
         self._carried.clear()
         return tuple(sorted(flags))
 
-    def after(self, evaluated: bool, sampled: bool, graphs: int) -> None:
+    def after(self, evaluated: bool, sampled: bool) -> None:
         """What happened between this step and the next."""
-        self._num_graphs = graphs
         if evaluated:
             self._carried.add("eval")
         if sampled:

@@ -47,6 +47,7 @@ def step_stats(
         bf16_mfu_pct=mfu,
         **clock.phase_columns(every_rank),
         useful_mfu_pct=useful,
+        compiled_graphs=int(max(r.compiled_graphs for r in every_rank)),
         epoch=run.feed.epoch,
         train_time_s=run.progress.train_time_s,
         **(vars(router) if router else _NO_ROUTER),

@@ -51,7 +51,7 @@ def _train(run: Run, hooks: Hooks, saver: Saver, gpu: GpuSampler) -> TrainResult
         _print_start(run)
         hooks.on_start(run.start_facts())
     take_step = Stepper(run)
-    flags = Flags(first_step, compiling.num_graphs())
+    flags = Flags(first_step)
     stopped = False
     last_saved = first_step if first_step else None
     while progress.steps_done < run.num_steps and not stopped:
@@ -66,13 +66,12 @@ def _train(run: Run, hooks: Hooks, saver: Saver, gpu: GpuSampler) -> TrainResult
         advance(run, every_rank, step)
         hooks.step_done()
         num_done = progress.steps_done
-        graphs_after = compiling.num_graphs()
         val_bpb = _evaluate_if_due(run, num_done)
         core = _core_if_due(run, num_done)
         if run.ranks.is_first:
             why = flags.of_step(
                 step,
-                graphs_after,
+                int(max(r.compiled_graphs for r in every_rank)),
                 skipped=not every_rank[0].active,
                 fell_back=take_step.fallback is not None,
                 throttle_bits=gpus.gpu_throttle_bits,
@@ -89,7 +88,7 @@ def _train(run: Run, hooks: Hooks, saver: Saver, gpu: GpuSampler) -> TrainResult
                 facts = replace(run.start_facts(), first_step=first_step, compile_fallback=take_step.fallback)
                 hooks.on_start(facts)
         sampled = _sample_if_due(run, num_done)
-        flags.after(evaluated=(val_bpb, core) != (None, None), sampled=sampled, graphs=compiling.num_graphs())
+        flags.after(evaluated=(val_bpb, core) != (None, None), sampled=sampled)
         if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise DivergedError(_diverged(num_done, last_saved))
         if is_over([floats[1] for floats in gathered]):

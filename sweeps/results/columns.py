@@ -234,6 +234,9 @@ STEP_COLUMNS: list[Column[StepSource]] = [
     Column("tok_per_sec", "float64", "tokens/s", "tokens of the step over dt_ms", lambda s: s.row.tok_per_sec),
     Column("bf16_mfu_pct", "float64", "%", "model FLOPs over the bf16 peak", lambda s: s.row.bf16_mfu_pct),
     Column("useful_mfu_pct", "float64", "%", "without dropped assignments", lambda s: s.row.useful_mfu_pct),
+    Column(
+        "compiled_graphs", "int32", "graphs", "compiled by torch.compile in this step", lambda s: s.row.compiled_graphs
+    ),
     Column("epoch", "int32", "", "pass over the data, from 1", lambda s: s.row.epoch),
     Column("train_time_s", "float64", "s", "sum of dt over steps > 10 so far", lambda s: s.row.train_time_s),
     Column("dropped_pct", "float64", "%", "assignments that found their queue full", lambda s: s.row.dropped_pct),

@@ -18,7 +18,8 @@ CPU = open_device(RunConfig(device="cpu"), uses_fp8=False)
 
 
 def _step(router: list[float], **changes: float) -> RankStep:
-    numbers = {"dt_ms": 1.0, "loss": 2.0, "last_loss": 2.0, "balance": 4.0, "active": 1.0, "peak_mib": 10.0} | changes
+    numbers = {"dt_ms": 1.0, "loss": 2.0, "last_loss": 2.0, "balance": 4.0, "active": 1.0, "peak_mib": 10.0}
+    numbers |= {"compiled_graphs": 0.0, **changes}
     return RankStep(**numbers, phases_ms=[0.0] * len(PHASES), router=router)
 
 
@@ -37,9 +38,9 @@ def test_a_meter_averages_over_micro_steps_and_keeps_the_last_loss():
     assert step.peak_mib > 10
 
 
-@given(st.lists(st.floats(allow_nan=False), min_size=12, max_size=20))
+@given(st.lists(st.floats(allow_nan=False), min_size=13, max_size=20))
 def test_a_ranks_numbers_survive_the_way_over_the_wire(values: list[float]):
-    step = RankStep(*values[:6], phases_ms=values[6:12], router=values[12:])
+    step = RankStep(*values[:7], phases_ms=values[7:13], router=values[13:])
     assert RankStep.from_floats(step.as_floats()) == step
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from nanochat import compiling
 from nanochat.config import TrainConfig, with_overrides
+from nanochat.flags import parse_flags
 from nanochat.recipes import d12_moe
 from nanochat.stats import Hooks, StartFacts, StepStats
 from nanochat.train import train
@@ -83,9 +84,12 @@ def _assert_like_uncompiled(config: TrainConfig, rows: list[StepStats]) -> None:
     ("mode", "changes"),
     [
         ("static", {}),
+        ("static", FP8),
         ("static", FP8 | {"moe.capacity_factor": 1.0}),
         ("dynamic", {}),
+        ("dynamic", FP8),
         ("dynamic", FP8 | {"moe.capacity_factor": 1.25, "precision.recipe": "rowwise"}),
+        ("auto", FP8 | {"moe.capacity_factor": 1.0}),
         ("static", ROUTER | {"moe.capacity_factor": 1.0}),
         ("dynamic", ROUTER),
     ],
@@ -93,10 +97,10 @@ def _assert_like_uncompiled(config: TrainConfig, rows: list[StepStats]) -> None:
 def test_blocks_of_a_kind_share_a_graph_that_is_compiled_once_and_trains_like_uncompiled_blocks(
     small_text: Path, mode: str, changes: dict[str, Any]
 ):
-    config = _tiny(small_text, **changes, **{"compile.mode": mode, "schedule.num_steps": 7})
-    before = compiling.num_graphs()
+    meant = parse_flags(["--use-moe", "--compile-mode", mode])[0].compile.mode
+    config = _tiny(small_text, **changes, **{"compile.mode": meant, "schedule.num_steps": 7})
     rows, _ = _train(config)
-    assert compiling.num_graphs() - before == 3, "two kinds of block and the head"
+    assert [row.compiled_graphs for row in rows] == [3] + [0] * 6, "two kinds of block and the head"
     assert [row.step for row in rows if "recompile" in row.flags] == [0, 1, 2, 3, 4, 5]
     _assert_like_uncompiled(config, rows)
 
@@ -106,6 +110,7 @@ def test_an_evaluation_between_steps_recompiles_no_step(small_text: Path):
     changes = {"moe.capacity_factor": 1.0, "eval.every": 3, "eval.num_tokens": 128, "schedule.num_steps": 8}
     rows, _ = _train(_tiny(small_text, **FP8, **changes))
     assert [row.step for row in rows if row.val_bpb is not None] == [2, 5, 7]
+    assert [row.compiled_graphs for row in rows[1:]] == [0] * 7
     assert [row.step for row in rows if "recompile" in row.flags] == [0, 1, 2, 3, 4, 5]
 
 
@@ -116,11 +121,10 @@ def test_dense_layers_between_expert_layers_are_a_kind_of_their_own(small_text: 
     assert compiling.num_graphs() - before == 4, "experts, dense with and without value embedding, head"
 
 
-def test_without_compilation_there_are_no_graphs_and_no_flags(small_text: Path):
-    before = compiling.num_graphs()
-    rows, facts = _train(_tiny(small_text, **{"compile.mode": "none"}))
-    assert compiling.num_graphs() == before
-    assert {row.flags for row in rows} == {("warmup",)}
+@pytest.mark.parametrize("changes", [{}, FP8, FP8 | {"moe.capacity_factor": 1.0}], ids=["bf16", "exact", "capacity"])
+def test_without_compilation_there_are_no_graphs_and_no_flags(small_text: Path, changes: dict[str, Any]):
+    rows, facts = _train(_tiny(small_text, **changes, **{"compile.mode": "none"}))
+    assert {(row.compiled_graphs, row.flags) for row in rows} == {(0, ("warmup",))}
     assert facts[-1].compile_cache == "none"
 
 
