@@ -1,0 +1,38 @@
+"""Batches arrive on the GPU whole and in order, however far the host and the loader thread are ahead of it."""
+
+import pytest
+import torch
+
+from nanochat import tokenizer
+from nanochat.dataloader import Lanes
+from nanochat.dataset import prepare_embedded
+from nanochat.feed import Feed
+
+pytestmark = pytest.mark.gpu
+NUM_BATCHES = 40
+
+
+def _feed(device: torch.device) -> Feed:
+    corpus = prepare_embedded()
+    sizes = {"num_lanes": 4, "batch_size": 16, "seq_len": 1024}
+    return Feed(Lanes(corpus, tokenizer.load(corpus), split="train", rank=0, world_size=1, **sizes), device)
+
+
+@pytest.mark.parametrize("prefetches", [True, False])
+def test_a_pinned_buffer_is_not_filled_again_before_its_copy_is_done(gpu: torch.device, prefetches: bool):
+    feed, plain = _feed(gpu), _feed(torch.device("cpu"))
+    work = torch.randn(8192, 8192, device=gpu, dtype=torch.bfloat16)
+    arrived = []
+    for _ in range(NUM_BATCHES):
+        for _ in range(4):
+            work = (work @ work).clamp(-1, 1)  # keeps the stream busy, so that copies wait
+        inputs, targets = feed.next()
+        arrived.append((inputs.clone(), targets.clone()))
+        if prefetches:
+            feed.prefetch()
+    for inputs, targets in arrived:
+        expected_inputs, expected_targets = plain.next()
+        assert torch.equal(inputs.cpu(), expected_inputs)
+        assert torch.equal(targets.cpu(), expected_targets)
+    feed.close()
+    plain.close()
