@@ -5,6 +5,9 @@ deep, narrow model is otherwise bound by how fast the host can launch its thousa
 because nothing in a micro-step depends on the host: shapes are fixed, gradients are added in place into buffers that
 never move, FP8 copies of weights are refreshed in place, and the statistics stay on the device. All compile modes are
 recorded alike, so they differ in their kernels, not in how these are launched.
+
+With peers, a step's last micro-step also sends its gradients as they become final; `reduction` says how a recorded one
+does that. Marks between the parts tell where the time goes (`phases`).
 """
 
 import torch
