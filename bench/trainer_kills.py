@@ -20,8 +20,6 @@ import os
 import random
 import re
 import shlex
-import signal
-import socket
 import sys
 import tempfile
 import time
@@ -31,18 +29,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from nanochat import checkpoint_folders
 from scripts import base_train
 
 FLAGS = shlex.split(
-    "--use-moe --n-experts 4 --expert-topk 2 --expert-hidden-mult 2 --depth 2 --aspect-ratio 32 --head-dim 16 "
+    "--use-moe --n-experts 4 --expert-topk 2 --expert-hidden-mult 2 --depth 2 --aspect-ratio 16 --head-dim 16 "
     "--max-seq-len 32 --device-batch-size 2 --total-batch-size 384 --eval-every -1 --core-metric-every -1 "
-    "--sample-every -1 --device-type cpu --compile-mode none --model-tag tiny --num-iterations 24 --save-every 2"
+    "--sample-every -1 --device-type cpu --compile-mode none --model-tag tiny --num-iterations 16 --save-every 2"
 )
 STEP_LINE = re.compile(r"^step (\d+)/\d+ .*?\| loss: (\S+) \| bal: (\S+) ", re.MULTILINE)
-PATIENCE_S = 120.0
+PATIENCE_S = 60.0
 MAX_STARTS = 40
 
 Losses = dict[int, tuple[str, str]]  # step -> loss and balance as the log has them
@@ -53,18 +52,17 @@ class Trainer:
     """One run's folder and its processes, one start at a time."""
 
     root: Path
+    store: dist.TCPStore | None = None
     processes: list[ForkServerProcess] = field(default_factory=lambda: list[ForkServerProcess]())
 
     def start(self, num_processes: int) -> None:
-        """Starts all ranks, as torchrun would; they go on at the newest checkpoint."""
+        """Starts all ranks, as torchrun would, which also keeps their store; they go on at the newest checkpoint."""
         context = multiprocessing.get_context("forkserver")
         self.root.mkdir(exist_ok=True)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         argv = [*FLAGS, "--checkpoint-root", str(self.root), "--resume", "latest"]
         self.processes = [
-            context.Process(target=_rank, args=(rank, num_processes, port, argv, self.root / "log.txt"))
+            context.Process(target=_rank, args=(rank, num_processes, self.store.port, argv, self.root / "log.txt"))
             for rank in range(num_processes)
         ]
         for process in self.processes:
@@ -77,13 +75,13 @@ class Trainer:
             process.join(max(0.0, deadline - time.monotonic()))
         return all(process.exitcode is not None for process in self.processes)
 
-    def kill(self, victim: int) -> None:
-        """One rank by SIGKILL. The others notice, or are killed too, as torchrun would do."""
-        pid = self.processes[victim].pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        if not self.wait(PATIENCE_S):
-            raise AssertionError(f"ranks of {self.root} outlive rank {victim}, which was killed")
+    def kill(self, victim: int, others_after_s: float) -> None:
+        """One rank by SIGKILL. The others end by their own error, or are killed some time later."""
+        self.processes[victim].kill()
+        self.wait(others_after_s)
+        for process in self.processes:
+            process.kill()
+        assert self.wait(PATIENCE_S), "a killed process does not end"
 
     def completed(self) -> bool:
         """Whether every rank has ended well."""
@@ -111,7 +109,7 @@ def _rank(rank: int, world_size: int, port: int, argv: list[str], log: Path) -> 
     if world_size > 1:
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
         os.environ.update({name: str(value) for name, value in names.items()})
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -141,7 +139,7 @@ def disturbed(root: Path, seed: int, sizes: list[int], num_kills: int, calm_s: f
             if trainer.completed():
                 return trainer, kills
             raise AssertionError(f"seed {seed}: start {number} failed\n{(root / 'log.txt').read_text()[-3000:]}")
-        trainer.kill(victim)
+        trainer.kill(victim, others_after_s=chance.uniform(0, 3))
         kills.append(f"{after_s:.2f} s")
     raise AssertionError(f"seed {seed}: not complete after {MAX_STARTS} starts")
 
@@ -173,7 +171,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=None, help="of the first round; the next ones count on")
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
-    multiprocessing.set_forkserver_preload(["bench.trainer_kills"])
+    multiprocessing.set_forkserver_preload(["scripts.base_train"])
     with tempfile.TemporaryDirectory(prefix="nanochat-sweep-trainer-kills-") as folder:
         began = time.monotonic()
         calm = {1: undisturbed(Path(folder, "calm-warm-up"), 1)}
