@@ -155,6 +155,20 @@ def test_converted_modules_keep_24_db_forward_and_23_db_for_the_input(recipe: st
         assert sqnr_db(ours[1], exact[1]) >= 23, name
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_heads_gradients_are_those_of_bf16(recipe: str):
+    config = _tiny(**{"precision.recipe": recipe})
+    eight, sixteen = (_model(config, convert).head.lm_head for convert in (True, False))
+    x = torch.randn(64, 64, dtype=torch.bfloat16)
+    out, dx = _forward_and_input_gradient(eight, x)
+    bf16_out, bf16_dx = _forward_and_input_gradient(sixteen, x)
+    assert 24 <= sqnr_db(out, bf16_out) < 40
+    assert torch.equal(dx, bf16_dx)
+    assert eight.weight.grad is not None
+    assert sixteen.weight.grad is not None
+    assert torch.equal(eight.weight.grad, sixteen.weight.grad)
+
+
 @pytest.mark.parametrize("num_experts", [16, 32, 64])
 def test_attention_and_head_are_converted_and_nothing_else_is_whatever_divides_by_16(num_experts: int):
     model = _model(_tiny(**{"moe.num_experts": num_experts}), convert=True)
