@@ -4,8 +4,6 @@ import dataclasses
 import gc
 import json
 import math
-import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +20,6 @@ from nanochat.config import ConfigError, TrainConfig, with_overrides
 from nanochat.dist import Ranks
 from nanochat.recipes import d12_moe
 from nanochat.setup import Progress
-from nanochat.shards import write_shard
 from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats, TrainResult
 from nanochat.train import MAX_SKIPPED_IN_A_ROW, DivergedError, advance, train
 
@@ -253,84 +250,6 @@ def test_the_routers_biases_go_on_where_they_were(small_text: Path, tmp_path: Pa
     assert {"buffer.router_bias.0", "buffer.router_bias.1"} < ours.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert ours["buffer.router_bias.0"].abs().max() > 0
-
-
-def test_a_run_resumed_in_a_later_epoch_sees_the_same_text_as_an_undisturbed_one(small_text: Path, tmp_path: Path):
-    corpus = tmp_path / "corpus"
-    shutil.copytree(small_text / "tokenizer", corpus / "tokenizer")
-    paragraphs = [f"{number} {'la ' * (5 + number % 7)}" for number in range(36)]
-    write_shard(corpus / "shard_00000.parquet", [paragraphs[i::12] for i in range(12)])
-    write_shard(corpus / "shard_00001.parquet", [paragraphs[:2]])
-    config = tiny(corpus, **{"schedule.num_steps": 12, "run.final_checkpoint": True})
-    whole = Shell(tmp_path / "whole")
-    whole.run(config)
-    rows: list[StepStats] = []
-    for stop_after in (4, 3, None):
-        part = Shell(tmp_path / "parts", stop_after)
-        part.run(config)
-        rows += part.rows
-    assert rows[3].epoch >= 2
-    assert rows[-1].epoch >= 4
-    assert untimed(rows) == untimed(whole.rows)
-
-
-class SlowShell(Shell):
-    """Its writer begins when a later step has been told."""
-
-    def __init__(self, root: Path, until_step: int) -> None:
-        super().__init__(root)
-        self.until_step, self.gate = until_step, threading.Event()
-        self.rows = _Announced(self.gate, until_step)
-
-    def _save(self, state: Checkpointable) -> None:
-        assert self.gate.wait(60)
-        super()._save(state)
-
-
-class _Announced(list[StepStats]):
-    def __init__(self, gate: threading.Event, step: int) -> None:
-        self.gate, self.step = gate, step
-
-    def append(self, row: StepStats) -> None:
-        super().append(row)
-        if row.step == self.step:
-            self.gate.set()
-
-
-def test_a_checkpoint_written_beside_later_steps_is_that_of_a_run_that_stopped_there(small_text: Path, tmp_path: Path):
-    stopped, beside = Shell(tmp_path / "stopped", stop_after=2), SlowShell(tmp_path / "beside", until_step=3)
-    for shell in (stopped, beside):
-        shell.run(_fp8(small_text, **{"schedule.num_steps": 6, "run.checkpoint_every": 2}))
-    assert stopped.saved == [2]
-    assert beside.saved == [2, 4, 6]
-    assert {row.step for row in beside.rows if "checkpoint" in row.flags} >= {2, 3}
-    ours, theirs = (tmp_path / name / "step_000002" for name in ("beside", "stopped"))
-    assert (ours / "rank_0.pt").read_bytes() == (theirs / "rank_0.pt").read_bytes(), "lanes and random states"
-    whole = weights(theirs)
-    assert all(torch.equal(value, whole[name]) for name, value in weights(ours).items())
-
-
-def test_a_step_tells_how_long_the_save_before_it_held_up_training(small_text: Path, tmp_path: Path):
-    shell = Shell(tmp_path)
-    shell.run(tiny(small_text, **{"schedule.num_steps": 4, "run.checkpoint_every": 2}))
-    assert [bool(row.checkpoint_ms) for row in shell.rows[:3]] == [False, False, True]
-
-
-class RefusingShell(Shell):
-    """Storage refuses the checkpoint at step 4."""
-
-    def _save(self, state: Checkpointable) -> None:
-        super()._save(state)
-        if state.step == 4:
-            raise checkpoint.CheckpointError("storage refuses step 4")
-
-
-def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_a_step_soon_after(small_text: Path, tmp_path: Path):
-    shell = RefusingShell(tmp_path)
-    with pytest.raises(checkpoint.CheckpointError, match="storage refuses step 4"):
-        shell.run(tiny(small_text, **{"schedule.num_steps": 10_000, "run.checkpoint_every": 4}))
-    assert 4 <= len(shell.rows) <= 8, "at the next save at the latest"
-    checkpoint.verify(tmp_path / "step_000004")
 
 
 def test_a_completed_run_that_is_started_again_does_nothing(small_text: Path, tmp_path: Path):
