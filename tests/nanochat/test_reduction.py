@@ -74,7 +74,10 @@ def test_each_bucket_is_sent_once_a_step_before_the_last_backward_goes_on(run_wo
 
 def test_alone_nothing_is_sent(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(optim, "_BUCKET_ELEMENTS", optim._BUCKET_ELEMENTS)  # comes back afterwards
-    assert two_micro_steps(Ranks.from_environment(torch.device("cpu"))) == FIRST * 2
+    alone = Ranks.from_environment(torch.device("cpu"))
+    assert two_micro_steps(alone) == FIRST * 2
+    chain, _optimizer = _chain(alone, lambda _: None)
+    assert [layer._post_accumulate_grad_hooks for layer in chain.layers] == [None] * NUM_LAYERS, "nor watched"
 
 
 def early_middle(ranks: Ranks) -> list[str]:
