@@ -22,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -175,14 +175,14 @@ def _measure(args: argparse.Namespace, corpus: Corpus) -> dict[str, list[dict[st
     return found
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints one line per mode, and one JSON line with all ranks' figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--lanes-per-rank", type=int, default=4, help="micro-batches per optimizer step and rank")
     parser.add_argument("--tok-per-sec", type=float, default=700_000, help="of the device")
     parser.add_argument("--seconds", type=float, default=10.0, help="per mode")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         found = _measure(args, large_corpus(Path(folder), args.lanes_per_rank * args.ranks))
     place = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"

@@ -111,6 +111,8 @@ class Stepper:
         run.optimizer.uncompile_updates()
         self._recorded = _RecordedMicroStep(self) if run.device.is_cuda else None
         self.fallback = failure
+        if run.ranks.is_first:
+            print(f"warning: {failure}; this run goes on uncompiled", flush=True)
 
     @torch.no_grad()
     def _evaluate(self, inputs: Tensor, targets: Tensor) -> None:

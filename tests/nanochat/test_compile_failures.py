@@ -117,7 +117,9 @@ def test_a_failure_says_which_block_which_mode_the_root_cause_and_what_to_do(sma
 
 @pytest.mark.usefixtures("faulty_norm")
 @pytest.mark.parametrize("mode", ["static", "dynamic"])
-def test_with_the_fallback_a_run_goes_on_exactly_as_if_uncompiled_and_marks_every_row(small_text: Path, mode: str):
+def test_with_the_fallback_a_run_goes_on_exactly_as_if_uncompiled_and_marks_every_row(
+    small_text: Path, mode: str, capsys: pytest.CaptureFixture[str]
+):
     plain, plain_facts = _train(_tiny(small_text, **{"compile.mode": "none"}))
     rows, facts = _train(_tiny(small_text, **{"compile.mode": mode, "compile.fallback": "none"}))
     assert [row.loss for row in rows] == [row.loss for row in plain]
@@ -126,6 +128,7 @@ def test_with_the_fallback_a_run_goes_on_exactly_as_if_uncompiled_and_marks_ever
     assert facts[-1].compile_fallback is not None
     assert f"block 0 of 2 with compile.mode '{mode}'" in facts[-1].compile_fallback
     assert plain_facts[-1].compile_fallback is None
+    assert f"warning: {facts[-1].compile_fallback}; this run goes on uncompiled\n" in capsys.readouterr().out
 
 
 @pytest.mark.integration
