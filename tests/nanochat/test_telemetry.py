@@ -5,13 +5,16 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.config import RunConfig
-from nanochat.device import open_device
+from nanochat.config import RunConfig, with_overrides
+from nanochat.device import Device, open_device
+from nanochat.recipes import d12_moe
+from nanochat.stats import Hooks, StepStats
 from nanochat.telemetry import (
     NOTHING,
     NUM_FLOATS,
@@ -22,6 +25,7 @@ from nanochat.telemetry import (
     driver_readings,
 )
 from nanochat.throttle import reason_names, slowdown
+from nanochat.train import train
 
 COOL = GpuReading(1980.0, 400.0, 50.0, 0)
 HOT = GpuReading(1200.0, 700.0, 88.0, 4 | 32)
@@ -146,6 +150,73 @@ def test_a_cpu_has_no_thread_and_no_numbers():
         assert _threads() == []
         assert sampler.take() == NOTHING
         assert all(math.isnan(number) for number in sampler.take().as_floats())
+
+
+# In a run
+
+
+def _run(folder: Path, on_step: Callable[[StepStats], None]) -> None:
+    """Two steps of two layers of width 64 on a CPU."""
+    sizes = {
+        "model.depth": 2,
+        "model.aspect_ratio": 32,
+        "model.head_dim": 16,
+        "model.seq_len": 32,
+        "model.vocab_size": 300,
+        "compile.mode": "none",
+        "data.source": str(folder),
+        "data.device_batch_size": 2,
+        "data.total_batch_tokens": 64,
+        "run.device": "cpu",
+    }
+    hooks = Hooks(
+        on_start=lambda facts: None,
+        on_step=on_step,
+        save=lambda state: None,
+        checkpoints=list,
+        should_stop=lambda: False,
+    )
+    train(with_overrides(d12_moe(num_steps=2), sizes), hooks)
+
+
+@pytest.fixture
+def hot_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every device has a card beside it that is hot from the first step on."""
+
+    def of(device: Device) -> GpuSampler:
+        sampler = GpuSampler(_source(HOT))
+        sampler._latest = HOT
+        return sampler
+
+    monkeypatch.setattr(GpuSampler, "of", of)
+
+
+@pytest.mark.usefixtures("hot_card")
+def test_a_runs_rows_hold_the_readings_and_the_thread_ends_with_the_run(small_text: Path):
+    rows: list[StepStats] = []
+    _run(small_text, rows.append)
+    assert _threads() == []
+    for row in rows:
+        seen = GpuReading(row.gpu_clock_mhz, row.gpu_power_w, row.gpu_temperature_c, row.gpu_throttle_bits)
+        assert seen == HOT
+        assert row.flags == ("throttled", "warmup")
+
+
+@pytest.mark.usefixtures("hot_card")
+def test_the_thread_ends_with_a_run_that_fails(small_text: Path):
+    def fail(row: StepStats) -> None:
+        assert len(_threads()) == 1
+        raise OSError("storage is gone")
+
+    with pytest.raises(OSError, match="storage is gone"):
+        _run(small_text, fail)
+    assert _threads() == []
+
+
+def test_a_run_on_a_cpu_has_no_readings(small_text: Path):
+    rows: list[StepStats] = []
+    _run(small_text, rows.append)
+    assert {(row.gpu_clock_mhz, row.gpu_power_w, row.gpu_throttle_bits) for row in rows} == {(None,) * 3}
 
 
 # Bits
