@@ -46,8 +46,8 @@ def first_failure(own: str | None, ranks: Ranks) -> str | None:
 def refusal(failure: str) -> CompileError:
     """The error of a run that must not go on uncompiled."""
     return CompileError(
-        f"{failure}; mend that, choose another compile.mode (--compile-mode none compiles nothing), "
-        "or let such a run go on uncompiled by compile.fallback 'none' (--compile-fallback none)"
+        f"{failure}; mend that, choose another compile.mode ('none' compiles nothing), "
+        "or let such a run go on uncompiled by compile.fallback 'none'"
     )
 
 
