@@ -1,5 +1,7 @@
 """How far the loader thread has run ahead never shows: no stop, no move to other ranks loses or repeats a token."""
 
+import contextlib
+import gc
 import pickle
 import shutil
 import subprocess
@@ -13,9 +15,12 @@ import torch
 from torch import Tensor
 
 from nanochat import dataset, tokenizer
-from nanochat.config import ConfigError
+from nanochat.config import ConfigError, with_overrides
 from nanochat.dataloader import Lanes
 from nanochat.feed import Feed
+from nanochat.recipes import d12_moe, shrink_to_tiny
+from nanochat.stats import Hooks, StepStats
+from nanochat.train import train
 
 CPU = torch.device("cpu")
 
@@ -192,6 +197,38 @@ def test_closing_a_feed_ends_its_thread_and_keeps_its_position(small_text: Path)
     feed.close()
     assert set(threading.enumerate()) <= others
     assert pickle.dumps(feed.state()) == state
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_training_ends_its_thread_however_it_ends(small_text: Path, fails: bool):
+    config = with_overrides(
+        shrink_to_tiny(d12_moe(num_steps=2)),
+        {
+            "model.vocab_size": 300,
+            "compile.mode": "none",
+            "data.source": str(small_text),
+            "schedule.num_steps": 2,
+        },
+    )
+    others, seen = set(threading.enumerate()), list[bool]()
+
+    def on_step(stats: StepStats) -> None:
+        seen.append(any(thread.name.startswith("loader") for thread in set(threading.enumerate()) - others))
+        if fails:
+            raise KeyError("a hook")
+
+    hooks = Hooks(
+        on_start=lambda facts: None,
+        on_step=on_step,
+        save=lambda state: None,
+        checkpoints=list,
+        should_stop=lambda: False,
+    )
+    with pytest.raises(KeyError) if fails else contextlib.nullcontext():
+        train(config, hooks)
+    assert seen == [True] * (1 if fails else 2)
+    assert set(threading.enumerate()) <= others
+    gc.unfreeze()
 
 
 def test_a_process_ends_though_its_feed_was_never_closed(small_text: Path):
