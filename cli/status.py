@@ -35,6 +35,8 @@ def status(
     for trial in snapshot.trials:
         if trial.origin is not None:
             out(f"{trial.run} was taken over from experiment {trial.origin.experiment}")
+        if trial.fell_back:
+            out(f"{trial.run} could not be compiled and went on uncompiled: its speed is not the leg's")
 
 
 def _watch(exp: str, storage: str | None) -> None:

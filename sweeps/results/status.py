@@ -28,6 +28,7 @@ class TrialStatus:
     peak_mem_mib: float | None
     total_time_min: float | None
     origin: str | None  # the experiment that ran it, where it was taken over from another one
+    fell_back: bool  # went on uncompiled because compiling failed; its speed is not the leg's
 
 
 def trial_status(trial: TrialSnapshot, window_steps: int) -> TrialStatus:
@@ -48,6 +49,7 @@ def trial_status(trial: TrialSnapshot, window_steps: int) -> TrialStatus:
         peak_mem_mib=m.peak_mib,
         total_time_min=m.total_time_min,
         origin=trial.origin.experiment if trial.origin else None,
+        fell_back=trial.fell_back,
     )
 
 

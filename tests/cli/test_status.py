@@ -32,6 +32,16 @@ def test_a_running_experiment_is_shown_by_a_prefix_of_its_id(
     assert static.split()[:5] == ["static", "running", "1", "0", "10.0000"]
 
 
+def test_a_leg_that_went_on_uncompiled_is_told(make_experiment: Make, make_row: Callable[..., StepRow]) -> None:
+    experiment = make_experiment()
+    experiment.trial("static-b1").append_rows(0, [make_row(0, flags=("fallback", "warmup"))])
+    last = call("status", experiment.uri).stdout.splitlines()[-1]
+    assert last == "static could not be compiled and went on uncompiled: its speed is not the leg's"
+    static, *others = json.loads(call("status", experiment.uri, "--json").stdout)["trials"]
+    assert static["fell_back"]
+    assert not any(trial["fell_back"] for trial in others)
+
+
 def test_json_is_the_only_thing_on_stdout_and_damage_is_told_on_stderr(
     make_experiment: Make, make_row: Callable[..., StepRow]
 ) -> None:

@@ -38,6 +38,7 @@ def test_the_document_has_the_agreed_keys_and_names(make_experiment: Make, compl
         "peak_mem_mib": 900.0,
         "total_time_min": 2.9000000000000004 / 60,
         "origin": None,
+        "fell_back": False,
     }
     assert waiting["status"] == "pending"
     assert {k for k, v in waiting.items() if v is None} == {
