@@ -204,6 +204,12 @@ def test_without_a_final_checkpoint_none_is_written_at_the_end(small_text: Path)
     assert flagged in ([2], [2, 3]), "the next step, and as many as the writer takes"
 
 
+def test_a_step_tells_how_long_the_save_before_it_held_up_training(small_text: Path, tmp_path: Path):
+    shell = Shell(tmp_path)
+    shell.run(tiny(small_text, **{"schedule.num_steps": 3, "run.checkpoint_every": 2}))
+    assert [bool(row.checkpoint_ms) for row in shell.rows] == [False, False, True]
+
+
 # Stopping and going on
 
 
