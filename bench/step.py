@@ -40,6 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bf16_nocompile_exact": {**_BF16, "compile.mode": "none"},
 }
 CONTROL = "bf16_static_exact"
+_PHASE_COLUMNS = ("data_ms", "forward_ms", "backward_ms", "optimizer_ms")
 _HOOKS = Hooks(
     on_start=lambda facts: None,
     on_step=lambda stats: None,
@@ -70,6 +71,7 @@ def measure(config: TrainConfig, num_steps: int, num_warmup: int, profile_file: 
         "dt_ms": statistics.median(dts),
         "dt_p10_ms": dts[len(dts) // 10],
         "dt_p90_ms": dts[-1 - len(dts) // 10],
+        **{name: statistics.median(clock.phase_columns([s])[name] for s in steps) for name in _PHASE_COLUMNS},
         "tok_per_sec": tok_per_sec,
         "mfu_pct": mfu,
         "useful_mfu_pct": useful,
@@ -121,8 +123,9 @@ def main() -> None:
             continue
         gc.collect()
         f = figures
+        phases = ", ".join(f"{name.removesuffix('_ms')} {f[name]:.1f}" for name in _PHASE_COLUMNS)
         print(
-            f"{variant:<26} {f['dt_ms']:8.1f} ms [{f['dt_p10_ms']:.1f}, {f['dt_p90_ms']:.1f}]  "
+            f"{variant:<26} {f['dt_ms']:8.1f} ms [{f['dt_p10_ms']:.1f}, {f['dt_p90_ms']:.1f}] ({phases})  "
             f"{f['tok_per_sec']:>9,.0f} tok/s  mfu {f['mfu_pct']:5.2f} ({f['useful_mfu_pct']:.2f} useful)  "
             f"peak {f['peak_mib']:>7,.0f} MiB  loss {f['loss']:.4f}  first step {f['first_step_s']:.1f} s",
             flush=True,
