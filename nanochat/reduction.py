@@ -36,8 +36,7 @@ class Reduction:
 
     def __init__(self, ranks: Ranks, parcels: Sequence[Parcel]) -> None:
         self._ranks = ranks
-        watched = parcels if ranks.world_size > 1 else ()
-        self._queue = [_Watched(parcel, ranks.device) for parcel in watched]
+        self._queue = [_Watched(parcel, ranks.device) for parcel in parcels] if ranks.world_size > 1 else []
         self._beside = torch.cuda.Stream(ranks.device) if self._queue and ranks.device.type == "cuda" else None
         self._handles: list[Handle] = []
         self._is_last = False
