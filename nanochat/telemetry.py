@@ -72,22 +72,28 @@ def driver_readings(uuid: str) -> Generator[GpuReading]:
     """The card's present state, each time it is asked for. Raises pynvml.NVMLError where the driver cannot tell."""
     import pynvml  # pyright: ignore[reportMissingTypeStubs]
 
-    def unless_unsupported(ask: Callable[..., int], *args: Any) -> int | None:
+    # Not every card has every number, and not every driver every question.
+    unknown: tuple[type[Exception], ...] = (
+        pynvml.NVMLError_NotSupported,  # pyright: ignore[reportAttributeAccessIssue]
+        pynvml.NVMLError_FunctionNotFound,  # pyright: ignore[reportAttributeAccessIssue]
+    )
+
+    def if_known(ask: Callable[..., int], *args: Any) -> int | None:
         try:
             return ask(*args)
-        except pynvml.NVMLError_NotSupported:  # pyright: ignore[reportAttributeAccessIssue]
+        except unknown:
             return None
 
     pynvml.nvmlInit()
     try:
         card = pynvml.nvmlDeviceGetHandleByUUID(uuid)
         while True:
-            power_mw = unless_unsupported(pynvml.nvmlDeviceGetPowerUsage, card)
+            power_mw = if_known(pynvml.nvmlDeviceGetPowerUsage, card)
             yield GpuReading(
-                unless_unsupported(pynvml.nvmlDeviceGetClockInfo, card, pynvml.NVML_CLOCK_SM),
+                if_known(pynvml.nvmlDeviceGetClockInfo, card, pynvml.NVML_CLOCK_SM),
                 None if power_mw is None else power_mw / 1e3,
-                unless_unsupported(pynvml.nvmlDeviceGetTemperature, card, pynvml.NVML_TEMPERATURE_GPU),
-                unless_unsupported(pynvml.nvmlDeviceGetCurrentClocksEventReasons, card),
+                if_known(pynvml.nvmlDeviceGetTemperature, card, pynvml.NVML_TEMPERATURE_GPU),
+                if_known(pynvml.nvmlDeviceGetCurrentClocksEventReasons, card),
             )
     finally:
         pynvml.nvmlShutdown()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -143,6 +144,35 @@ def test_a_machine_without_such_a_card_costs_one_line(capsys: pytest.CaptureFixt
     printed = capsys.readouterr().out
     assert printed.startswith("warning: no GPU telemetry from here on: NVMLError")
     assert printed.count("\n") == 1
+
+
+def test_a_card_or_a_driver_that_lacks_a_number_tells_the_others_and_is_let_go(monkeypatch: pytest.MonkeyPatch):
+    pynvml = pytest.importorskip("pynvml")
+    asked: list[Any] = []
+
+    def refuse(code: int) -> Callable[..., int]:
+        def ask(*_: Any) -> int:
+            raise pynvml.NVMLError(code)
+
+        return ask
+
+    answers: dict[str, Callable[..., Any]] = {
+        "nvmlInit": lambda: asked.append("init"),
+        "nvmlShutdown": lambda: asked.append("shutdown"),
+        "nvmlDeviceGetHandleByUUID": lambda uuid: f"handle of {uuid}",
+        "nvmlDeviceGetClockInfo": lambda card, kind: asked.append((card, kind)) or 1980,
+        "nvmlDeviceGetPowerUsage": refuse(pynvml.NVML_ERROR_NOT_SUPPORTED),
+        "nvmlDeviceGetTemperature": lambda card, sensor: 55,
+        "nvmlDeviceGetCurrentClocksEventReasons": refuse(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND),
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, name, answer)
+    readings = driver_readings("GPU-1")
+    assert next(readings) == GpuReading(1980, None, 55, None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetPowerUsage", lambda card: 412_345)
+    assert next(readings).gpu_power_w == 412.345
+    readings.close()
+    assert asked == ["init", *[("handle of GPU-1", pynvml.NVML_CLOCK_SM)] * 2, "shutdown"]
 
 
 def test_a_cpu_has_no_thread_and_no_numbers():
