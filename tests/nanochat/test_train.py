@@ -340,7 +340,7 @@ def _in_fp32() -> None:
 
 def _four_steps(folder: str) -> TrainConfig:
     """At the rates of full size: an optimizer that equalises every direction multiplies rounding by what it moves."""
-    rates = {f"optim.{rate}": value for rate, value in _RATES.items()}
+    rates = {f"optim.{rate}": value for rate, value in _RATES.items()} | {"moe.router_bias_rate": 0.001}
     return tiny(folder, **rates, **{"schedule.num_steps": 4, "run.checkpoint_every": 1, "run.final_checkpoint": True})
 
 
@@ -378,6 +378,9 @@ def test_a_run_may_continue_on_another_number_of_ranks(small_text: Path, tmp_pat
     rest = run_world(train_four_steps, 3, folder, str(tmp_path / "parts"))[0]
     assert [row.step for row in rest] == [2, 3]
     assert [row.loss for row in first + rest] == pytest.approx([row.loss for row in whole], rel=1e-4)
+    biases = [row.largest_router_bias for row in first + rest]
+    assert biases == pytest.approx([row.largest_router_bias for row in whole], abs=1e-6)
+    assert biases[0] == 0 < (biases[1] or 0)
 
 
 def stop_and_resume(ranks: Ranks, folder: str, root: str) -> list[list[StepStats]]:
