@@ -50,6 +50,10 @@ def test_a_step_line_without_experts_has_no_bal_and_up_to_step_10_no_eta():
     assert "eta" in logs.step_line(_stats(step=11))
 
 
+def test_a_z_loss_stands_after_the_balance_loss_where_it_is_in_use():
+    assert "| bal: 24.0312 | z: 51.8750 | lrm: 1.00 |" in logs.step_line(_stats(z_loss=51.875))
+
+
 def test_a_loss_that_is_not_finite_and_an_unknown_peak_are_still_written():
     line = logs.step_line(_stats(loss_ema=float("nan"), bf16_mfu_pct=None))
     assert "| loss: nan |" in line
