@@ -63,6 +63,7 @@ def test_loads_are_counted_in_replayed_micro_steps_and_move_the_biases_in_place(
     assert stepper._recorded is not None
     for _ in range(3):
         stepper._recorded(*run.feed.next())
+    run.feed.close()
     assert [[buffer.data_ptr() for buffer in router.buffers()] for router in routers] == places
     for router in routers:
         assert router.bias is not None
