@@ -12,9 +12,10 @@ from nanochat.sizes import count_params, flops_per_token
 from nanochat.stats import StartFacts, StepStats, TrainResult
 
 
-def provenance_lines(argv: list[str], seed: int, torch_version: str) -> list[str]:
-    """Where this run comes from: command, seed, commit, torch, host."""
+def provenance_lines(argv: list[str], name: str, seed: int, torch_version: str) -> list[str]:
+    """Where this run comes from: name, command, seed, commit, torch, host."""
     return [
+        f"run: {name}",
         f"argv: {shlex.join(argv)}",
         f"seed: {seed}",
         f"git commit: {git_commit() or 'unknown'}",

@@ -178,7 +178,7 @@ def _checkpoint_due(config: TrainConfig, num_done: int, num_steps: int, stopped:
 
 def _print_start(run: Run) -> None:
     lines = [
-        *logs.provenance_lines(sys.argv, run.config.run.seed, torch.__version__),
+        *logs.provenance_lines(sys.argv, run.config.run.name, run.config.run.seed, torch.__version__),
         *logs.model_lines(run.config),
         *logs.start_lines(run.start_facts()),
         compiling.compile_line(run.config.compile.mode),

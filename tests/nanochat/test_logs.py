@@ -116,9 +116,9 @@ def test_the_lines_about_card_batch_and_compilation():
 
 
 def test_the_first_lines_say_where_the_run_comes_from():
-    lines = logs.provenance_lines(["base_train.py", "--run", "a b"], seed=7, torch_version="2.13.0")
-    assert lines[0] == "argv: base_train.py --run 'a b'"
-    assert lines[1] == "seed: 7"
-    assert re.fullmatch(r"git commit: ([0-9a-f]{40}|unknown)", lines[2])
-    assert lines[3] == "torch version: 2.13.0"
+    lines = logs.provenance_lines(["base_train.py", "--run", "a b"], name="a b", seed=7, torch_version="2.13.0")
+    assert lines[:2] == ["run: a b", "argv: base_train.py --run 'a b'"]
+    assert lines[2] == "seed: 7"
+    assert re.fullmatch(r"git commit: ([0-9a-f]{40}|unknown)", lines[3])
+    assert lines[4] == "torch version: 2.13.0"
     assert lines[-1].startswith("host: ")

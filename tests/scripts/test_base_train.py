@@ -30,6 +30,7 @@ STEP_LINE = re.compile(
 )
 START_LINES = (
     r"Checkpoint dir: .+/base_checkpoints/tiny",
+    r"run: dummy",
     r"argv: .+",
     r"seed: 42",
     r"git commit: ([0-9a-f]{40}|unknown)",
