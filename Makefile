@@ -11,6 +11,7 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 DEMO_NAME := demo_$(shell date +%Y%m%d_%H%M%S)
 FAST := not integration and not gpu
+SLOW := integration or gpu
 
 # Several processes on few cores: one thread each is fastest, and results repeat.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
@@ -26,8 +27,8 @@ demo: install ## set up, run the capacity sweep at a tiny size on the CPU, expor
 	$(BIN)/nanochat-sweep export $(DEMO_NAME)
 	$(BIN)/nanochat-sweep report $(DEMO_NAME)
 
-test: lint ## everything that CI runs: lint, types, import contracts, all tests
-	$(PYTEST)
+test: check ## everything that CI runs: lint, types, import contracts, all tests
+	$(PYTEST) -m "$(SLOW)"
 
 check: lint fast-tests ## the same without the tests that start a Ray cluster; under three minutes
 
@@ -38,7 +39,7 @@ lint: install ## ruff, pyright, import-linter
 	$(BIN)/lint-imports
 
 fast-tests: install
-	$(PYTEST) -m "$(FAST)"
+	$(PYTEST) --numprocesses auto --dist loadfile -m "$(FAST)"
 
 bench: install ## time of an optimizer step on this machine, each variant beside its control
 	$(BIN)/python -m bench.step
