@@ -14,6 +14,7 @@ Legend: R rows of all experts, E experts, K inner and M outer size of a product.
 """
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import torch
@@ -54,6 +55,22 @@ def _forward_only(config: Float8LinearConfig) -> Float8LinearConfig:
         cast_config_grad_output=gradient_as_is,
         cast_config_grad_output_for_grad_weight=gradient_as_is,
     )
+
+
+def conversion_line(model: nn.Module, recipe: str) -> str:
+    """For the log: how many matrices of which role multiply in FP8 or not; right once experts have their copies."""
+    converted, skipped = Counter[str](), Counter[str]()
+    for name, parameter in model.named_parameters():
+        if parameter.ndim >= 2:
+            path, _, last = name.rpartition(".")
+            owner = model.get_submodule(path)
+            is_fp8 = isinstance(owner, Float8Linear) or isinstance(getattr(owner, f"{last}_fp8", None), QuantizedWeight)
+            (converted if is_fp8 else skipped)[path.rpartition(".")[2] if last == "weight" else last] += 1
+
+    def told(counts: Counter[str]) -> str:
+        return f"{counts.total()} ({', '.join(f'{role} {count}' for role, count in counts.items())})"
+
+    return f"FP8 ({recipe}): matrices converted {told(converted)}, skipped {told(skipped)}"
 
 
 def project(linear: nn.Linear, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 
 from nanochat import clock, compiling, core_eval, generate, logs, loss_eval
 from nanochat.config import TrainConfig
+from nanochat.fp8 import conversion_line
 from nanochat.saving import Saver, is_over
 from nanochat.setup import Run, core_folder, prepare
 from nanochat.stats import Hooks, TrainResult
@@ -183,6 +184,9 @@ def _print_start(run: Run) -> None:
         *logs.start_lines(run.start_facts()),
         compiling.compile_line(run.config.compile.mode),
     ]
+    precision = run.config.precision
+    if (precision.linears, precision.experts) != ("bf16", "bf16"):
+        lines.append(conversion_line(run.model, precision.recipe))
     if run.config.eval.core_every is not None and run.core_tasks is None:
         lines.append(f"CORE metric: not measured, there is no bundle at {core_folder(run.config.eval)}")
     print("\n".join(lines), flush=True)

@@ -4,16 +4,20 @@ SQNR is the signal-to-quantisation-noise ratio in decibels against the same prod
 """
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchao.float8.float8_linear import Float8Linear
 
 from nanochat.config import MoEConfig, PrecisionConfig, TrainConfig, with_overrides
 from nanochat.fp8 import (
     E4M3_MAX,
     QuantizedWeight,
+    conversion_line,
     convert_linears,
     fp8_grouped_linear,
     grouped_linear,
@@ -200,6 +204,42 @@ def test_an_fp8_model_evaluates_bit_for_bit_as_the_bf16_model():
         evaluated, expected = eight.eval()(ids, targets)[0], sixteen.eval()(ids, targets)[0]
     assert torch.equal(evaluated, expected)
     assert not torch.equal(trained, evaluated)
+
+
+class Outputs(TorchDispatchMode):
+    """The shapes of all new tensors that operations make."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+        self.shapes |= {tuple(t.shape) for t in made if t.untyped_storage().data_ptr() not in self.known}
+        return out
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_evaluation_makes_no_copy_of_a_weight(recipe: str):
+    model = _model(_tiny(**{"precision.recipe": recipe}), convert=True).eval()
+    ids = torch.randint(0, 320, (3, 32))
+    with torch.no_grad(), Outputs(model) as outputs:
+        model(ids, ids)
+    assert outputs.shapes
+    weights = {tuple(parameter.shape) for parameter in model.parameters() if parameter.ndim >= 2}
+    assert outputs.shapes & (weights | {(*shape[:-2], shape[-1], shape[-2]) for shape in weights}) == set()
+
+
+def test_the_log_counts_what_is_converted_and_what_is_not():
+    every = _model(_tiny(), convert=True)
+    assert conversion_line(every, "tensorwise") == (
+        "FP8 (tensorwise): matrices converted 13 (q 2, k 2, v 2, out 2, w1 2, w2 2, lm_head 1), "
+        "skipped 5 (wte 1, router 2, value_embed 1, value_gate 1)"
+    )
+    config = _tiny(**{"precision.linears": "fp8_head", "precision.experts": "bf16"})
+    assert "converted 1 (lm_head 1), skipped 17 (" in conversion_line(_model(config, convert=True), "rowwise")
 
 
 def test_copies_are_stale_until_refreshed_and_exact_afterwards():
