@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nanochat.stats import REPEATABLE
 from sweeps.engine import family
 from sweeps.engine.stacks import places
 from sweeps.records.experiment import Experiment
@@ -26,10 +27,6 @@ from sweeps.records.experiment import Experiment
 PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
 SWEEP = ["smoke", "--num-steps", "12", "--set", "run.checkpoint_every=3"]
 VICTIMS = ("worker", "driver", "launcher")
-OTHERWISE_DIFFERENT = {
-    *("dt_ms", "dt_median_ms", "slowest_rank", "tok_per_sec", "bf16_mfu_pct", "useful_mfu_pct", "train_time_s"),
-    *("attempt", "flags", "peak_mib"),
-}
 GONE_S = 60.0
 MAX_LAUNCHES = 40
 
@@ -128,9 +125,9 @@ def start(storage: Path, *words: str) -> "subprocess.Popen[bytes]":
 
 
 def table(experiment: Experiment) -> Table:
-    """All rows of all trials without what differs from run to run."""
+    """All rows of all trials, of each what no interruption may change."""
     rows = [row for record in experiment.trials() for row in record.rows()]
-    return [{k: v for k, v in vars(row).items() if k not in OTHERWISE_DIFFERENT} for row in rows]
+    return [{k: v for k, v in vars(row).items() if k in REPEATABLE or k == "trial"} for row in rows]
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -81,6 +81,17 @@ class StepStats:
     flags: tuple[str, ...]  # why the step's time may not count: warmup, resumed, recompile, fallback, eval, ...
 
 
+REPEATABLE = frozenset(
+    {
+        *("step", "num_steps", "epoch", "lr_mult", "loss", "loss_ema", "bal", "z_loss", "val_bpb", "core_metric"),
+        *("dropped_pct", "max_vio", "dead_experts", "lost_tokens_pct", "largest_router_bias"),
+        *("layer_dropped_pct", "layer_max_vio", "layer_dead_experts", "layer_lost_tokens_pct"),
+    }
+)
+"""The fields of StepStats that training computes: equal, bit for bit on a CPU, however often a run is interrupted. All
+others tell what a step cost, or what happened around it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
     """How a call of `train` ended."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.stats import REPEATABLE
 from sweeps.engine import family
 from sweeps.records.experiment import Experiment
 
@@ -21,8 +22,6 @@ pytestmark = pytest.mark.integration
 PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
 NUM_STEPS = 60  # ranks look for a wish to stop every five seconds, in which a fast machine takes 40 steps
 SWEEP = ["smoke", "--num-steps", str(NUM_STEPS), "--set", "run.checkpoint_every=4"]
-TIMES = {"dt_ms", "dt_median_ms", "slowest_rank", "tok_per_sec", "bf16_mfu_pct", "useful_mfu_pct", "train_time_s"}
-OTHERWISE_DIFFERENT = {"attempt", "flags", "peak_mib"}
 
 
 def start(storage: Path, *words: str) -> "subprocess.Popen[str]":
@@ -48,9 +47,8 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
 
 
 def table(experiment: Experiment) -> list[dict[str, object]]:
-    left_out = TIMES | OTHERWISE_DIFFERENT
     rows = [row for record in experiment.trials() for row in record.rows()]
-    return [{name: value for name, value in vars(row).items() if name not in left_out} for row in rows]
+    return [{k: v for k, v in vars(row).items() if k in REPEATABLE or k == "trial"} for row in rows]
 
 
 def digests(folder: Path) -> dict[str, str]:
