@@ -195,13 +195,10 @@ def main() -> None:
             print(f"seed {seed + number}, {size} processes, killed after {', '.join(kills) or '-'}: ", end="")
             print("DIFFERENT in " + ", ".join(different) if different else f"bit-equal; {done} kills", flush=True)
             assert not different
-        for sizes in ([2, 1], [1, 3]):
-            name = f"{sizes[0]} -> {sizes[1]} processes"
-            trainer, kills = disturbed(
-                Path(folder, name.replace(" ", "")), seed + len(kills), sizes, 1, times[sizes[0]]
-            )
-            largest = distance(trainer, calm[sizes[0]])
-            print(f"{name}, killed after {kills}: loss differs by at most {largest:.6f}", flush=True)
+        for first, then in ((2, 1), (1, 3)):
+            trainer, kills = disturbed(Path(folder, f"from-{first}"), seed, [first, then], 1, times[first])
+            largest = distance(trainer, calm[first])
+            print(f"{first} -> {then} processes, killed after {kills[0]}: loss differs by at most {largest:.6f}")
             assert largest <= 2 * noise
         print(f"{done} kills in {time.monotonic() - began:.0f} s")
 
