@@ -29,8 +29,11 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 from nanochat.dist import Ranks
 from nanochat.optim import ShardedOptimizer
@@ -104,8 +107,7 @@ def write(folder: Path, moment: Moment, ranks: Ranks) -> None:
     """
     together(ranks, lambda: _claim(folder))
     try:
-        # Nothing is copied ahead: that would make the writer wait for a GPU's queue.
-        writer = FileSystemWriter(folder, per_thread_copy_ahead=0)
+        writer = _Writer(folder, per_thread_copy_ahead=0)  # copying ahead would wait for a GPU's queue
         with _without_notice():
             save_sharded(
                 dict(moment.tensors), storage_writer=writer, process_group=ranks.group, no_dist=ranks.world_size == 1
@@ -241,11 +243,33 @@ def _without_notice() -> Iterator[None]:
         yield
 
 
+class _Writer(FileSystemWriter):
+    """Tells what the file system said: torch hides a full disk behind what its archive says of the cut file."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            raise _told_by_the_system(error) from error
+
+
+def _told_by_the_system(error: BaseException) -> BaseException:
+    """The first error of the file system that this one came of; itself, where there is none."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error
+
+
 def _refusal(folder: Path, error: BaseException) -> str:
     """The sentence of a write that failed. torch wraps the ranks' own exceptions, with their tracebacks."""
     failures = error.failures if isinstance(error, CheckpointException) else {}
     causes = [f"rank {rank}: {cause}" for rank, (cause, _) in failures.items()] or [str(error)]
-    return f"cannot write model and optimizer state into {folder}; {'; '.join(causes)}"
+    return (
+        f"cannot write model and optimizer state into {folder}; {'; '.join(causes)}; earlier checkpoints are untouched"
+    )
 
 
 def _claim(folder: Path) -> None:

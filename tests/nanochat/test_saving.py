@@ -27,9 +27,9 @@ ALONE = Ranks.from_environment(torch.device("cpu"))
 class Run:
     """A state that changes in place with every step: weights, a buffer, a lane, the loop's numbers, random draws."""
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks, num_rows: int = 9) -> None:
         torch.manual_seed(3)
-        matrices, self.table = nn.Parameter(torch.randn(5, 4, 6)), nn.Parameter(torch.randn(9, 3))
+        matrices, self.table = nn.Parameter(torch.randn(5, 4, 6)), nn.Parameter(torch.randn(num_rows, 3))
         specs = [
             ParamSpec(name="matrices", param=matrices, kind="muon", lr=0.02),
             ParamSpec(name="table", param=self.table, kind="adamw", group="tables", lr=0.3, master=False),
@@ -225,31 +225,34 @@ def test_a_failed_save_is_an_error_on_all_ranks_and_leaves_the_checkpoint_before
     for statuses, message in run_world(fail_on_the_last_rank, num_ranks, tmp_path):
         assert FAILED in statuses
         assert message.startswith(f"cannot write model and optimizer state into {tmp_path}/.unfinished-step_000002; ")
-        assert message.endswith(f"rank {num_ranks - 1}: [Errno 27] File too large")
+        assert message.endswith(f"rank {num_ranks - 1}: [Errno 27] File too large; earlier checkpoints are untouched")
     assert [path.name for path in tmp_path.iterdir()] == ["step_000001"]
     checkpoint.verify(tmp_path / "step_000001")
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MiB, where this user may mount one."""
+    """A disk of 16 MiB, where this user may mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True, text=True
+    )
     if mounted.returncode != 0:
         pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_is_told_as_such_and_the_checkpoint_before_it_stays(small_disk: Path):
-    run, shell = Run(ALONE), Shell(small_disk)
+@pytest.mark.parametrize("free_bytes", [2**13, 2**20])
+def test_a_full_disk_is_told_as_such_and_the_checkpoint_before_it_stays(small_disk: Path, free_bytes: int):
+    run, shell = Run(ALONE, num_rows=100_000), Shell(small_disk)
     run.train(1)
     with shell.saver(run) as saver:
         saver.save(last=False)
         saver.settle()
         run.train(1)
-        (small_disk / "others").write_bytes(bytes(shutil.disk_usage(small_disk).free - 8192))
+        (small_disk / "others").write_bytes(bytes(shutil.disk_usage(small_disk).free - free_bytes))
         saver.save(last=False)
         with pytest.raises(CheckpointError, match=r"cannot write .*step_000002.*No space left on device"):
             saver.settle()
