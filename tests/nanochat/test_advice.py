@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nanochat.advice import is_out_of_memory, memory_advice
+from nanochat.advice import is_out_of_memory, memory_advice, peak_mib
 from nanochat.config import with_overrides
 from nanochat.recipes import d12_moe
 
@@ -41,3 +41,9 @@ def test_what_cannot_be_lowered_is_not_advised() -> None:
     advice = memory_advice(MemoryError(), config, 10.0)
     assert "device_batch_size" not in advice
     assert "moe.capacity_factor (now None, which drops nothing) (MemoryError)" in advice
+
+
+def test_without_a_gpu_the_peak_is_the_largest_resident_set() -> None:
+    held = torch.ones(2**24)  # 64 MiB
+    assert held.sum() == 2**24
+    assert 64 < peak_mib() < 2**20
