@@ -173,7 +173,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialize(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Draws all weights in fp32 from torch's global generator, and builds the rotary tables in `dtype`.
+        """Draws all weights in fp32 from torch's global generator, and sets all buffers; rotary tables in `dtype`.
 
         The router starts small but not at zero: with equal scores every token would choose the same experts.
         """
@@ -197,6 +197,9 @@ class GPT(nn.Module):
                     parameter.fill_(0.1)
                 case _:
                     raise AssertionError(f"no initial value is defined for {name}")
+        for router in self.routers().values():
+            for buffer in router.buffers():
+                buffer.zero_()
         self.cos, self.sin = rotary_tables(self.config.model.seq_len, self.config.model.head_dim, device, dtype)
 
     def routers(self) -> dict[int, Router]:

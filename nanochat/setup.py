@@ -140,8 +140,10 @@ def _core_tasks(evaluation: EvalConfig, ranks: Ranks) -> tuple[Task, ...] | None
 
 def _build_model(config: TrainConfig, device: Device, backend: str) -> GPT:
     """The model with fp32 initial weights, drawn on the CPU: the same on every device and any number of ranks."""
+    with torch.device("meta"):  # else torch's own initial values would be drawn first, for nothing
+        model = GPT(config, backend)
+    model.to_empty(device="cpu")
     seed_everything(config.run.seed)
-    model = GPT(config, backend)
     model.initialize(device.torch_device, device.compute_dtype)
     roles = fp8_roles(config.precision)
     if roles:

@@ -45,6 +45,24 @@ def _batch(batch_size: int = 2) -> tuple[Tensor, Tensor]:
     return torch.randint(0, 300, (batch_size, 32)), torch.randint(0, 300, (batch_size, 32))
 
 
+def test_initialising_sets_every_parameter_and_every_buffer():
+    config = with_overrides(TINY, {"moe.router_bias_rate": 0.001})
+    with torch.device("meta"):
+        unset = GPT(config, "sdpa")
+    unset.to_empty(device="cpu")
+    for tensor in (*unset.parameters(), *unset.buffers()):
+        tensor.data.fill_(7)
+    torch.manual_seed(0)
+    unset.initialize(torch.device("cpu"), torch.float32)
+    torch.manual_seed(0)
+    made = GPT(config, "sdpa")
+    torch.manual_seed(0)
+    made.initialize(torch.device("cpu"), torch.float32)
+    expected = {**dict(made.named_parameters()), **dict(made.named_buffers())}
+    for name, tensor in (*unset.named_parameters(), *unset.named_buffers()):
+        assert torch.equal(tensor, expected[name]), name
+
+
 @pytest.mark.parametrize("every", [1, 2, 5])
 @pytest.mark.parametrize("depth", [12, 7])
 def test_the_models_parameters_are_the_ones_that_sizes_counts(depth: int, every: int):
