@@ -86,6 +86,7 @@ def dynamo_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("dynamo_alone")
 def test_what_has_run_is_not_run_again_and_a_second_seed_compiles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -79,6 +79,7 @@ def _assert_like_uncompiled(config: TrainConfig, rows: list[StepStats]) -> None:
     assert (rows[-1].z_loss or 0) == pytest.approx(plain[-1].z_loss or 0, rel=0.01)
 
 
+@pytest.mark.integration
 @pytest.mark.usefixtures("dynamo_alone")
 @pytest.mark.parametrize(
     ("mode", "changes"),
