@@ -6,18 +6,21 @@ of a killed launch must not touch what its successor has built on.
 """
 
 import contextlib
+import errno
 import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from nanochat.advice import is_out_of_memory, memory_advice, peak_mib
 from nanochat.config import TrainConfig, from_dict
 from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats, TrainResult, stats_as_dict
+from sweeps.engine.patience import StorageLost, or_lost
 from sweeps.engine.resume import KEEP_CHECKPOINTS, stored_checkpoints, superseded
-from sweeps.records.documents import AttemptError, utc_now
+from sweeps.records.documents import AttemptEnd, AttemptError, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.records.store import Store
@@ -26,10 +29,6 @@ from sweeps.spec.errors import SweepToolError
 ROW_PART_S = 5.0
 STOP_POLL_S = 5.0
 _MAX_TRACEBACK = 20_000
-
-
-class StorageLost(SweepToolError):
-    """Storage refused what must be stored. The leg itself did nothing wrong, so it may be continued."""
 
 
 class Superseded(SweepToolError):
@@ -72,7 +71,9 @@ class Rank:
 
     def __init__(self, task: Task, group: Group) -> None:
         self._task, self._group = task, group
-        self._experiment = Experiment.open(task.experiment)
+        self._experiment = or_lost(
+            f"experiment {task.experiment} cannot be read", lambda: Experiment.open(task.experiment)
+        )
         self._record = self._experiment.trial(task.trial)
         self._train_store = Store(self._record.train_uri)
         self._rows: list[StepRow] = []
@@ -80,6 +81,7 @@ class Rank:
         self._last_row: int | None = None
         self._last_step_utc: str | None = None
         self._stop_seen_at = -STOP_POLL_S
+        self._is_storage_away = False
 
     def config(self) -> TrainConfig:
         """The trial's config, as the manifest has it."""
@@ -100,6 +102,9 @@ class Rank:
 
     def on_start(self, facts: StartFacts) -> None:
         """Rank 0: the attempt's facts; earlier attempts' checkpoints that nothing needs any more are deleted."""
+        or_lost(f"the start of {self._task.trial} cannot be stored", lambda: self._start(facts))
+
+    def _start(self, facts: StartFacts) -> None:
         self._check_newest()
         self._update_attempt(facts=stats_as_dict(facts), first_step=facts.first_step)
         for old in superseded(
@@ -118,7 +123,11 @@ class Rank:
                 self._update_attempt(first_step_utc=utc_now())
         self._last_row, self._last_step_utc = stats.step, utc_now()
         if time.monotonic() - self._rows_stored_at >= ROW_PART_S:
-            self._store_rows(must=False)
+            try:
+                self._store_rows()
+            except OSError as error:
+                print(f"rows cannot be stored yet, they wait in memory: {error}")
+                self._rows_stored_at = time.monotonic()
 
     def before_save(self, step: int) -> None:
         """Rank 0: rows are stored before a checkpoint covers them."""
@@ -126,8 +135,7 @@ class Rank:
             return
         if self._last_row is not None and self._last_row < step - 1:
             raise RuntimeError(f"checkpoint at step {step}, but the last row is of step {self._last_row}")
-        self._check_newest()
-        self._store_rows(must=True)
+        or_lost(f"rows of {self._task.trial} cannot be stored", self._store_rows_of_newest)
 
     def save(self, state: Checkpointable) -> None:
         """Every rank, beside training: writes its part. On a local disk straight to where it stays, without a copy."""
@@ -148,31 +156,42 @@ class Rank:
 
         The ranks agree on the list here and now; a folder is fetched when it is looked at, which a rank may do alone.
         """
-        found = stored_checkpoints(self._train_store) if self._group.is_first else []
+        refusal = f"checkpoints of {self._task.trial} cannot be read"
+        found = or_lost(refusal, lambda: stored_checkpoints(self._train_store)) if self._group.is_first else []
         names = self._group.agree([checkpoint.name for checkpoint in found])
-        return (self._group.local_folder(name) for name in names)
+        return (or_lost(refusal, partial(self._group.local_folder, name)) for name in names)
 
     def should_stop(self) -> bool:
-        """Rank 0: whether somebody asked for a stop; looks every few seconds at most."""
+        """Rank 0: whether somebody asked for a stop; looks every few seconds at most, and not to be seen is no wish."""
         if time.monotonic() - self._stop_seen_at < STOP_POLL_S:
             return False
         self._stop_seen_at = time.monotonic()
-        self._check_newest()
-        return self._experiment.stop_requested() is not None
+        try:
+            self._check_newest()
+            is_asked = self._experiment.stop_requested() is not None
+        except OSError as error:
+            if not self._is_storage_away:
+                print(f"requests to stop cannot be read, training goes on: {error}")
+            self._is_storage_away = True
+            return False
+        self._is_storage_away = False
+        return is_asked
 
     def finish(self, result: TrainResult) -> None:
         """Rank 0: everything is stored, then the attempt has ended. The driver makes the result of it."""
         if not self._group.is_first:
             return
-        self._check_newest()
-        self._store_rows(must=True)
-        end = "completed" if result.completed else "stopped"
+        end: AttemptEnd = "completed" if result.completed else "stopped"
+        or_lost(f"the end of {self._task.trial} cannot be stored", lambda: self._finish(end))
+
+    def _finish(self, end: AttemptEnd) -> None:
+        self._store_rows_of_newest()
         self._update_attempt(end=end, last_step_utc=self._last_step_utc, ended_utc=utc_now())
 
     def store_error(self, error: Exception) -> bool:
         """Any rank: its own exception, unless another rank was first, because the later ones follow from that."""
         try:
-            attempt = self._record.attempts()[self._task.attempt]
+            attempt = self._record.attempt(self._task.attempt)
             if attempt.error is not None or attempt.end is not None:
                 return False
             text = "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
@@ -186,23 +205,24 @@ class Rank:
         return memory_advice(error, self.config(), peak_mib()) if is_out_of_memory(error) else str(error)
 
     def _check_newest(self) -> None:
-        newest = self._record.attempts()[-1].number
+        attempts = self._record.attempts()
+        if not attempts:
+            raise FileNotFoundError(errno.ENOENT, "no attempt is in storage any more", self._experiment.uri)
+        newest = attempts[-1].number
         if newest != self._task.attempt or self._record.result() is not None:
             raise Superseded(
                 f"attempt {self._task.attempt} of {self._task.trial} is superseded by attempt {newest}; it ends here"
             )
 
-    def _store_rows(self, *, must: bool) -> None:
-        """Stores what has gathered. Where it need not be now, a refusing storage gets another chance later."""
-        try:
-            self._record.append_rows(self._task.attempt, self._rows)
-        except OSError as error:
-            if must:
-                raise StorageLost(f"rows of {self._task.trial} cannot be stored: {error}") from error
-            print(f"rows cannot be stored yet, they wait in memory: {error}")
-        else:
-            self._rows.clear()
+    def _store_rows_of_newest(self) -> None:
+        self._check_newest()
+        self._store_rows()
+
+    def _store_rows(self) -> None:
+        """Stores what has gathered; what storage refuses stays in memory."""
+        self._record.append_rows(self._task.attempt, self._rows)
+        self._rows.clear()
         self._rows_stored_at = time.monotonic()
 
     def _update_attempt(self, **changes: Any) -> None:
-        self._record.update_attempt(replace(self._record.attempts()[self._task.attempt], **changes))
+        self._record.update_attempt(replace(self._record.attempt(self._task.attempt), **changes))

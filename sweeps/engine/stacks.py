@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sweeps.engine import family
+from sweeps.engine.patience import or_lost
 from sweeps.records.store import Store
 
 T = TypeVar("T")
@@ -65,7 +66,8 @@ def enlist(store: Store, trial: str, attempt: int) -> None:
     os.environ[family.LEG_VARIABLE] = family.leg_mark(store.uri, trial)
     node_id = ray.get_runtime_context().get_node_id()
     place = RankPlace(rank=rank, host=socket.gethostname(), node_id=node_id, pid=os.getpid(), stacks_file=path)
-    store.write(f"{folder_of(trial)}/a{attempt:03d}-r{rank:03d}.json", json.dumps(asdict(place)).encode())
+    name, data = f"a{attempt:03d}-r{rank:03d}.json", json.dumps(asdict(place)).encode()
+    or_lost(f"the start of {trial} cannot be stored", lambda: store.write(f"{folder_of(trial)}/{name}", data))
 
 
 def places(store: Store, trial: str, attempt: int) -> list[RankPlace]:

@@ -10,16 +10,16 @@ are off, because they would also repeat a leg's own error.
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from nanochat.config import TrainConfig
 from sweeps.engine import family, gpus
 from sweeps.engine.moves import Move, Policy, StoredTrial, next_move
+from sweeps.engine.patience import StorageLost, patiently
 from sweeps.engine.preflight import device_of
-from sweeps.engine.rank import StorageLost, Superseded, Task
+from sweeps.engine.rank import Superseded, Task
 from sweeps.engine.resume import KEEP_CHECKPOINTS, run_name
 from sweeps.engine.stacks import end_leg, on_node, places
 from sweeps.engine.vigil import HUNG, Limits, watching
@@ -28,14 +28,11 @@ from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord, Tr
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import running_commit
 from sweeps.records.trial import TrialRecord
-from sweeps.spec.errors import UsageError
 from sweeps.spec.plan import Trial
 
-T = TypeVar("T")
-
 PROCESS_GROUP_TIMEOUT_S = 1800  # a hang inside a collective; the first one waits for the slowest rank's compilation
-STORAGE_PATIENCE_S = 60.0
-_CONTINUED_ERRORS = (StorageLost.__name__, Superseded.__name__, HUNG)
+_BLAMELESS = (StorageLost, Superseded)
+_CONTINUED_ERRORS = (*(kind.__name__ for kind in _BLAMELESS), HUNG)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,18 +90,6 @@ def _is_refused(experiment: Experiment, config: TrainConfig, task: TrialTask) ->
     return bool(refusals)
 
 
-def patiently(action: Callable[[], T], patience_s: float = STORAGE_PATIENCE_S, pause_s: float = 2.0) -> T:
-    """Does it again while storage refuses, so that an outage of a minute costs a minute and no leg its place."""
-    deadline = time.monotonic() + patience_s
-    while True:
-        try:
-            return action()
-        except (OSError, UsageError):  # an experiment that cannot be read is a UsageError
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(pause_s)
-
-
 def stored_trial(experiment: Experiment, record: TrialRecord, num_earlier: int) -> StoredTrial:
     """What the next move depends on, as storage has it now."""
     attempts = record.attempts()
@@ -149,7 +134,7 @@ def _open_attempt(record: TrialRecord, config: TrainConfig, num_workers: int) ->
 
 
 def _close_attempt(record: TrialRecord, number: int, error: Exception | None) -> None:
-    stored = record.attempts()[number]
+    stored = record.attempt(number)
     if stored.end is None:
         record.update_attempt(_judged(stored, error))
 
@@ -198,21 +183,21 @@ def cpu_environment(num_threads: int) -> dict[str, str]:
 def _judged(stored: AttemptRecord, error: Exception | None) -> AttemptRecord:
     """The record of an attempt that did not say itself how it ended."""
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
-    own = [is_own_error(failure) for failure in failures.values()]
-    end = judge(stored.error.type if stored.error else None, own)
+    end = judge(stored.error.type if stored.error else None, list(failures.values()))
     kept = stored.error if end == "failed" or (stored.error and stored.error.type in _CONTINUED_ERRORS) else None
     return replace(stored, end=end, error=kept or _outer_error(error, failures), ended_utc=utc_now())
 
 
-def judge(stored_error: str | None, own_errors: list[bool]) -> AttemptEnd:
+def judge(stored_error: str | None, failures: Sequence[Exception]) -> AttemptEnd:
     """Failed only where every rank that ended was ended by its own exception.
 
     Where one was lost (killed, its node gone), the exceptions of the others follow from that, and the attempt was
-    interrupted. So it was when storage refused, when a newer attempt took over, and when Ray itself gave up.
+    interrupted. So it was when storage refused or a newer attempt took over, which a rank may not have been able to
+    store, and when Ray itself gave up.
     """
-    if stored_error in _CONTINUED_ERRORS:
+    if stored_error in _CONTINUED_ERRORS or any(isinstance(failure, _BLAMELESS) for failure in failures):
         return "interrupted"
-    return "failed" if own_errors and all(own_errors) else "interrupted"
+    return "failed" if failures and all(is_own_error(failure) for failure in failures) else "interrupted"
 
 
 def is_own_error(failure: Exception) -> bool:
@@ -224,7 +209,10 @@ def is_own_error(failure: Exception) -> bool:
 
 
 def _outer_error(error: Exception | None, failures: Mapping[int, Exception]) -> AttemptError | None:
-    """What the outside saw: of a lost rank, Ray's description of its death."""
+    """What the outside saw: that storage refused, or of a lost rank Ray's description of its death."""
+    for failure in failures.values():
+        if isinstance(failure, _BLAMELESS):
+            return AttemptError(type=type(failure).__name__, message=str(failure), traceback=str(error))
     for rank, failure in failures.items():
         if not is_own_error(failure):
             message = f"rank {rank} was lost: {_how_it_went(failure)}"

@@ -88,7 +88,7 @@ def _end(experiment: Experiment, trial: str, attempt: int, limit_s: float) -> No
     stacks = {place.rank: _ask(place) for place in ranks}
     where = store_stacks(experiment.store, trial, attempt, stacks)
     record = experiment.trial(trial)
-    stored = record.attempts()[attempt]
+    stored = record.attempt(attempt)
     if stored.end is None:
         message = cause(stacks, limit_s, where)
         text = "\n".join(f"rank {rank}:\n{stack}" for rank, stack in stacks.items())

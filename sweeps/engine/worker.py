@@ -22,6 +22,7 @@ from nanochat.config import TrainConfig
 from nanochat.stats import Checkpointable, Hooks, TrainResult
 from sweeps.engine import stacks
 from sweeps.engine.output import into_log
+from sweeps.engine.patience import or_lost
 from sweeps.engine.rank import Rank, Task
 from sweeps.engine.resume import checkpoint_name, run_name
 from sweeps.records.experiment import Experiment
@@ -34,9 +35,10 @@ def run_rank(values: dict[str, Any]) -> None:
     """Ray Train's loop function. `values` holds a task's fields and, for tests, another `train` function."""
     train: TrainFunction | None = values.get("train")
     task = Task(values["experiment"], values["trial"], values["attempt"])
-    experiment = Experiment.open(task.experiment)
+    experiment = or_lost(f"experiment {task.experiment} cannot be read", lambda: Experiment.open(task.experiment))
     record = experiment.trial(task.trial)
-    with into_log(record.log_path):
+    with contextlib.ExitStack() as output:
+        or_lost("the log cannot be written", lambda: output.enter_context(into_log(record.log_path)))
         stacks.enlist(experiment.store, task.trial, task.attempt)
         sys.argv = experiment.manifest.argv  # the command that this process serves; its own is Ray's
         rank = Rank(task, RayGroup(Store(record.train_uri), task.attempt))

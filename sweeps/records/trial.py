@@ -64,6 +64,10 @@ class TrialRecord:
         """All attempts, oldest first."""
         return [self._read_attempt(name) for name in self._attempt_files()]
 
+    def attempt(self, number: int) -> AttemptRecord:
+        """One attempt. Raises FileNotFoundError where it is not in storage."""
+        return self._read_attempt(f"{number:03d}.json")
+
     def start_attempt(self, *, num_workers: int, git_commit: str | None = None) -> AttemptRecord:
         """Opens the attempt with the next free number, run by the calling process."""
         files = self._attempt_files()

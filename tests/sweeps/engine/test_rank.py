@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from nanochat.stats import Checkpointable, StartFacts, StepStats, TrainResult
+from sweeps.engine import patience
 from sweeps.engine import rank as rank_module
-from sweeps.engine.rank import Rank, StorageLost, Superseded, Task
+from sweeps.engine.patience import StorageLost
+from sweeps.engine.rank import Rank, Superseded, Task
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 
@@ -212,6 +214,8 @@ def test_refused_rows_wait_for_storage_but_not_past_a_checkpoint(
     experiment: Experiment, make_row: Callable[..., StepRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rank, _ = open_rank(experiment)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(patience, "PAUSE_S", 0.0)
     monkeypatch.setattr(rank_module, "ROW_PART_S", 0.0)
     working = type(experiment.store).create
 
@@ -225,6 +229,75 @@ def test_refused_rows_wait_for_storage_but_not_past_a_checkpoint(
     monkeypatch.setattr(type(experiment.store), "create", working)
     rank.hooks().on_step(stats_of(make_row(1)))
     assert stored_steps(experiment) == [0, 1]
+
+
+@pytest.fixture
+def outage(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """From the call on, storage refuses this many times whatever it is asked; each costs a hundredth of a second."""
+    monkeypatch.setattr(patience, "PAUSE_S", 0.01)
+    left = [0]
+
+    def refusing(working: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            left[0] -= 1
+            if left[0] >= 0:
+                raise OSError(5, "Input/output error")
+            return working(*args)
+
+        return call
+
+    for name in ("read", "write", "create", "list", "delete_tree"):
+        monkeypatch.setattr(type(experiment.store), name, refusing(getattr(type(experiment.store), name)))
+
+    def begin(num_refusals: int) -> None:
+        left[0] = num_refusals
+
+    return begin
+
+
+def test_a_leg_survives_an_outage_of_storage_at_any_moment(
+    experiment: Experiment, make_row: Callable[..., StepRow], facts: StartFacts, outage: Callable[[int], None]
+) -> None:
+    rank, group = open_rank(experiment)
+    hooks = rank.hooks()
+    outage(10)  # with pauses of two seconds it would last twenty
+    assert list(hooks.checkpoints()) == []
+    outage(10)
+    hooks.on_start(facts)
+    outage(10)
+    hooks.on_step(stats_of(make_row(0)))
+    save(rank, 1)
+    outage(10)
+    rank.finish(RESULT)
+    attempt = experiment.trial(TRIAL).attempt(0)
+    assert (attempt.end, attempt.first_step, stored_steps(experiment)) == ("completed", 0, [0])
+    assert group.reported == [1]
+
+
+def test_storage_that_cannot_be_asked_for_a_stop_asks_for_none_and_is_told_once(
+    experiment: Experiment,
+    outage: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rank, _ = open_rank(experiment)
+    monkeypatch.setattr(rank_module, "STOP_POLL_S", 0.0)
+    experiment.request_stop("test")
+    outage(2)
+    assert [rank.hooks().should_stop() for _ in range(3)] == [False, False, True]
+    assert capsys.readouterr().out.count("requests to stop cannot be read, training goes on") == 1
+
+
+def test_a_folder_that_vanished_is_an_outage_too(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, facts: StartFacts
+) -> None:
+    rank, _ = open_rank(experiment)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
+    Path(experiment.uri).rename(f"{experiment.uri}-away")
+    assert not rank.hooks().should_stop()
+    with pytest.raises(StorageLost, match=f"the start of {TRIAL} cannot be stored: .*no attempt is in storage"):
+        rank.hooks().on_start(facts)
+    assert rank.store_error(ValueError("the cause"))
 
 
 def test_a_checkpoint_that_cannot_be_written_is_storages_fault(

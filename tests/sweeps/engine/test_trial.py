@@ -7,27 +7,33 @@ import pytest
 from ray.exceptions import ActorDiedError
 
 from sweeps.engine.moves import StoredTrial
-from sweeps.engine.trial import cpu_environment, is_own_error, judge, patiently, stored_trial, write_result
+from sweeps.engine.patience import StorageLost
+from sweeps.engine.rank import Superseded
+from sweeps.engine.trial import cpu_environment, is_own_error, judge, stored_trial, write_result
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 
+OWN, LOST = ValueError("mine"), ActorDiedError()
+
 
 @pytest.mark.parametrize(
-    ("stored_error", "own_errors", "end"),
+    ("stored_error", "failures", "end"),
     [
-        ("ValueError", [True], "failed"),
-        ("ValueError", [True, True], "failed"),
-        ("RuntimeError", [True, False], "interrupted"),  # one rank was lost: the other's error follows from it
-        (None, [False], "interrupted"),
+        ("ValueError", [OWN], "failed"),
+        ("ValueError", [OWN, OWN], "failed"),
+        ("RuntimeError", [OWN, LOST], "interrupted"),  # one rank was lost: the other's error follows from it
+        (None, [LOST], "interrupted"),
         (None, [], "interrupted"),  # Ray gave up before any rank ran
-        ("StorageLost", [True, True], "interrupted"),
-        ("Superseded", [True], "interrupted"),
+        ("StorageLost", [OWN, OWN], "interrupted"),
+        ("Superseded", [OWN], "interrupted"),
+        (None, [StorageLost("refused"), OWN], "interrupted"),  # storage refused the record of it too
+        ("RuntimeError", [Superseded("a newer one"), OWN], "interrupted"),  # another rank was first to store
     ],
 )
 def test_an_attempt_failed_only_if_every_rank_ended_by_its_own_error(
-    stored_error: str | None, own_errors: list[bool], end: str
+    stored_error: str | None, failures: list[Exception], end: str
 ) -> None:
-    assert judge(stored_error, own_errors) == end
+    assert judge(stored_error, failures) == end
 
 
 def test_the_news_of_a_dead_rank_is_not_its_own_error() -> None:
@@ -72,32 +78,3 @@ def test_cpu_workers_share_the_cores_and_keep_their_memory() -> None:
     environment = cpu_environment(3)
     assert environment["OMP_NUM_THREADS"] == "3"
     assert environment["MALLOC_TRIM_THRESHOLD_"] == environment["MALLOC_MMAP_THRESHOLD_"] == "4000000000"
-
-
-def refusing(times: int) -> Callable[[], int]:
-    calls: list[None] = []
-
-    def action() -> int:
-        calls.append(None)
-        if len(calls) <= times:
-            raise OSError(5, "Input/output error")
-        return len(calls)
-
-    return action
-
-
-def test_a_storage_that_refuses_for_a_while_is_asked_again() -> None:
-    assert patiently(refusing(3), patience_s=10, pause_s=0.01) == 4
-
-
-def test_patience_with_storage_ends() -> None:
-    with pytest.raises(OSError, match="Input/output error"):
-        patiently(refusing(1000), patience_s=0.1, pause_s=0.01)
-
-
-def test_an_error_that_is_not_storages_is_not_waited_for() -> None:
-    def broken() -> int:
-        raise ValueError("a bug")
-
-    with pytest.raises(ValueError, match="a bug"):
-        patiently(broken, patience_s=10, pause_s=0.01)
