@@ -103,6 +103,10 @@ class TrainResult:
     min_val_bpb: float | None
 
 
+CHECKPOINT_INDEX = "checkpoint.json"
+"""The file of a checkpoint that is written last: a folder without it is none."""
+
+
 class Checkpointable(Protocol):
     """A moment of training that can be written: every rank writes its part into its own or a shared folder.
 

@@ -3,13 +3,15 @@
 Every attempt is one Ray Train run with a folder of its own: `train/a000/step_000070/`, `train/a001/...`. So a stale
 attempt (orphans of a killed launch) can never overwrite or prune what a newer one relies on, no snapshot of Ray's has
 to be whole for a restart, and a checkpoint counts once its files are there, whether or not Ray had noticed it. Inside
-its folder Ray keeps the two newest; of older attempts two are kept here.
+its folder Ray keeps the two newest; of older attempts two are kept here, not counting those that a kill left half
+written.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from nanochat.stats import CHECKPOINT_INDEX
 from sweeps.records.store import Store
 
 KEEP_CHECKPOINTS = 2
@@ -23,6 +25,7 @@ class StoredCheckpoint:
 
     step: int  # steps done, so the next step's index
     attempt: int
+    is_complete: bool = field(default=True, compare=False)  # its index is there; whether it is sound, a reader sees
 
     @property
     def name(self) -> str:
@@ -46,7 +49,11 @@ def stored_checkpoints(train: Store) -> list[StoredCheckpoint]:
     for run in train.list():
         attempt = _ATTEMPT.fullmatch(run)
         steps = [_STEP.fullmatch(name) for name in train.list(run)] if attempt else []
-        found += [StoredCheckpoint(int(step[1]), int(attempt[1])) for step in steps if step and attempt]
+        found += [
+            StoredCheckpoint(int(step[1]), int(attempt[1]), CHECKPOINT_INDEX in train.list(f"{run}/{step[0]}"))
+            for step in steps
+            if step and attempt
+        ]
     return sorted(found, reverse=True)
 
 
@@ -56,7 +63,8 @@ def superseded(
     """What `attempt`, having started at `first_step`, makes useless in the folders of earlier attempts.
 
     The one it started from and the next older ones are kept, `keep` in all. Newer ones were tried and refused; they are
-    not deleted, because another version of the code may read them.
+    not deleted, because another version of the code may read them. Half-written ones nobody can read.
     """
-    usable = [c for c in checkpoints if c.attempt < attempt and c.step <= first_step]
-    return usable[keep:]
+    earlier = [c for c in checkpoints if c.attempt < attempt]
+    usable = [c for c in earlier if c.is_complete and c.step <= first_step]
+    return usable[keep:] + [c for c in earlier if not c.is_complete]

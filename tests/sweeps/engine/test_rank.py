@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nanochat.stats import Checkpointable, StartFacts, StepStats, TrainResult
+from nanochat.stats import CHECKPOINT_INDEX, Checkpointable, StartFacts, StepStats, TrainResult
 from sweeps.engine import patience
 from sweeps.engine import rank as rank_module
 from sweeps.engine.patience import StorageLost
@@ -43,15 +43,16 @@ class OneRank:
 
 
 class State:
-    """A checkpoint that is one file."""
+    """A checkpoint of one file and its index."""
 
-    last_file = "state"
+    last_file = CHECKPOINT_INDEX
 
     def __init__(self, step: int) -> None:
         self.step = step
 
     def write(self, folder: Path) -> None:
         (folder / "state").write_text(str(self.step))
+        (folder / self.last_file).write_text("{}")
 
     def together(self, action: Callable[[], object], *, first_only: bool = False) -> None:
         action()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from nanochat.stats import CHECKPOINT_INDEX
 from sweeps.engine.resume import StoredCheckpoint, run_name, stored_checkpoints, superseded
 from sweeps.records.store import Store
 
@@ -44,6 +45,18 @@ def found(*pairs: tuple[int, int]) -> list[StoredCheckpoint]:
 def test_the_one_started_from_and_the_one_before_are_kept() -> None:
     stored = found((10, 0), (20, 0), (30, 1))
     assert superseded(stored, attempt=2, first_step=30, keep=2) == found((10, 0))
+
+
+def test_half_written_ones_go_and_take_no_good_ones_place(tmp_path: Path) -> None:
+    good, cut_off = (
+        ("a000/step_000070", "a000/step_000140", "a001/step_000210"),
+        ("a000/step_000210", "a001/step_000280"),
+    )
+    store = make(tmp_path, *good, *cut_off)
+    for name in good:
+        store.write(f"{name}/{CHECKPOINT_INDEX}", b"{}")
+    useless = superseded(stored_checkpoints(store), attempt=2, first_step=210, keep=2)
+    assert sorted(c.name for c in useless) == ["a000/step_000070", "a000/step_000210", "a001/step_000280"]
 
 
 def test_own_checkpoints_are_left_to_ray() -> None:

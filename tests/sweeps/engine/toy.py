@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanochat.config import TrainConfig
-from nanochat.stats import Hooks, StartFacts, StepStats, TrainResult
+from nanochat.stats import CHECKPOINT_INDEX, Hooks, StartFacts, StepStats, TrainResult
 
 
 class _State:
-    last_file = "rank_0.json"
+    last_file = CHECKPOINT_INDEX
 
     def __init__(self, step: int, total: int, rank: int) -> None:
         self.step, self.total, self.rank = step, total, rank
@@ -25,6 +25,8 @@ class _State:
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"rank_{self.rank}.json").write_text(json.dumps({"step": self.step, "total": self.total}))
+        if self.rank == 0:
+            (folder / self.last_file).write_text("{}")
 
 
 def toy_train(config: TrainConfig, hooks: Hooks) -> TrainResult:
