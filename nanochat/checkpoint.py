@@ -36,9 +36,10 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from nanochat.dist import Ranks
+from nanochat.stats import CHECKPOINT_INDEX
 from nanochat.optim import ShardedOptimizer
 
-INDEX = "checkpoint.json"
+INDEX = CHECKPOINT_INDEX
 _FORMAT = 1
 _TRAINER = "trainer.json"
 
