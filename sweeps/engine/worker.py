@@ -81,7 +81,8 @@ class RayGroup:
         """Collective, beside training."""
         self._remove_download()
         name = f"{run_name(self._attempt)}/{checkpoint_name(state.step)}"
-        store_checkpoint(state, self._store, name, self._filesystem, self._place(state.step))
+        place = self._place(state.step)
+        store_checkpoint(state, self._store, name, self._filesystem, place, removes=self.is_first)
 
     def report(self, step: int) -> None:
         """Collective, on the training thread: Ray Train counts the checkpoint, which is where it stays already."""
@@ -116,10 +117,13 @@ class RayGroup:
             self._download = None
 
 
-def store_checkpoint(state: Checkpointable, store: Store, name: str, filesystem: Any, place: str) -> None:
+def store_checkpoint(
+    state: Checkpointable, store: Store, name: str, filesystem: Any, place: str, *, removes: bool
+) -> None:
     """Collective: the checkpoint is complete at `name` in the store, which is `place` in pyarrow's file system.
 
-    Raises what `state` raises on every rank alike; what had been written by then is removed.
+    Raises what `state` raises on every rank alike. `removes`, on the rank that writes the index: what was written is
+    removed then, unless it is complete: the others may be lost after that, or it may have been there before.
     """
     local = store.local_path(name)
     try:
@@ -131,7 +135,8 @@ def store_checkpoint(state: Checkpointable, store: Store, name: str, filesystem:
                 upload(Path(folder), filesystem, place, state)
     except Exception:
         with contextlib.suppress(OSError):
-            store.delete_tree(name)
+            if removes and not store.exists(f"{name}/{state.last_file}"):
+                store.delete_tree(name)
         raise
 
 

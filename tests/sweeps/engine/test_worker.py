@@ -50,8 +50,27 @@ def test_the_ranks_folders_become_one_and_the_index_comes_last(tmp_path: Path) -
 
 def test_of_a_checkpoint_that_cannot_be_stored_nothing_is_left(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    store_checkpoint(RankState(0), store, "a000/step_000002", None, "")
+    store_checkpoint(RankState(0), store, "a000/step_000002", None, "", removes=True)
     with pytest.raises(OSError, match="No space left"):
-        store_checkpoint(RankState(0, refuse=True), store, "a000/step_000003", None, "")
+        store_checkpoint(RankState(0, refuse=True), store, "a000/step_000003", None, "", removes=True)
     assert store.list("a000") == ["step_000002"]
     assert (tmp_path / "a000/step_000002/index").read_text() == "complete"
+
+
+def test_a_complete_checkpoint_outlives_what_follows_it(tmp_path: Path) -> None:
+    class LostAfterwards(RankState):
+        def write(self, folder: Path) -> None:
+            super().write(folder)
+            raise RuntimeError("connection closed by peer")
+
+    store = Store(str(tmp_path))
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        store_checkpoint(LostAfterwards(0), store, "a000/step_000003", None, "", removes=True)
+    assert (tmp_path / "a000/step_000003/index").read_text() == "complete"
+
+
+def test_a_rank_that_does_not_write_the_index_removes_nothing(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    with pytest.raises(OSError, match="No space left"):
+        store_checkpoint(RankState(1, refuse=True), store, "a000/step_000003", None, "", removes=False)
+    assert store.list("a000") == ["step_000003"]  # the first rank may be about to complete it
