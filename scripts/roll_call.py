@@ -31,6 +31,7 @@ HANG_S = 600.0  # longer than any rank computes alone: evaluation, samples, a ch
 ANSWER_S = 10.0
 LOOK_EVERY_S = 1.0
 GRACE_S = 3.0  # for a rank to find by itself what another one has failed of
+_ROLL_S = ANSWER_S + GRACE_S + 3 * LOOK_EVERY_S  # a roll is over by then
 _ENDED, _CALLED, _SAID = "ended", "called", "said"
 
 
@@ -76,10 +77,10 @@ class RollCall:
             if in_collective(traceback.extract_tb(error.__traceback__)):
                 self._is_broken = True
                 self._tell(_CALLED, f"A collective failed ({first_line})")
-                self._thread.join()  # returns where every rank answers: then the error itself is all there is to say
+                self._thread.join(_ROLL_S)  # returns where the error itself is all there is to say
             self._tell(_ENDED, f"{self._name} failed: {type(error).__name__}: {first_line}")
         self._over.set()
-        self._thread.join()
+        self._thread.join(_ROLL_S)
 
     def _tell(self, key: str, text: str) -> str:
         """Sets it unless it is set; what it is then. Says nothing where the store is gone with its launcher."""
@@ -92,12 +93,16 @@ class RollCall:
             if os.getppid() != self._launcher:
                 os.kill(os.getpid(), signal.SIGTERM)  # what a launcher that is ended properly passes on
                 return
-            with contextlib.suppress(dist.DistError):  # the store has ended before its process
+            try:
                 assert self._store is not None
                 found = self._look(self._store, time.monotonic())
-                if found is not None:
-                    self._end(found)
+            except dist.DistError:  # the store has ended before this rank's launcher
+                if self._is_broken:
                     return
+                continue
+            if found is not None:
+                self._end(found)
+                return
 
     def _look(self, store: Store, now_s: float) -> str | None:
         """One look: notes what training does, answers a call, and returns why the run is to end."""
