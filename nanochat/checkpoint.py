@@ -16,9 +16,8 @@ import os
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -36,8 +35,8 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from nanochat.dist import Ranks
-from nanochat.stats import CHECKPOINT_INDEX
 from nanochat.optim import ShardedOptimizer
+from nanochat.stats import CHECKPOINT_INDEX
 
 INDEX = CHECKPOINT_INDEX
 _FORMAT = 1
@@ -109,10 +108,9 @@ def write(folder: Path, moment: Moment, ranks: Ranks) -> None:
     together(ranks, lambda: _claim(folder))
     try:
         writer = _Writer(folder, per_thread_copy_ahead=0)  # copying ahead would wait for a GPU's queue
-        with _without_notice():
-            save_sharded(
-                dict(moment.tensors), storage_writer=writer, process_group=ranks.group, no_dist=ranks.world_size == 1
-            )
+        save_sharded(
+            dict(moment.tensors), storage_writer=writer, process_group=ranks.group, no_dist=ranks.world_size == 1
+        )
     except (CheckpointException, OSError, RuntimeError) as error:
         raise CheckpointError(_refusal(folder, error)) from error
     facts = together(ranks, lambda: _write_rank_files(folder, moment, ranks))
@@ -171,12 +169,12 @@ def read(
 
     The folder is taken to be verified (`latest_valid`). Random states are the same rank's, where it existed before.
     """
+    silence_notice()
     index = read_index(folder)
     tensors = into.state_dict()
     try:
-        with _without_notice():
-            everything = {**tensors, **_buffer_entries(buffers or {})}
-            load_sharded(everything, storage_reader=FileSystemReader(folder), no_dist=ranks.world_size == 1)
+        everything = {**tensors, **_buffer_entries(buffers or {})}
+        load_sharded(everything, storage_reader=FileSystemReader(folder), no_dist=ranks.world_size == 1)
     except (CheckpointException, OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"the state in {folder} does not fit this model: {error}") from error
     into.load_state_dict(tensors)
@@ -236,12 +234,12 @@ def together(ranks: Ranks, action: Callable[[], T]) -> list[T]:
     return [result for result, _ in gathered]
 
 
-@contextmanager
-def _without_notice() -> Iterator[None]:
-    """Silences torch's remark that one process is a world of one."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
+def silence_notice() -> None:
+    """Silences torch's remark that one process is a world of one; by the training thread, for all threads and for good.
+
+    Filters belong to the process: a writer thread that set and unset them would undo what others do meanwhile.
+    """
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
 class _Writer(FileSystemWriter):

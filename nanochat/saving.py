@@ -21,6 +21,7 @@ from nanochat.dist import Ranks
 from nanochat.host_copies import HostCopies
 from nanochat.stats import Hooks
 
+WRITER = "checkpoint"  # the writer thread's name begins with it
 UNDER_WAY, COMPLETE, FAILED = 0.0, 1.0, 2.0
 
 
@@ -48,10 +49,11 @@ class Saver:
 
     def __init__(self, hooks: Hooks, parts: Callable[[], Parts], ranks: Ranks, *, beside_training: bool) -> None:
         """Collective. Without `beside_training` no memory is set aside and every save is waited for."""
+        checkpoint.silence_notice()
         self._hooks, self._parts = hooks, parts
         self._ranks = ranks.beside()
         self._copies = HostCopies(parts().tensors()) if beside_training else None
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=WRITER)
         self._under_way: tuple[int, Future[None]] | None = None
         self._blocked_s = 0.0
 

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from nanochat import checkpoint, checkpoint_folders
 from nanochat.checkpoint import CheckpointError, Parts
 from nanochat.dist import Ranks
 from nanochat.optim import ParamSpec, ShardedOptimizer
-from nanochat.saving import Snapshot
+from nanochat.saving import Saver, Snapshot
+from nanochat.stats import Hooks
 
 ALONE = Ranks.from_environment(torch.device("cpu"))
 NUM_LANES = 6
@@ -59,8 +61,8 @@ class Run:
             self.step += 1
         return self
 
-    def snapshot(self) -> Snapshot:
-        parts = Parts(
+    def parts(self) -> Parts:
+        return Parts(
             step=self.step,
             config_digest="abc",
             optimizer=self.optimizer,
@@ -68,7 +70,9 @@ class Run:
             trainer={"loss_ema": math.nan, "train_time_s": 0.1 + 0.2},
             buffers={"bias": self.bias},
         )
-        return Snapshot(parts.now(), self.ranks)
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(self.parts().now(), self.ranks)
 
     def write(self, folder: Path) -> None:
         self.snapshot().write(folder)
@@ -85,6 +89,16 @@ def continued(ranks: Ranks, folder: Path) -> Run:
     run.step = state.step
     run.lanes = {lane: history for lane, history in state.lanes.items() if lane % ranks.world_size == ranks.rank}
     return run
+
+
+def _hooks_that_write_into(folder: Path) -> Hooks:
+    return Hooks(
+        on_start=lambda facts: None,
+        on_step=lambda stats: None,
+        save=lambda state: state.write(folder),
+        checkpoints=list,
+        should_stop=lambda: False,
+    )
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -105,6 +119,29 @@ def test_the_trainers_numbers_come_back_exactly(tmp_path):
     assert math.isnan(state.trainer["loss_ema"])
     assert state.trainer["train_time_s"] == 0.1 + 0.2
     assert state.lanes == {lane: [lane, 0, 1] for lane in range(NUM_LANES)}
+
+
+def test_writing_leaves_the_warning_filters_of_the_process_alone(tmp_path, monkeypatch):
+    write_shards, seen = checkpoint.save_sharded, []
+
+    def look_and_write(*args: Any, **settings: Any) -> Any:
+        seen.append(warnings.filters)
+        return write_shards(*args, **settings)
+
+    monkeypatch.setattr(checkpoint, "save_sharded", look_and_write)
+    before = warnings.filters
+    Run(ALONE).train(1).write(tmp_path)
+    assert seen[0] is before, "a writer thread would swap them under the training thread"
+
+
+def test_torchs_remark_that_one_process_is_alone_is_silenced(tmp_path):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run = Run(ALONE).train(1)
+        with Saver(_hooks_that_write_into(tmp_path), run.parts, ALONE, beside_training=True) as saver:
+            saver.save(last=True)
+        continued(ALONE, tmp_path)
+    assert [str(warning.message) for warning in told] == []
 
 
 def start_and_write(ranks: Ranks, folder: Path, own_folder: bool) -> tuple[Any, Any]:
@@ -128,9 +165,9 @@ def test_two_ranks_then_one_then_three_continue_the_same_run(run_world, tmp_path
     saved, later = run_world(start_and_write, 2, tmp_path / "two", False)[0]
     loaded, alone_later, _ = continue_and_write(ALONE, tmp_path / "two", tmp_path / "one")
     assert_same(loaded, saved)
-    for loaded, three_later, warnings in run_world(continue_and_write, 3, tmp_path / "one", tmp_path / "three"):
+    for loaded, three_later, remarks in run_world(continue_and_write, 3, tmp_path / "one", tmp_path / "three"):
         assert_same(loaded, saved)
-        assert len(warnings) == 1, "the absent candidate, told on every rank"
+        assert len(remarks) == 1, "the absent candidate, told on every rank"
         for number_of_ranks in (alone_later, three_later):
             for weights, wanted in zip(number_of_ranks, later, strict=True):
                 assert (weights.float() - wanted.float()).abs().max() < 0.05, "up to bf16's summation order"
