@@ -25,7 +25,8 @@ from typing import Self
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from scripts.waiting import Answer, in_collective, place_of, verdict, waits
+from nanochat.saving import WRITER
+from scripts.waiting import Answer, in_collective, place_of, verdict, waits, waits_for_writer
 
 HANG_S = 600.0  # longer than any rank computes alone: evaluation, samples, a checkpoint
 ANSWER_S = 10.0
@@ -36,7 +37,10 @@ _ENDED, _CALLED, _SAID = "ended", "called", "said"
 
 
 class RollCall:
-    """This rank's part in it, as a context around the training. Without a store there are no others, and no thread."""
+    """This rank's part in it, as a context around the training.
+
+    Without a store there is no launcher and no thread; a rank that is alone watches its launcher only.
+    """
 
     def __init__(self, store: Store | None, rank: int, world_size: int) -> None:
         self._store, self._rank, self._world_size = store, rank, world_size
@@ -74,7 +78,7 @@ class RollCall:
             return
         if isinstance(error, Exception):
             first_line = str(error).strip().partition("\n")[0]
-            if in_collective(traceback.extract_tb(error.__traceback__)):
+            if self._world_size > 1 and in_collective(traceback.extract_tb(error.__traceback__)):
                 self._is_broken = True
                 self._tell(_CALLED, f"A collective failed ({first_line})")
                 self._thread.join(_ROLL_S)  # returns where the error itself is all there is to say
@@ -93,6 +97,8 @@ class RollCall:
             if os.getppid() != self._launcher:
                 os.kill(os.getpid(), signal.SIGTERM)  # what a launcher that is ended properly passes on
                 return
+            if self._world_size == 1:
+                continue
             try:
                 assert self._store is not None
                 found = self._look(self._store, time.monotonic())
@@ -106,7 +112,7 @@ class RollCall:
 
     def _look(self, store: Store, now_s: float) -> str | None:
         """One look: notes what training does, answers a call, and returns why the run is to end."""
-        stack = traceback.extract_stack(sys._current_frames()[self._training])
+        stack = self._stack()
         is_waiting = self._is_broken or waits(stack)
         self._waits_since_s = (self._waits_since_s or now_s) if is_waiting else None
         if store.check([_ENDED]):
@@ -128,6 +134,15 @@ class RollCall:
             return None
         names = [store.get(f"name/{r}").decode() if store.check([f"name/{r}"]) else f"rank {r}" for r in ranks]
         return verdict(names, answers, store.get(_CALLED).decode(), ANSWER_S)
+
+    def _stack(self) -> traceback.StackSummary:
+        """Of the training thread, or of the checkpoint's writer where training waits for that."""
+        writers = [thread.ident for thread in threading.enumerate() if thread.name.startswith(WRITER)]
+        frames = sys._current_frames()
+        stack = traceback.extract_stack(frames[self._training])
+        if waits_for_writer(stack):
+            stack = next((traceback.extract_stack(frames[w]) for w in writers if w in frames), stack)
+        return stack
 
     def _end(self, found: str) -> None:
         """Ends the process, whatever its training thread is inside of. One rank speaks for all."""

@@ -2,7 +2,8 @@
 
 A thread's stack tells: it waits if it is inside torch's collectives, or in a call that returns only when the GPU is
 done, which in a collective means when the others are. That holds for gloo and for NCCL alike, and needs nothing from
-the code that trains.
+the code that trains. Storage, the loader thread and the checkpoint's writer are this rank's own: it is busy with them,
+however slow they are.
 """
 
 import re
@@ -11,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_COLLECTIVE_FILE = re.compile(r"/torch/distributed/|/nanochat/(dist|saving)\.py$")
+_COLLECTIVE_FILE = re.compile(r"/torch/distributed/(?!checkpoint/)|/nanochat/dist\.py$")
 _COLLECTIVE_CALL = re.compile(r"\.wait\(")
+_THREADS_FILE = re.compile(r"/(threading|concurrent/futures/\w+)\.py$")
+_SAVER_FILE = re.compile(r"/nanochat/saving\.py$")
 _GPU_CALL = re.compile(r"\.(synchronize|tolist|item)\(")
 _INNERMOST = 4
 GO_ON = "add --resume latest to go on at the newest checkpoint"
@@ -28,8 +31,8 @@ class Answer:
 
 def in_collective(stack: Sequence[traceback.FrameSummary]) -> bool:
     """Whether a stack, outermost frame first, ends in a collective."""
-    innermost = stack[-_INNERMOST:]
-    return any(_COLLECTIVE_FILE.search(f.filename) or _COLLECTIVE_CALL.search(f.line or "") for f in innermost)
+    is_inside = any(_COLLECTIVE_FILE.search(frame.filename) for frame in stack[-_INNERMOST:])
+    return is_inside or (bool(stack) and bool(_COLLECTIVE_CALL.search(stack[-1].line or "")))
 
 
 def waits(stack: Sequence[traceback.FrameSummary]) -> bool:
@@ -37,11 +40,23 @@ def waits(stack: Sequence[traceback.FrameSummary]) -> bool:
     return in_collective(stack) or (bool(stack) and bool(_GPU_CALL.search(stack[-1].line or "")))
 
 
+def waits_for_writer(stack: Sequence[traceback.FrameSummary]) -> bool:
+    """Whether a stack, outermost frame first, ends in waiting for this rank's own checkpoint writer."""
+    callers = [frame for frame in stack if not _THREADS_FILE.search(frame.filename)]
+    return bool(callers) and callers[-1] is not stack[-1] and bool(_SAVER_FILE.search(callers[-1].filename))
+
+
 def place_of(stack: Sequence[traceback.FrameSummary]) -> str:
     """The innermost function of a stack, with file and line."""
     if not stack:
         return "no code of Python"
     return f"{stack[-1].name} ({Path(stack[-1].filename).name}:{stack[-1].lineno})"
+
+
+def gone(names: Sequence[str]) -> str:
+    """What to say of ranks whose processes are no more, though they have not said why."""
+    are = "is" if len(names) == 1 else "are"
+    return f"{' and '.join(names)} {are} gone: killed, or crashed outside of Python. The others wait in vain; {GO_ON}"
 
 
 def verdict(names: Sequence[str], answers: Mapping[int, Answer], cause: str, answer_s: float) -> str:

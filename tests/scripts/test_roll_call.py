@@ -3,14 +3,26 @@
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+import torch
 import torch.distributed as dist
-from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch import nn
+from torch.distributed import HashStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+from nanochat.checkpoint import Parts
+from nanochat.dist import Ranks
+from nanochat.optim import ParamSpec, ShardedOptimizer
+from nanochat.saving import Saver
+from nanochat.stats import Checkpointable, Hooks
+from scripts import roll_call
 from scripts.roll_call import RollCall
+from scripts.waiting import waits
+
+ALONE = Ranks.from_environment(torch.device("cpu"))
 
 STORE = """
 import sys
@@ -55,3 +67,45 @@ def test_a_rank_ends_by_its_own_error_where_the_store_is_gone(launcher: tuple[su
     rank.join(timeout=10)
     assert not rank.is_alive()
     assert "process group has not been initialized" in str(errors[0])
+
+
+def test_a_rank_that_is_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch):
+    said: list[str] = []
+    monkeypatch.setattr(RollCall, "_end", lambda self, found: said.append(found))
+    monkeypatch.setattr(roll_call, "HANG_S", 0.0)
+    monkeypatch.setattr(roll_call, "LOOK_EVERY_S", 0.01)
+    with pytest.raises(RuntimeError), RollCall(HashStore(), 0, 1):
+        HashStore().wait(["what never comes"], timedelta(seconds=0.5))
+    assert said == []
+
+
+def test_a_rank_whose_own_writer_is_not_done_is_where_the_writer_is():
+    weights, disk = nn.Parameter(torch.ones(3, 3)), threading.Event()
+    spec = ParamSpec(name="weights", param=weights, kind="muon", lr=0.1)
+    optimizer = ShardedOptimizer([spec], ALONE, compute_dtype=torch.float32)
+    looks: list[tuple[bool, bool]] = []
+
+    def write_slowly(_: Checkpointable) -> None:
+        disk.wait()
+
+    def look(roll: RollCall) -> None:
+        time.sleep(0.5)
+        stack = roll._stack()
+        looks.append((waits(stack), "write_slowly" in [frame.name for frame in stack]))
+        disk.set()
+
+    hooks = Hooks(
+        on_start=lambda facts: None,
+        on_step=lambda stats: None,
+        save=write_slowly,
+        checkpoints=list,
+        should_stop=lambda: False,
+    )
+    parts = Parts(step=1, config_digest="", optimizer=optimizer, lanes={}, trainer={})
+    with Saver(hooks, lambda: parts, ALONE, beside_training=True) as saver:
+        saver.save(last=False)
+        other = threading.Thread(target=look, args=(RollCall(None, 0, 1),))
+        other.start()
+        saver.settle()
+        other.join()
+    assert looks == [(False, True)]
