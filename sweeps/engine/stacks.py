@@ -30,11 +30,13 @@ ASK = signal.SIGUSR2
 ANSWER_S = 20.0  # for writing the stacks of a process
 NODE_S = 120.0  # for a node to do what it is asked, the start of a Ray worker there included
 
-# Innermost frames of a rank that waits for the others, or for its GPU, which then waits for the others.
-_WAITING = re.compile(r"/torch/distributed/|/nanochat/dist\.py|/ray/train/|/torch/cuda/")
-_FRAME = re.compile(r'^\s+File "([^"]*)", line \d+ in ', re.MULTILINE)
+# Innermost frames of a rank that waits for the others, or for its GPU, which then waits for the others. What torch's
+# checkpoints do under their own names is work on the disk.
+_WAITING = re.compile(r"/torch/distributed/(?!checkpoint/)|/nanochat/dist\.py|/ray/train/|/torch/cuda/")
+_THREADS = re.compile(r'/(threading|concurrent/futures/\w+)\.py"')
+_FRAME = re.compile(r'^\s+File "[^"]*", line \d+ in .*$', re.MULTILINE)
 _INNERMOST = 4
-_TRAINS = "in run_rank"
+_TRAINS, _WRITES = "in run_rank", "in store_checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,10 +139,23 @@ def unmoved(stacks: Mapping[int, str]) -> list[int]:
 
 
 def waits(text: str) -> bool:
-    """Whether the thread that trains is inside a collective or waits for its GPU."""
+    """Whether the thread that trains is inside a collective or waits for its GPU.
+
+    Where it waits for the one that writes its checkpoint, that one decides.
+    """
+    training, writing = _innermost_below(_TRAINS, text), _innermost_below(_WRITES, text)
+    caller = next((frame for frame in training if not _THREADS.search(frame)), "")
+    is_settling = caller not in training[:1] and "/nanochat/saving.py" in caller
+    if is_settling and not writing:
+        return True
+    return any(_WAITING.search(frame) for frame in (writing if is_settling else training))
+
+
+def _innermost_below(function: str, text: str) -> list[str]:
+    """The innermost frames of the thread that is in this function."""
     threads = re.split(r"^(?:Current thread|Thread) ", text, flags=re.MULTILINE)
-    training = next((thread.partition(_TRAINS)[0] for thread in threads if _TRAINS in thread), "")
-    return any(_WAITING.search(file) for file in _FRAME.findall(training)[:_INNERMOST])
+    inside = next((thread.partition(function)[0] for thread in threads if function in thread), "")
+    return _FRAME.findall(inside)[:_INNERMOST]
 
 
 def _kernel_state(pid: int) -> str:
