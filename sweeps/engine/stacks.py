@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from sweeps.engine import family
+from sweeps.engine import family, scratch
 from sweeps.engine.patience import or_lost
 from sweeps.records.store import Store
 
@@ -130,6 +130,7 @@ def end_leg(mark: str, ranks: Sequence[RankPlace]) -> None:
     family.end_leg(mark, [place.pid for place in ranks])
     for place in ranks:
         Path(place.stacks_file).unlink(missing_ok=True)
+        scratch.remove_left(Path(place.stacks_file).parent, place.pid)
 
 
 def unmoved(stacks: Mapping[int, str]) -> list[int]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from nanochat.config import TrainConfig
 from nanochat.stats import Checkpointable, Hooks, TrainResult
-from sweeps.engine import stacks
+from sweeps.engine import scratch, stacks
 from sweeps.engine.output import into_log
 from sweeps.engine.patience import or_lost
 from sweeps.engine.rank import Rank, Task
@@ -41,7 +41,8 @@ def run_rank(values: dict[str, Any]) -> None:
         or_lost("the log cannot be written", lambda: output.enter_context(into_log(record.log_path)))
         stacks.enlist(experiment.store, task.trial, task.attempt)
         sys.argv = experiment.manifest.argv  # the command that this process serves; its own is Ray's
-        rank = Rank(task, RayGroup(Store(record.train_uri), task.attempt))
+        group = RayGroup(Store(record.train_uri), task.attempt)
+        rank = Rank(task, group)
         try:
             rank.finish((train or _trainer())(rank.config(), rank.hooks()))
         except Exception as error:
@@ -50,6 +51,8 @@ def run_rank(values: dict[str, Any]) -> None:
             else:
                 print(f"another rank ends too: {type(error).__name__}: {error}")
             raise
+        finally:
+            group.remove_download()
 
 
 def _trainer() -> TrainFunction:
@@ -69,7 +72,7 @@ class RayGroup:
         storage: Any = context.get_storage()  # its file system, or Ray Train takes a checkpoint for somebody else's
         self._filesystem, self._run_folder = storage.storage_filesystem, storage.experiment_fs_path
         self._store, self._attempt = train_store, attempt
-        self._download: str | None = None
+        self._download: Path | None = None
 
     def agree(self, names: list[str]) -> list[str]:
         """Collective: rank 0's list."""
@@ -79,7 +82,7 @@ class RayGroup:
 
     def write(self, state: Checkpointable) -> None:
         """Collective, beside training."""
-        self._remove_download()
+        self.remove_download()
         name = f"{run_name(self._attempt)}/{checkpoint_name(state.step)}"
         place = self._place(state.step)
         store_checkpoint(state, self._store, name, self._filesystem, place, removes=self.is_first)
@@ -105,13 +108,14 @@ class RayGroup:
     def _fetch(self, name: str) -> Path:
         import pyarrow.fs
 
-        self._remove_download()
-        self._download = tempfile.mkdtemp(prefix="checkpoint-")
+        self.remove_download()
+        self._download = scratch.new_folder()
         filesystem, base = pyarrow.fs.FileSystem.from_uri(self._store.uri)
-        pyarrow.fs.copy_files(f"{base}/{name}", self._download, source_filesystem=filesystem)
-        return Path(self._download)
+        pyarrow.fs.copy_files(f"{base}/{name}", str(self._download), source_filesystem=filesystem)
+        return self._download
 
-    def _remove_download(self) -> None:
+    def remove_download(self) -> None:
+        """Removes the copy of a checkpoint that was read."""
         if self._download is not None:
             shutil.rmtree(self._download, ignore_errors=True)
             self._download = None
@@ -130,7 +134,7 @@ def store_checkpoint(
         if local is not None:
             state.write(local)
         else:
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory(prefix=scratch.prefix()) as folder:
                 state.write(Path(folder))
                 upload(Path(folder), filesystem, place, state)
     except Exception:

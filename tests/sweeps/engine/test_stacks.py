@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from sweeps.engine import family
+from sweeps.engine.scratch import prefix
 from sweeps.engine.stacks import RankPlace, end_leg, take, unmoved, waits
 
 WAITING = """Thread 0x01 (most recent call first):
@@ -115,12 +116,18 @@ def test_the_end_of_a_leg_ends_its_ranks_what_they_started_and_their_files(tmp_p
     child, other = sleeper({**launch, family.LEG_VARIABLE: mark}), sleeper(launch)
     file = tmp_path / "stacks"
     file.write_text("")
+    downloaded, others = (tmp_path / f"{prefix(pid)}x" for pid in (rank.pid, other.pid))
+    for folder in (downloaded, others):
+        folder.mkdir()
+        (folder / "rank_0.pt").write_text("a checkpoint")
     place = RankPlace(rank=0, host="here", node_id="n", pid=rank.pid, stacks_file=str(file))
     try:
         end_leg(mark, [place])
         assert rank.wait(timeout=10) == child.wait(timeout=10) == -signal.SIGKILL
         assert other.poll() is None
         assert not file.exists()
+        assert not downloaded.exists()
+        assert others.exists()
     finally:
         for process in (rank, child, other):
             process.kill()
