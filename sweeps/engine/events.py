@@ -72,6 +72,16 @@ class LegTraining(LegEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LegUncompiled(LegEvent):
+    """Compiling failed and the leg goes on without: it is no longer what the plan says, and is compared with none."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.line(f"could not be compiled, runs uncompiled: {self.reason}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LegProgress(LegEvent):
     """Rows of a running leg have reached storage."""
 

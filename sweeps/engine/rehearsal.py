@@ -49,7 +49,9 @@ class Telling:
         if isinstance(event, LegCompleted):
             rows = self.rehearsal.trial(event.at.trial).rows()
             first_step_s, peak_mib = rows[0].dt_ms / 1e3, max(row.peak_mib for row in rows)
-            text = f"runs; first step {first_step_s:.1f} s, peak {peak_mib:,.0f} MiB"
+            fell_back = any("fallback" in row.flags for row in rows)
+            how = "could not be compiled, runs uncompiled" if fell_back else "runs"
+            text = f"{how}; first step {first_step_s:.1f} s, peak {peak_mib:,.0f} MiB"
             self.on_event(Rehearsed(at=event.at, is_ok=True, text=text))
         elif isinstance(event, LegFailed):
             self.on_event(

@@ -19,6 +19,7 @@ from sweeps.engine.events import (
     LegStarted,
     LegStopped,
     LegTraining,
+    LegUncompiled,
     Place,
 )
 from sweeps.engine.resume import run_name
@@ -40,6 +41,7 @@ class _Seen:
     settled: bool = False
     num_started: int = 0
     num_training: int = 0
+    num_uncompiled: int = 0
     num_ended: int = 0
     parts: set[str] = field(default_factory=lambda: set[str]())
     last_row: StepRow | None = None
@@ -59,7 +61,12 @@ class Watch:
             attempts = record.attempts()
             known = len(attempts)
             self._seen[name] = _Seen(
-                position, settled=record.result() is not None, num_started=known, num_training=known, num_ended=known
+                position,
+                settled=record.result() is not None,
+                num_started=known,
+                num_training=known,
+                num_uncompiled=known,
+                num_ended=known,
             )
             self._seen[name].parts.update(self._part_names(name))
 
@@ -80,6 +87,10 @@ class Watch:
             if attempt.facts is not None and attempt.number >= seen.num_training:
                 seen.num_training = attempt.number + 1
                 yield _training(place, attempt)
+            reason = (attempt.facts or {}).get("compile_fallback")
+            if reason is not None and attempt.number >= seen.num_uncompiled:
+                seen.num_uncompiled = attempt.number + 1
+                yield LegUncompiled(at=place, reason=reason)
             yield from self._progress(record.name, place, seen, attempt)
             is_cut_off = attempt.end is None and attempt is not attempts[-1]
             if is_cut_off or attempt.end not in (None, "completed"):

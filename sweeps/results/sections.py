@@ -212,7 +212,7 @@ def preflight_table(snapshot: Snapshot) -> Table:
             text_cell(r.state, r.state),
             number_cell(r.first_step_s, 1),
             number_cell(r.peak_mib, 0),
-            text_cell(r.error or "-"),
+            text_cell(r.error or ("could not be compiled, runs uncompiled" if r.fell_back else "-")),
         ]
         for r in snapshot.preflight
     ]

@@ -46,6 +46,7 @@ class Rehearsed:
     leg: str
     state: TrialState
     error: str | None  # of its last attempt
+    fell_back: bool  # compiling failed, its steps ran uncompiled
     first_step_s: float | None
     peak_mib: float | None
 
@@ -113,6 +114,7 @@ def _preflight(experiment: Experiment) -> tuple[Rehearsed, ...]:
                 leg=trial.leg.name,
                 state=state,
                 error=f"{error.type}: {error.message}" if error else None,
+                fell_back=any("fallback" in row.flags for row in rows),
                 first_step_s=rows[0].dt_ms / 1e3 if rows else None,
                 peak_mib=max((row.peak_mib for row in rows), default=None),
             )

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 
-from sweeps.engine.rehearsal import create, short_plan
+from sweeps.engine.events import Event, LegCompleted, Place
+from sweeps.engine.rehearsal import Telling, create, short_plan
 from sweeps.records.experiment import Experiment
+from sweeps.records.rows import StepRow
 
 
 def test_each_leg_is_rehearsed_once_for_three_steps_without_a_checkpoint(
@@ -22,3 +24,17 @@ def test_a_rehearsal_is_an_experiment_inside_the_real_one(make_experiment: Calla
     rehearsal = create(experiment)
     assert rehearsal.uri == f"{experiment.uri}/preflight"
     assert Experiment.open(rehearsal.uri).plan == short_plan(experiment.plan)
+
+
+def test_a_leg_that_ran_uncompiled_is_told_as_such(
+    make_experiment: Callable[..., Experiment], make_row: Callable[..., StepRow]
+) -> None:
+    rehearsal, told = create(make_experiment()), list[Event]()
+    for position, flags in enumerate([("warmup",), ("warmup", "fallback")], start=1):
+        trial = rehearsal.plan.trials[position - 1].name
+        rehearsal.trial(trial).append_rows(0, [make_row(step, flags=flags) for step in range(3)])
+        end = LegCompleted(at=Place(trial, position, 2), num_steps=3, loss=9.0, tok_per_sec=1.0, total_time_min=0.1)
+        Telling(rehearsal, told.append)(end)
+    sound, uncompiled = map(str, told)
+    assert sound.endswith(": runs; first step 0.1 s, peak 900 MiB")
+    assert uncompiled.endswith(": could not be compiled, runs uncompiled; first step 0.1 s, peak 900 MiB")

@@ -56,6 +56,16 @@ def test_a_legs_life_is_told_in_order_and_once(
     assert lines(watch) == []
 
 
+def test_a_leg_that_went_on_uncompiled_is_told_once_with_the_reason(experiment: Experiment) -> None:
+    watch, record = Watch(experiment), experiment.trial("static-b1")
+    attempt = record.start_attempt(num_workers=2)
+    record.update_attempt(dataclasses.replace(attempt, facts=FACTS))
+    assert lines(watch)[-1] == "[1/4] static-b1: trains, 40 steps on 2 ranks of toy"
+    record.update_attempt(dataclasses.replace(attempt, facts={**FACTS, "compile_fallback": "no compiler on rank 1"}))
+    assert lines(watch) == ["[1/4] static-b1: could not be compiled, runs uncompiled: no compiler on rank 1"]
+    assert lines(watch) == []
+
+
 def test_a_checkpoint_is_told_when_all_ranks_have_reported_it(experiment: Experiment) -> None:
     watch, record = Watch(experiment), experiment.trial("static-b1")
     record.start_attempt(num_workers=2)
