@@ -6,6 +6,9 @@ the one that trains. Where training waits longer than HANG_S, or where a collect
 the launcher's key-value store: the thread of every rank answers what training does there, and who does not answer, or
 does not wait, is named. A rank that fails by its own error leaves a sentence in the store, and nobody waits for it.
 
+With NCCL nothing fails where a rank is killed: the others wait inside a kernel until the launcher kills them too. So a
+rank that waits longer than GRACE_S looks whether the processes of the ranks on its own machine are still there.
+
 Under Ray the driver of a trial does this from outside (sweeps/engine/vigil.py).
 """
 
@@ -18,7 +21,9 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterable
 from dataclasses import asdict
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -26,7 +31,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from nanochat.saving import WRITER
-from scripts.waiting import Answer, in_collective, place_of, verdict, waits, waits_for_writer
+from scripts.waiting import Answer, gone, in_collective, place_of, verdict, waits, waits_for_writer
 
 HANG_S = 600.0  # longer than any rank computes alone: evaluation, samples, a checkpoint
 ANSWER_S = 10.0
@@ -34,6 +39,22 @@ LOOK_EVERY_S = 1.0
 GRACE_S = 3.0  # for a rank to find by itself what another one has failed of
 _ROLL_S = ANSWER_S + GRACE_S + 3 * LOOK_EVERY_S  # a roll is over by then
 _ENDED, _CALLED, _SAID = "ended", "called", "said"
+
+
+def _machine() -> str:
+    """Where a process number means one process: the host, and the container if that counts for itself."""
+    space = Path("/proc/self/ns/pid")
+    return f"{socket.gethostname()} {os.readlink(space) if space.is_symlink() else ''}"
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class RollCall:
@@ -46,6 +67,8 @@ class RollCall:
         self._store, self._rank, self._world_size = store, rank, world_size
         self._name = f"rank {rank} ({socket.gethostname()}, process {os.getpid()})"
         self._training, self._launcher = threading.get_ident(), os.getppid()
+        self._machine = _machine()
+        self._neighbours: dict[int, int | None] = {}  # process by rank; None: on another machine
         self._waits_since_s: float | None = None
         self._answered_s: float | None = None
         self._ended_s: float | None = None
@@ -70,6 +93,7 @@ class RollCall:
     def __enter__(self) -> Self:
         if self._store is not None:
             self._store.set(f"name/{self._rank}", self._name)
+            self._store.set(f"process/{self._rank}", f"{os.getpid()} {self._machine}")
             self._thread.start()
         return self
 
@@ -118,6 +142,10 @@ class RollCall:
         if store.check([_ENDED]):
             self._ended_s = self._ended_s or now_s
             return store.get(_ENDED).decode() if now_s - self._ended_s >= GRACE_S else None
+        if self._waits_since_s is not None and now_s - self._waits_since_s >= GRACE_S:
+            lost = self._lost(store)
+            if lost:
+                return gone(self._names(store, lost))
         if self._waits_since_s is not None and now_s - self._waits_since_s > HANG_S:
             self._tell(_CALLED, f"The others have waited for {HANG_S:.0f} s")
         if not store.check([_CALLED]):
@@ -132,8 +160,18 @@ class RollCall:
         if len(answers) == self._world_size and self._is_broken:
             self._over.set()
             return None
-        names = [store.get(f"name/{r}").decode() if store.check([f"name/{r}"]) else f"rank {r}" for r in ranks]
-        return verdict(names, answers, store.get(_CALLED).decode(), ANSWER_S)
+        return verdict(self._names(store, ranks), answers, store.get(_CALLED).decode(), ANSWER_S)
+
+    def _names(self, store: Store, ranks: Iterable[int]) -> list[str]:
+        return [store.get(f"name/{r}").decode() if store.check([f"name/{r}"]) else f"rank {r}" for r in ranks]
+
+    def _lost(self, store: Store) -> list[int]:
+        """Ranks of this machine whose process is no more."""
+        for rank in range(self._world_size):
+            if rank not in self._neighbours and store.check([f"process/{rank}"]):
+                process, _, machine = store.get(f"process/{rank}").decode().partition(" ")
+                self._neighbours[rank] = int(process) if machine == self._machine else None
+        return [rank for rank, process in self._neighbours.items() if process is not None and not _lives(process)]
 
     def _stack(self) -> traceback.StackSummary:
         """Of the training thread, or of the checkpoint's writer where training waits for that."""

@@ -1,11 +1,15 @@
 """Ranks and the store of their launcher, each a process of its own, any of which may be killed."""
 
+import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,6 +71,47 @@ def test_a_rank_ends_by_its_own_error_where_the_store_is_gone(launcher: tuple[su
     rank.join(timeout=10)
     assert not rank.is_alive()
     assert "process group has not been initialized" in str(errors[0])
+
+
+RANK = """
+import sys
+from datetime import timedelta
+from torch.distributed import TCPStore
+from scripts.roll_call import RollCall
+
+def connect():
+    return TCPStore("127.0.0.1", int(sys.argv[1]), is_master=False, wait_for_workers=False)
+
+with RollCall(connect(), int(sys.argv[2]), 2):
+    others = connect()
+    print("on", flush=True)
+    others.wait(["what never comes"], timedelta(seconds=60))
+"""
+
+
+def test_a_rank_that_is_killed_is_named_by_one_that_waits_without_an_error(launcher: tuple[Any, int], tmp_path: Path):
+    program, port = tmp_path / "rank.py", str(launcher[1])
+    program.write_text(RANK)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    ranks = [
+        subprocess.Popen([sys.executable, str(program), port, str(rank)], env=environment, **pipes) for rank in range(2)
+    ]
+    try:
+        assert [rank.stdout.readline() for rank in ranks if rank.stdout] == ["on\n"] * 2
+        ranks[1].kill()
+        ranks[1].wait()
+        _, said = ranks[0].communicate(timeout=30)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+    assert re.fullmatch(
+        rf"error: rank 1 \(\S+, process {ranks[1].pid}\) is gone: killed, or crashed outside of Python\. "
+        r"The others wait in vain; add --resume latest to go on at the newest checkpoint\n",
+        said,
+    )
+    assert ranks[0].returncode == 1
 
 
 def test_a_rank_that_is_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch):
