@@ -107,7 +107,11 @@ class TrialRecord:
             taken = [n for n in self._part_files() if n.startswith(prefix)]
             self._next_part[attempt] = int(taken[-1][len(prefix) :].removesuffix(".jsonl")) + 1 if taken else 0
         part = self._next_part[attempt]
-        self._store.create(f"{self._folder}/rows/{prefix}{part:06d}.jsonl", data)
+        try:
+            self._store.create(f"{self._folder}/rows/{prefix}{part:06d}.jsonl", data)
+        except OSError:
+            del self._next_part[attempt]  # it may be there for all that, so the next part's number is looked up again
+            raise
         self._next_part[attempt] = part + 1
 
     def stored_rows(self) -> StoredRows:

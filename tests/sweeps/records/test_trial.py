@@ -9,6 +9,7 @@ import pytest
 from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
+from sweeps.records.store import Store
 from sweeps.records.trial import TrialRecord, trial_state
 from sweeps.spec.errors import CorruptData, UsageError
 
@@ -65,6 +66,24 @@ def test_parts_get_the_next_number_even_from_a_new_process(make_experiment: Make
     names = sorted(p.name for p in (folder(one) / "rows").iterdir())
     assert names == ["a000-p000000.jsonl", "a000-p000001.jsonl", "a000-p000002.jsonl", "a001-p000000.jsonl"]
     assert [(r.step, r.attempt) for r in one.rows()] == [(0, 0), (1, 0), (2, 1)]
+
+
+def test_a_part_whose_storing_was_confirmed_to_nobody_does_not_refuse_the_next_try(
+    make_experiment: Make, make_row: MakeRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make_experiment()
+    trial, create = experiment.trial("static-b1"), type(experiment.store).create
+
+    def stored_but_refused(store: Store, rel: str, data: bytes) -> None:
+        create(store, rel, data)
+        raise OSError(110, "Connection timed out")
+
+    monkeypatch.setattr(Store, "create", stored_but_refused)
+    with pytest.raises(OSError, match="timed out"):
+        trial.append_rows(0, [make_row(0)])
+    monkeypatch.setattr(Store, "create", create)
+    trial.append_rows(0, [make_row(0), make_row(1)])
+    assert [row.step for row in trial.rows()] == [0, 1]
 
 
 def test_a_restart_at_step_10_supersedes_what_it_repeats(trial: TrialRecord, make_row: MakeRow) -> None:
