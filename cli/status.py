@@ -18,6 +18,7 @@ def status(
     from cli.console import out, table
     from cli.stored import open_snapshot
     from sweeps.results.status import run_table, status_json
+    from sweeps.results.untimed import untimed_trials
     from sweeps.spec.errors import UsageError
 
     if watch and as_json:
@@ -37,6 +38,8 @@ def status(
             out(f"{trial.run} was taken over from experiment {trial.origin.experiment}")
         if trial.fell_back:
             out(f"{trial.run} could not be compiled and went on uncompiled: its speed is not the leg's")
+    for trial, why in untimed_trials(snapshot):
+        out(f"{trial.run} has no timing: {why}")
 
 
 def _watch(exp: str, storage: str | None) -> None:

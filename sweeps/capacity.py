@@ -12,7 +12,7 @@ SWEEP = Sweep(
     name="capacity",
     base=d12_moe_fp8(num_steps=280),
     num_workers=8,
-    checkpoint_every=70,  # at 70, 140 and 210: none inside the tail window
+    checkpoint_every=70,  # at 70, 140 and 210: 20 steps for a save to end before the tail window
     axes=[
         Axis("compile.mode", ["static", "dynamic", "none"]),
         Axis("moe.capacity_factor", [None, 1.0, 1.25]),  # None: exact routing, no token is dropped

@@ -11,7 +11,7 @@ SWEEP = Sweep(
     name="precision",
     base=d12_moe(num_steps=280),
     num_workers=8,
-    checkpoint_every=70,  # at 70, 140 and 210: none inside the tail window
+    checkpoint_every=70,  # at 70, 140 and 210: 20 steps for a save to end before the tail window
     axes=[
         Axis("precision.linears", ["bf16", "fp8_head", "fp8_attention", "fp8"]),
         Axis("precision.experts", ["bf16", "fp8"]),

@@ -36,6 +36,7 @@ from sweeps.results.sections import (
 )
 from sweeps.results.snapshot import Snapshot, read_snapshot
 from sweeps.results.throttling import throttling_sections
+from sweeps.results.untimed import untimed_lines
 
 MARKDOWN_NAME, HTML_NAME = "report.md", "report.html"
 
@@ -120,14 +121,14 @@ def _preflight(snapshots: Sequence[Snapshot]) -> list[Section]:
 def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Section]:
     stand = Paragraph(words=(f"State of the experiment: {single.state}.",)) if single else None
     damaged, taken_over = listed(snapshots, damage_lines), listed(snapshots, origin_lines)
-    fallen_back = listed(snapshots, fallback_lines)
+    fallen_back, untimed = listed(snapshots, fallback_lines), listed(snapshots, untimed_lines)
     sections = [
         Section(key="runs", title="Runs", blocks=[*([stand] if stand else []), across(snapshots, run_table)]),
         Section(key="gates", title="Gates", blocks=gate_blocks(snapshots)),
         Section(
             key="legs",
             title="Legs against the baseline",
-            blocks=[across(snapshots, ratio_table), ratio_note(snapshots)],
+            blocks=[across(snapshots, ratio_table), ratio_note(snapshots), *([untimed] if untimed.lines else [])],
         ),
     ]
     if single:

@@ -103,7 +103,8 @@ def ratio_note(snapshots: Snapshots) -> Paragraph:
         f"whose time counts, peak memory of the fullest rank, loss the raw mean of the last {n} steps. "
         "Minutes count steps > 10 until the averaged loss first is at or below the baseline's last. "
         "A leg that drops assignments does less work per token. - stands for what is not there: a leg that is "
-        f"not completed, that went on uncompiled or, for tok/s, has no {n} counted steps in one attempt."
+        f"not completed, that went on uncompiled or, for tok/s, has no {n} counted steps in one attempt; steps beside "
+        "a save that is still being written do not count."
     )
     return Paragraph(words=(note,), tone="note")
 

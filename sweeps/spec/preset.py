@@ -2,7 +2,8 @@
 
 A setting that would have no effect, because the plan or an axis decides that field, is refused. When a setting changes
 the number of steps, two numbers follow it: the tail window is at most a quarter of the run, and checkpoints keep their
-number per run while none falls inside the window.
+number per run as nearly as may be while none falls inside the window or shortly before it: the steps beside a save that
+is still being written do not count for timing, and the window needs counted ones.
 """
 
 import ast
@@ -20,11 +21,13 @@ from sweeps.spec.sweep import Sweep
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_STEPS_FOR_A_SAVE = 20  # between the last one and the tail window; a window's length if that is shorter
+
 
 def _tiny(sweep: Sweep) -> Sweep:
     """Two CPU workers, 40 steps; a run of minutes on a laptop."""
     base = _guarded("preset tiny", shrink_to_tiny, sweep.base)
-    return replace(sweep, base=base, num_workers=2, checkpoint_every=10, window=TailWindow(num_steps=10))
+    return replace(sweep, base=base, num_workers=2, checkpoint_every=20, window=TailWindow(num_steps=10))
 
 
 PRESETS: dict[str, Callable[[Sweep], Sweep]] = {"tiny": _tiny}
@@ -85,13 +88,19 @@ def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
 
 
 def scaled_interval(every: int | None, old_steps: int | None, new_steps: int, window: int) -> int | None:
-    """The checkpoint interval for another number of steps: as many per run as before, none inside the tail window."""
+    """The checkpoint interval for another number of steps: the nearest to as many saves per run as before.
+
+    None of them begins inside the tail window or in the steps before it that a save may take. A run that is too short
+    for any gets an interval of its whole length.
+    """
     if every is None:
         return None
-    interval = every if old_steps is None else max(1, -(-every * new_steps // old_steps))
-    while any(step % interval == 0 for step in range(new_steps - window + 1, new_steps)):
-        interval += 1
-    return interval
+    wanted = every if old_steps is None else max(1, -(-every * new_steps // old_steps))
+    if wanted >= new_steps:
+        return wanted
+    latest = new_steps - window - min(window, _STEPS_FOR_A_SAVE)
+    allowed = [i for i in range(1, new_steps) if (new_steps - 1) // i * i <= latest]
+    return min(allowed, key=lambda i: abs(i - wanted), default=new_steps)
 
 
 def _parse_value(path: str, text: str) -> Any:

@@ -42,6 +42,15 @@ def test_a_leg_that_went_on_uncompiled_is_told(make_experiment: Make, make_row: 
     assert not any(trial["fell_back"] for trial in others)
 
 
+def test_a_leg_without_timing_is_told(
+    make_experiment: Make, complete: Callable[..., None], make_row: Callable[..., StepRow]
+) -> None:
+    experiment = make_experiment()
+    complete(experiment, "static-b1", [make_row(s, flags=("checkpoint",)) for s in range(40)])
+    last = call("status", experiment.uri).stdout.splitlines()[-1]
+    assert last == "static has no timing: 0 of 40 steps count, the window has 10; 40 steps were beside a save"
+
+
 def test_json_is_the_only_thing_on_stdout_and_damage_is_told_on_stderr(
     make_experiment: Make, make_row: Callable[..., StepRow]
 ) -> None:

@@ -17,7 +17,7 @@ from sweeps.spec.preset import apply_preset, apply_settings, parse_sets, scaled_
 def test_tiny_shrinks_the_base_and_keeps_every_leg() -> None:
     tiny = apply_preset(CAPACITY, "tiny")
     assert tiny.base == shrink_to_tiny(CAPACITY.base)
-    assert (tiny.num_workers, tiny.checkpoint_every, tiny.window) == (2, 10, TailWindow(10))
+    assert (tiny.num_workers, tiny.checkpoint_every, tiny.window) == (2, 20, TailWindow(10))
     assert [(leg.id, leg.role, leg.overrides) for leg in tiny.legs] == [
         (leg.id, leg.role, leg.overrides) for leg in CAPACITY.legs
     ]
@@ -41,7 +41,7 @@ def test_the_number_of_workers_leaves_the_batch_alone() -> None:
 def test_the_window_and_the_checkpoints_follow_the_number_of_steps() -> None:
     short = apply_settings(CAPACITY, num_steps=80)
     assert {leg.config.schedule.num_steps for leg in short.legs} == {80}
-    assert (short.window, short.checkpoint_every) == (TailWindow(20), 20)
+    assert (short.window, short.checkpoint_every) == (TailWindow(20), 40)
     long = apply_settings(CAPACITY, sets=["schedule.num_steps=560"])
     assert (long.window, long.checkpoint_every) == (TailWindow(50), 140)
     own = apply_settings(CAPACITY, num_steps=80, sets=["run.checkpoint_every=33"])
@@ -49,14 +49,25 @@ def test_the_window_and_the_checkpoints_follow_the_number_of_steps() -> None:
 
 
 @given(st.integers(1, 100), st.none() | st.integers(100, 300), st.integers(1, 1000), st.integers(1, 100))
-def test_no_scaled_checkpoint_falls_inside_the_tail_window(
+def test_no_scaled_checkpoint_falls_inside_the_tail_window_or_shortly_before_it(
     every: int, old_steps: int | None, new_steps: int, window: int
 ) -> None:
     window = min(window, max(1, new_steps // 4))
     interval = scaled_interval(every, old_steps, new_steps, window)
     assert interval is not None
-    inside = range(new_steps - window + 1, new_steps)  # after so many steps; the first row of the window comes before
-    assert not [done for done in inside if done % interval == 0]
+    too_late = range(new_steps - window - min(window, 20) + 1, new_steps)  # after so many steps
+    assert not [done for done in too_late if done > 0 and done % interval == 0]
+
+
+@given(st.integers(1, 140), st.integers(4, 2000))
+def test_a_sweep_that_saves_still_does_so_at_another_length(every: int, new_steps: int) -> None:
+    interval = scaled_interval(every, 280, new_steps, min(50, new_steps // 4))
+    assert interval is not None
+    assert interval < new_steps
+
+
+def test_the_same_length_keeps_the_interval() -> None:
+    assert apply_settings(CAPACITY, num_steps=280) == CAPACITY
 
 
 def test_a_sweep_without_checkpoints_has_none_at_any_length() -> None:
