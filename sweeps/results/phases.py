@@ -23,7 +23,7 @@ def phase_sections(snapshots: Sequence[Snapshot]) -> list[Section]:
     note = (
         "Medians over the counted steps of the window, all blocks together, of the median rank; dt is that rank's too. "
         "data: waiting for batches. backward: with the communication that runs beside it. communication: waiting for "
-        "other ranks with nothing else to do. held up by saves: over a whole trial, beside all steps."
+        "other ranks with nothing else to do. held up by saves: over a whole trial, before each of its steps."
     )
     return [
         Section(
@@ -54,5 +54,7 @@ def _median(rows: Sequence[StepRow], name: str) -> float | None:
     return statistics.median(values) if values else None
 
 
-def _held_up_s(trials: Sequence[TrialSnapshot]) -> float:
-    return statistics.median(sum(row.checkpoint_ms or 0.0 for row in t.rows) / 1e3 for t in trials)
+def _held_up_s(trials: Sequence[TrialSnapshot]) -> float | None:
+    told = [[row.checkpoint_ms for row in t.rows if row.checkpoint_ms is not None] for t in trials]
+    sums_s = [sum(of_trial) / 1e3 for of_trial in told if of_trial]
+    return statistics.median(sums_s) if sums_s else None

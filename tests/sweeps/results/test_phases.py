@@ -45,3 +45,13 @@ def test_rows_without_phases_have_no_such_section(make_experiment: Make, complet
     experiment = make_experiment()
     complete(experiment, "static-b1")
     assert phase_sections([read_snapshot(experiment)]) == []
+
+
+def test_rows_that_do_not_tell_of_saves_leave_that_open(
+    make_experiment: Make, complete: Complete, make_row: MakeRow
+) -> None:
+    experiment = make_experiment()
+    complete(experiment, "static-b1", [make_row(s, forward_median_ms=30.0) for s in range(40)])
+    complete(experiment, "bf16-b1", [make_row(s, trial="bf16-b1", checkpoint_ms=0.0) for s in range(40)])
+    held_up = [row[-1].words for row in phase_table(read_snapshot(experiment)).rows]
+    assert held_up == [("-",), ("0.0",)]
