@@ -35,7 +35,7 @@ _HINTS = get_type_hints(StepRow)
 _NAMES = tuple(f.name for f in fields(StepRow))
 _OPTIONAL = tuple(n for n in _NAMES if type(None) in getattr(_HINTS[n], "__args__", ()))
 _NUMBERS = tuple(n for n in _NAMES if float in (_HINTS[n], *getattr(_HINTS[n], "__args__", ())))
-_INTEGERS = tuple(n for n in _NAMES if _HINTS[n] is int)
+_INTEGERS = tuple(n for n in _NAMES if int in (_HINTS[n], *getattr(_HINTS[n], "__args__", ())))
 _LISTS = tuple(n for n in _NAMES if tuple[float, ...] in getattr(_HINTS[n], "__args__", ()))
 
 
@@ -108,7 +108,7 @@ def _row_of(values: dict[str, Any]) -> StepRow:
         if value.__class__ is not float and value is not None:
             known[name] = _NON_FINITE[value] if value.__class__ is str else float(value)
     for name in _INTEGERS:
-        if known[name].__class__ is not int:
+        if known[name].__class__ is not int and not (known[name] is None and name in _OPTIONAL):
             raise TypeError(f"{name} must be a whole number, got {known[name]!r}")
     known["flags"] = tuple(known["flags"])
     for name in _LISTS:

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from nanochat.config import digest, field_alternatives, field_paths, get_field, to_dict
 from sweeps.records.documents import parse_utc
@@ -310,8 +310,14 @@ def parameter_column(path: str) -> Column[LegSource]:
 
 
 def _flags(row: StepRow) -> list[str]:
-    finite = all(math.isfinite(v) for v in vars(row).values() if isinstance(v, float))
-    return [*row.flags] if finite else [*row.flags, NOT_FINITE]
+    return [*row.flags] if all(map(_is_finite, vars(row).values())) else [*row.flags, NOT_FINITE]
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value, or each one in a list, is no NaN and not infinite."""
+    if isinstance(value, tuple):
+        return all(map(_is_finite, cast("tuple[Any, ...]", value)))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _started(trial: TrialSnapshot) -> Any:

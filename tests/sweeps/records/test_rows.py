@@ -89,6 +89,17 @@ def test_rows_of_other_versions_are_readable(make_row: Callable[..., StepRow]) -
     assert row.layer_dropped_pct == (0.0, 1.5)
 
 
+def test_a_whole_number_that_is_none_costs_its_line_also_where_it_may_be_missing(
+    make_row: Callable[..., StepRow],
+) -> None:
+    values = json.loads(encode_rows([make_row(7)]))
+    for damage in ({"compiled_graphs": 1.5}, {"gpu_throttle_bits": "hot"}, {"step": None}):
+        assert decode_rows(json.dumps(values | damage).encode() + b"\n") == ([], True)
+    for bits in (None, 32):
+        ((row,), torn) = decode_rows(json.dumps(values | {"gpu_throttle_bits": bits}).encode() + b"\n")
+        assert (row.gpu_throttle_bits, torn) == (bits, False)
+
+
 def test_the_latest_attempt_that_covers_a_step_wins(make_row: Callable[..., StepRow]) -> None:
     first = [make_row(s, attempt=0) for s in range(14)]
     second = [make_row(s, attempt=1) for s in range(10, 12)]

@@ -12,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nanochat.step_flags import Flags
 from nanochat.throttle import REASONS, slowdown
 from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
-from sweeps.results.columns import LEG_COLUMNS, STEP_COLUMNS
+from sweeps.results.columns import LEG_COLUMNS, NOT_FINITE, STEP_COLUMNS
 from sweeps.results.parquet import export_experiment
 
 Make = Callable[..., Experiment]
@@ -66,6 +67,15 @@ def test_each_step_is_there_once_from_the_latest_attempt(experiment: Experiment)
     static = steps.filter(pa.compute.equal(steps["leg"], "static"))
     assert static["attempt"].to_pylist() == [0] * 10 + [1] * 30
     assert static["counted"].to_pylist() == [False] * 20 + [True] * 20
+
+
+def test_a_number_in_a_list_that_is_none_becomes_null_with_a_flag(make_experiment: Make, make_row: MakeRow) -> None:
+    experiment = make_experiment()
+    rows = [make_row(20, layer_max_vio=(0.5, math.nan)), make_row(21, layer_max_vio=(0.5, 1.5))]
+    experiment.trial("static-b1").append_rows(0, rows)
+    _, steps = exported(experiment)
+    assert steps["layer_max_vio"].to_pylist() == [[0.5, None], [0.5, 1.5]]
+    assert steps["flags"].to_pylist() == [["not_finite"], []]
 
 
 def test_a_number_that_is_none_becomes_null_with_a_flag(experiment: Experiment) -> None:
@@ -200,3 +210,13 @@ def test_repeated_blocks_make_one_row_each(make_experiment: Make, complete: Comp
     legs, _ = exported(experiment)
     done = legs.filter(pa.compute.equal(legs["leg"], "static"))
     assert (done["block"].to_pylist(), done["seed"].to_pylist()) == ([1, 2], [43, 44])
+
+
+def test_the_page_explains_every_flag_and_no_other() -> None:
+    flags = Flags(first_step=5)
+    given = {*flags.of_step(5, compiled_graphs=1, skipped=True, fell_back=True, throttle_bits=32)}
+    flags.after(evaluated=True, sampled=True)
+    flags.saving()
+    given |= {*flags.of_step(6, compiled_graphs=0, skipped=False)}
+    table = DOCS.read_text().split("| flag | the step |")[1].split("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == sorted({*given, NOT_FINITE})
