@@ -59,8 +59,8 @@ def ratios_by_block(
 
 
 def mean_over_blocks(snapshot: Snapshot, leg: str, of: Callable[[Measures], float | None]) -> float | None:
-    """The plain mean of a leg's own value over its completed trials."""
-    done = [t for t in snapshot.of_leg(leg) if t.state == "completed"]
+    """The plain mean of a leg's own value over its completed trials, without those that went on uncompiled."""
+    done = [t for t in snapshot.of_leg(leg) if t.state == "completed" and not t.fell_back]
     values = [v for t in done if (v := of(measure(t.rows, snapshot.plan.window_steps))) is not None]
     return sum(values) / len(values) if values else None
 

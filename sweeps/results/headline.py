@@ -32,7 +32,7 @@ def verdict(snapshot: Snapshot, *, named: bool) -> Verdict:
         else f"the ratios are means over {plan.num_blocks} blocks without an interval"
     )
     caveat: Words = (*_whose(snapshot, named), f"The comparison is advice, not a verdict: {runs}. ")
-    if plan.candidate is not None and has_fallen_back(snapshot, plan.candidate.name, plan.baseline.name):
+    if plan.candidate is not None and _is_invalid(snapshot, plan.candidate):
         why = _fallen_back(plan.candidate, plan.baseline)
         return Verdict(word="INVALID", sentence=(*_whose(snapshot, named), *why))
     if plan.candidate is None:
@@ -47,6 +47,11 @@ def verdict(snapshot: Snapshot, *, named: bool) -> Verdict:
     return Verdict(word="ADVISORY", sentence=sentence)
 
 
+def _is_invalid(snapshot: Snapshot, candidate: Leg) -> bool:
+    """Whether nothing can be said of candidate and baseline, because a trial of one is not what it should be."""
+    return has_fallen_back(snapshot, candidate.name, snapshot.plan.baseline.name)
+
+
 def _fallen_back(candidate: Leg, baseline: Leg) -> Words:
     return (
         "Compiling failed in the candidate ",
@@ -58,9 +63,12 @@ def _fallen_back(candidate: Leg, baseline: Leg) -> Words:
 
 
 def candidate_facts(snapshot: Snapshot, *, named: bool) -> list[Block]:
-    """Time to loss, speed, memory and loss of the candidate beside the baseline; nothing before both are completed."""
+    """Time to loss, speed, memory and loss of the candidate beside the baseline; nothing before both are completed.
+
+    Nothing either where one of the two went on uncompiled in any block.
+    """
     plan = snapshot.plan
-    if plan.candidate is None:
+    if plan.candidate is None or _is_invalid(snapshot, plan.candidate):
         return []
     found = {r.leg.name: r for r in ratios_to_baseline(snapshot)}
     ratios, base = found[plan.candidate.name], found[plan.baseline.name]

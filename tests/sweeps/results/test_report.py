@@ -12,6 +12,7 @@ from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.results import html
+from sweeps.results.compare import mean_over_blocks
 from sweeps.results.report import build_report, markdown_files, refresh, write_chosen, write_report
 from sweeps.results.snapshot import read_snapshot
 
@@ -323,3 +324,18 @@ def test_a_gate_on_a_leg_that_went_on_uncompiled_is_invalid(fallen_back: Experim
 
 def test_legs_that_were_compiled_are_compared_beside_one_that_was_not(fallen_back: Experiment) -> None:
     assert "| `bf16` | control | 4.000 | 1.000 | 1.0000 |" in report(fallen_back)
+
+
+def test_a_block_that_went_on_uncompiled_is_in_no_mean_and_leaves_the_lead_without_facts(
+    make_experiment: Make, complete: Complete, make_row: MakeRow
+) -> None:
+    experiment = make_experiment(num_blocks=2)
+    for name, dt_ms in (("static-b1", 200.0), ("static-b2", 200.0), ("static_cap1p25-b1", 100.0)):
+        complete(experiment, name, steps_of(make_row, name, dt_ms, 4.0, 1000.0))
+    name = "static_cap1p25-b2"
+    flags = [dataclasses.replace(row, flags=("fallback",)) for row in steps_of(make_row, name, 400.0, 4.0, 3000.0)]
+    complete(experiment, name, flags, compile_fallback="no g++")
+    assert mean_over_blocks(read_snapshot(experiment), "static_cap1p25", lambda m: m.peak_mib) == 1000.0
+    lead, _ = report(experiment).split("## Runs")
+    assert "**INVALID.**" in lead
+    assert "Candidate `static_cap1p25` against" not in lead
