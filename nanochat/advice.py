@@ -18,7 +18,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(cause, MemoryError)
         or type(cause).__name__ == "OutOfMemoryError"
         or (isinstance(cause, RuntimeError) and any(words in str(cause) for words in _CPU_ALLOCATOR))
-        for cause in _causes(error)
+        for cause in causes(error)
     )
 
 
@@ -52,8 +52,11 @@ def _or(items: list[str]) -> str:
     return " or ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what caused it, the root last; torch's compiler keeps the cause in a field of its own."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = getattr(cause, "inner_exception", None) or cause.__cause__

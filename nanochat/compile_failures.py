@@ -9,11 +9,10 @@ of code that it generated: kernels may be refused by the GPU, or find tensors th
 """
 
 import traceback
-from collections.abc import Iterator
 
 from torch import nn
 
-from nanochat.advice import is_out_of_memory
+from nanochat.advice import causes, is_out_of_memory
 from nanochat.compiling import cache_folder
 from nanochat.config import CompileMode
 from nanochat.dist import Ranks
@@ -29,7 +28,7 @@ class CompileError(RuntimeError):
 
 def describe(error: Exception, model: GPT, mode: CompileMode) -> str | None:
     """What failed and why, in the form "torch.compile failed in ...: ..."; None if the compiler is not to blame."""
-    chain = list(_chain(error))
+    chain = list(causes(error))
     if is_out_of_memory(error) or not any(map(_is_compilers, chain)):
         return None
     root = chain[-1]
@@ -49,16 +48,6 @@ def refusal(failure: str) -> CompileError:
         f"{failure}; mend that, choose another compile.mode ('none' compiles nothing), "
         "or let such a run go on uncompiled by compile.fallback 'none'"
     )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what caused it, the root last."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        yield cause
-        cause = getattr(cause, "inner_exception", None) or cause.__cause__
 
 
 def _is_compilers(error: BaseException) -> bool:

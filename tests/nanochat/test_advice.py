@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._inductor.exc import InductorError
 
 from nanochat.advice import is_out_of_memory, memory_advice, peak_mib
 from nanochat.config import with_overrides
@@ -20,6 +21,10 @@ def test_memory_errors_are_recognised_also_as_a_cause(error: Exception) -> None:
     outer.__cause__ = error
     assert is_out_of_memory(error)
     assert is_out_of_memory(outer)
+
+
+def test_memory_that_runs_out_inside_of_the_compiler_is_recognised() -> None:
+    assert is_out_of_memory(InductorError(torch.OutOfMemoryError("CUDA out of memory"), None))
 
 
 def test_other_errors_are_not_out_of_memory() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch._inductor.config as inductor
 from torch import Tensor, nn
+from torch._inductor.exc import InductorError
 
 from nanochat import compile_failures, compiling, gpt
 from nanochat.compile_failures import CompileError
@@ -205,7 +206,8 @@ def test_a_failure_in_the_backward_pass_is_told_as_that(small_text: Path):
 
 def test_what_is_not_the_compilers_fault_is_not_put_down_to_it(small_text: Path):
     model = prepare(_tiny(small_text), _hooks([], [])).model
-    for error in (ValueError("a bad batch"), torch.OutOfMemoryError("CUDA out of memory"), KeyError("x")):
+    no_memory = torch.OutOfMemoryError("CUDA out of memory")
+    for error in (ValueError("a bad batch"), no_memory, InductorError(no_memory, None), KeyError("x")):
         assert compile_failures.describe(error, model, "static") is None
 
 
