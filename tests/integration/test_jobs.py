@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 TOKEN = "0123456789abcdef" * 4
-SWEEP = ["smoke", "--legs", "exact", "--num-steps", "120", "--set", "run.checkpoint_every=40"]
+SWEEP = ["smoke", "--legs", "exact", "--num-steps", "80", "--set", "run.checkpoint_every=40"]
 
 
 def free_ports(number: int) -> list[int]:
@@ -115,7 +115,7 @@ def test_a_job_is_stopped_with_a_checkpoint_and_a_restore_completes_it(head: Hea
     assert restored.returncode == 0, restored.stdout + restored.stderr
     assert experiment.state() == "completed"
     record = experiment.trial("exact-b1")
-    assert [row.step for row in record.rows()] == list(range(120))
+    assert [row.step for row in record.rows()] == list(range(80))
     last = record.attempts()[-1]
     assert last.first_step == 1 + max(row.step for row in record.rows() if row.attempt == 0)
 
