@@ -1,10 +1,9 @@
 """Everything a run needs, built from its config: device, data, model, optimizer, and where it continues from."""
 
-import hashlib
-import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from nanochat import checkpoint, compiling, schedule, sizes
 from nanochat.attention import resolve_backend
-from nanochat.config import ConfigError, EvalConfig, TrainConfig, to_dict
+from nanochat.config import ConfigError, EvalConfig, TrainConfig, digest
 from nanochat.core_tasks import Task, open_bundle
 from nanochat.dataloader import Lanes
 from nanochat.dataset import cache_folder, open_corpus
@@ -93,9 +92,19 @@ class Run:
 
 
 def state_digest(config: TrainConfig) -> str:
-    """What a checkpoint must agree in to be continued: all that shapes the state and the path it was on."""
-    body = {section: to_dict(config)[section] for section in _STATE_SECTIONS} | {"seed": config.run.seed}
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    """What a checkpoint must agree in to be continued: all that shapes the state and the path it was on.
+
+    Fields at their default are left out, so a new field that changes nothing by default keeps older checkpoints good.
+    """
+    sections = {name: getattr(config, name) for name in _STATE_SECTIONS}
+    chosen = {name: None if section is None else _not_default(section) for name, section in sections.items()}
+    return digest(chosen | {"seed": config.run.seed})
+
+
+def _not_default(section: Any) -> dict[str, Any]:
+    """The fields of a config's section that were set to something else than their default."""
+    values = [(field, getattr(section, field.name)) for field in fields(section)]
+    return {field.name: value for field, value in values if value != field.default}
 
 
 def seed_everything(seed: int) -> None:
@@ -212,8 +221,9 @@ def _continue_from_checkpoint(run: Run, hooks: Hooks) -> None:
     index = checkpoint.read_index(folder)
     if index["config_digest"] != state_digest(run.config):
         raise checkpoint.CheckpointError(
-            f"{folder} was written by a run with another config (digest {index['config_digest'][:8]}, this one is "
-            f"{state_digest(run.config)[:8]}); continue with the same settings, or start a new run elsewhere"
+            f"{folder} was written by a run with another config, or by a version of the trainer whose config has other "
+            f"fields (digest {index['config_digest'][:8]}, this one is {state_digest(run.config)[:8]}); continue with "
+            f"the same settings and version, or start a new run elsewhere"
         )
     state = checkpoint.read(folder, run.ranks, run.optimizer, run.model.router_biases())
     run.feed.load_state(state.lanes)
