@@ -26,7 +26,7 @@ class StartFacts:
     num_params: int
     num_active_params: int
     backends: dict[str, str]  # role -> kernel: attention, experts, linears
-    compile_cache: str  # "cold", "warm" or "none"
+    compile_cache: str  # "cold", "warm", "mixed" (some graphs were there, some not) or "none"
     compile_fallback: str | None = None  # why the run goes on uncompiled, if compiling failed
 
 
