@@ -1,8 +1,8 @@
 """What a failing torch.compile means for a run: one sentence that says why, and one decision of all ranks.
 
-Compilation is lazy: it fails in the first micro-step, in a block's forward pass or in the backward pass, and perhaps on
-some ranks only. A rank that compiled beside one that did not would be no fair measurement, so the ranks vote: either
-all go on compiled, or none.
+Compilation is lazy: it fails in the first step, in a block's forward pass, in the backward pass or in the optimizer's
+update, and perhaps on some ranks only. A rank that compiled beside one that did not would be no fair measurement, so
+the ranks vote: either all go on compiled, or none.
 
 A failure is the compiler's if one of its exceptions is in the chain, or if it comes out of the compiler's code or out
 of code that it generated: kernels may be refused by the GPU, or find tensors that are not as they were announced.
@@ -17,6 +17,7 @@ from nanochat.compiling import cache_folder
 from nanochat.config import CompileMode
 from nanochat.dist import Ranks
 from nanochat.gpt import GPT
+from nanochat.optim import ShardedOptimizer
 
 _COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "triton")
 _MAX_CAUSE_CHARS = 300
@@ -68,11 +69,13 @@ def _telling_line(error: BaseException) -> str:
 
 
 def _place(error: Exception, model: GPT) -> str:
-    """Which part of the model was at work, by who is `self` along the traceback."""
+    """Which part of the step was at work, by who is `self` along the traceback."""
     names: dict[int, str] = {id(block): f"block {i} of {len(model.blocks)}" for i, block in enumerate(model.blocks)}
     names[id(model.head)] = "the head"
     for frame, _ in traceback.walk_tb(error.__traceback__):
         owner = frame.f_locals.get("self")
         if isinstance(owner, nn.Module) and id(owner) in names:
             return names[id(owner)]
+        if isinstance(owner, ShardedOptimizer):
+            return "the optimizer's update"
     return "the backward pass"

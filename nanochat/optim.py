@@ -283,6 +283,13 @@ class ShardedOptimizer:
         self._wait(sending, mark)
         return now.active
 
+    @torch.no_grad()
+    def rehearse(self) -> None:
+        """Runs every update with nothing active, which changes nothing: compiles them. Not collective."""
+        now = self._now(torch.zeros((), device=self.ranks.device), lr_mult=0.0, momentum=0.0, weight_decay=0.0)
+        for group in self._groups:
+            group.update(self._kernels, group.peaks(), now)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Values and moments by stable names, without copies: loading into these tensors loads the optimizer.
 

@@ -78,7 +78,7 @@ class Stepper:
         self._meter.add(loss.detach(), of_routers.balance.detach(), router)
 
     def _try_compiled(self) -> None:
-        """Collective. Compiles everything by a micro-step that leaves no trace, and takes the failure of any rank.
+        """Collective. Compiles everything by a step that leaves no trace, and takes the failure of any rank.
 
         A real micro-step could not be taken back: the last one of a step already sends its gradients to other ranks.
         Raises CompileError, or goes on uncompiled where the config says so.
@@ -89,6 +89,7 @@ class Stepper:
                 (self._recorded or self.micro_step)(*run.feed.peek())
             if run.val_lanes is not None:
                 self._evaluate(*run.feed.peek())
+            run.optimizer.rehearse()
             run.device.synchronize()
         except Exception as error:
             own_failure = compile_failures.describe(error, run.model, run.config.compile.mode)

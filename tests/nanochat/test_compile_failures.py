@@ -12,7 +12,7 @@ import torch._inductor.config as inductor
 from torch import Tensor, nn
 from torch._inductor.exc import InductorError
 
-from nanochat import compile_failures, compiling, gpt
+from nanochat import compile_failures, compiling, gpt, setup, updates
 from nanochat.compile_failures import CompileError
 from nanochat.config import TrainConfig, with_overrides
 from nanochat.dist import Ranks
@@ -20,6 +20,7 @@ from nanochat.recipes import d12_moe
 from nanochat.setup import prepare
 from nanochat.stats import Hooks, StartFacts, StepStats
 from nanochat.train import train
+from nanochat.updates import Kernels
 
 REAL_NORM = gpt.norm
 
@@ -139,6 +140,42 @@ def test_a_missing_cpp_compiler_is_named(small_text: Path):
         pytest.raises(CompileError, match=r"in block 0 of 2 .*: InvalidCxxCompiler: .*/nonexistent/g\+\+"),
     ):
         _train(_tiny(small_text))
+
+
+@torch.library.custom_op("nanochat_test::no_step", mutates_args=())
+def update_of_unknown_shape(x: Tensor) -> Tensor:
+    """A step of nothing that runs, and that cannot be compiled."""
+    return torch.zeros_like(x)
+
+
+@update_of_unknown_shape.register_fake
+def _(x: Tensor) -> Tensor:
+    raise NotImplementedError("no one has thought about updates")
+
+
+@pytest.mark.usefixtures("dynamo_alone")
+def test_an_update_that_cannot_be_compiled_fails_at_the_start_or_falls_back_too(
+    small_text: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def apply(value: Tensor, *args: Any, **settings: Any) -> None:
+        updates.muon_apply(value, *args, **settings)
+        value.add_(update_of_unknown_shape(value))
+
+    kernels = Kernels(apply=torch.compile(apply, backend="eager", fullgraph=True))
+    real_optimizer = setup.ShardedOptimizer
+
+    def compiling_optimizer(*args: Any, **settings: Any) -> Any:
+        return real_optimizer(*args, **settings | {"compile_updates": True})
+
+    with monkeypatch.context() as as_on_a_gpu:
+        as_on_a_gpu.setattr(Kernels, "compiled", lambda: kernels)
+        as_on_a_gpu.setattr(setup, "ShardedOptimizer", compiling_optimizer)
+        with pytest.raises(CompileError, match=r"failed in the optimizer's update .*no one has thought about updates"):
+            _train(_tiny(small_text))
+        rows, _ = _train(_tiny(small_text, **{"compile.fallback": "none"}))
+    plain, _ = _train(_tiny(small_text, **{"compile.mode": "none"}))
+    assert [row.loss for row in rows] == [row.loss for row in plain]
+    assert all("fallback" in row.flags for row in rows)
 
 
 def _world_of_two(ranks: Ranks, folder: str) -> tuple[str, list[float], list[float]]:
