@@ -137,9 +137,11 @@ class _RecordedMicroStep:
         if self._graph is None and self._num_eager < _EAGER_MICRO_STEPS:
             self._num_eager += 1
             self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):  # where autograd's nodes will be recorded
-                self._micro_step(inputs, targets)
-            torch.cuda.current_stream().wait_stream(self._stream)
+            try:
+                with torch.cuda.stream(self._stream):  # where autograd's nodes will be recorded
+                    self._micro_step(inputs, targets)
+            finally:  # what was launched before a failure still adds into gradients, which are cleared next
+                torch.cuda.current_stream().wait_stream(self._stream)
             return
         if self._graph is None:
             self._graph = self._record(inputs, targets)

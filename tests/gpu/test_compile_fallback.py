@@ -8,15 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanochat import gpt
+from nanochat import compiling, gpt
 from nanochat.compile_failures import CompileError
-from nanochat.config import TrainConfig, with_overrides
+from nanochat.config import CompileMode, TrainConfig, with_overrides
 from nanochat.recipes import d12_moe_fp8
 from nanochat.stats import Hooks, StepStats
+from nanochat.stepping import _RecordedMicroStep
 from nanochat.train import train
 
 pytestmark = pytest.mark.gpu
-REAL_NORM = gpt.norm
+REAL_NORM, REAL_ROTATE, REAL_COMPILE = gpt.norm, gpt.rotate, compiling.compile_model
+SLEEP_CYCLES = 20_000_000_000  # about ten seconds: longer than the compiler takes to fail
 
 
 @torch.library.custom_op("nanochat_gpu_test::norm", mutates_args=())
@@ -42,10 +44,63 @@ norm_of_unknown_shape.register_autograd(
 )
 
 
-@pytest.fixture(autouse=True)
-def fresh_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    torch._dynamo.reset()
+@torch.library.custom_op("nanochat_gpu_test::same", mutates_args=())
+def same(grad: Tensor) -> Tensor:
+    """A gradient as it is."""
+    return grad.clone()
+
+
+@same.register_fake
+def _(grad: Tensor) -> Tensor:
+    return torch.empty_like(grad)
+
+
+class _SameGradient(torch.autograd.Function):
+    """Changes nothing; its backward cannot be compiled while the compiler is told to refuse `same`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return same(grad)
+
+
+def _refuse(*_: Any) -> None:
+    raise NotImplementedError("no one has thought about this gradient")
+
+
+@pytest.fixture
+def faulty_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpt, "norm", norm_of_unknown_shape)
+
+
+@pytest.fixture
+def faulty_backward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the blocks; in the trial the head's gradient comes so late that the GPU still adds it after the failure."""
+    from torch._inductor.lowering import lowerings
+
+    is_over: list[bool] = []
+
+    def delay(_: Tensor) -> None:
+        if not is_over:
+            torch.cuda._sleep(SLEEP_CYCLES)
+        is_over.append(True)
+
+    def compile_model(model: gpt.GPT, mode: CompileMode) -> None:
+        REAL_COMPILE(model, mode)
+        if mode != "none":
+            model.head.lm_head.weight.register_hook(delay)
+
+    monkeypatch.setitem(lowerings, torch.ops.nanochat_gpu_test.same.default, _refuse)
+    monkeypatch.setattr(gpt, "rotate", lambda *args: _SameGradient.apply(REAL_ROTATE(*args)))
+    monkeypatch.setattr(compiling, "compile_model", compile_model)
+
+
+@pytest.fixture(autouse=True)
+def fresh_process() -> Iterator[None]:
+    torch._dynamo.reset()
     yield
     torch._dynamo.reset()
     torch.use_deterministic_algorithms(False)
@@ -82,14 +137,47 @@ def _tiny(**overrides: Any) -> TrainConfig:
     return with_overrides(d12_moe_fp8(num_steps=4), sizes | overrides)
 
 
+@pytest.mark.usefixtures("faulty_forward")
 def test_the_cause_is_told():
     with pytest.raises(CompileError, match=r"in block 0 of 2 with compile.mode 'static': .*no one has thought"):
         _losses()
 
 
+@pytest.mark.usefixtures("faulty_forward")
 def test_a_run_that_fell_back_records_its_micro_steps_and_equals_an_uncompiled_one():
     fallen_back, marked = _losses(**{"compile.fallback": "none"})
     plain, unmarked = _losses(**{"compile.mode": "none"})
     assert len(plain) == 4
     assert fallen_back == plain
     assert (marked, unmarked) == ({True}, {False})
+
+
+@pytest.mark.usefixtures("faulty_backward")
+def test_a_failure_in_the_backward_pass_is_told_as_that():
+    with pytest.raises(CompileError, match=r"in the backward pass with compile.mode 'static': .*about this gradient"):
+        _losses()
+
+
+@pytest.mark.usefixtures("faulty_backward")
+def test_a_run_that_fell_back_in_the_backward_pass_equals_an_uncompiled_one():
+    fallen_back, marked = _losses(**{"compile.fallback": "none"})
+    plain, unmarked = _losses(**{"compile.mode": "none"})
+    assert len(plain) == 4
+    assert fallen_back == plain
+    assert (marked, unmarked) == ({True}, {False})
+
+
+def test_what_a_failed_micro_step_has_launched_is_done_before_what_is_launched_next(gpu: torch.device):
+    gradient = torch.zeros(1024, device=gpu)
+
+    class Failing:
+        def micro_step(self, inputs: Tensor, targets: Tensor) -> None:
+            torch.cuda._sleep(1_000_000_000)
+            gradient.add_(1)
+            raise RuntimeError("after the launch")
+
+    with pytest.raises(RuntimeError, match="after the launch"):
+        _RecordedMicroStep(Failing())(gradient, gradient)  # pyright: ignore[reportArgumentType]
+    gradient.zero_()
+    torch.cuda.synchronize()
+    assert not gradient.any()
