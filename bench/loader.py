@@ -9,8 +9,8 @@ as long as its tokens at the given rate, the host runs ahead of it until the opt
 interpreter's lock for a while at each launch, as a training thread does. With a GPU the batches really go there.
 
 Three lines: what the thread packs if nobody waits; the clock fed by the thread; and the control, the same clock with
-packing done by the training thread itself while the device works. `idle` is the share of time in which the device
-waited for a batch, `longest wait` the worst single one.
+packing done by the training thread itself while the device works, and with the same way to a GPU. `idle` is the share
+of time in which the device waited for a batch, `longest wait` the worst single one.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from torch import Tensor
 from nanochat import tokenizer
 from nanochat.dataloader import Lanes
 from nanochat.dataset import Corpus, prepare_embedded
-from nanochat.feed import Feed
+from nanochat.feed import Feed, Upload
 from nanochat.shards import RowGroups, write_shard
 
 BATCH_SIZE, SEQ_LEN = 16, 1024
@@ -55,18 +55,20 @@ class Figures:
 class InLine:
     """The control: the training thread packs the next batch right after it has launched a micro-step."""
 
-    def __init__(self, lanes: Lanes) -> None:
+    def __init__(self, lanes: Lanes, device: torch.device) -> None:
         self._lanes, self._turn = lanes, 0
+        self._upload = Upload(device) if device.type == "cuda" else None
         self._ahead: Tensor | None = None
 
     def prefetch(self) -> None:
-        """Packs the next batch, unless that is done."""
+        """Packs the next batch and sends it on its way to the device, unless that is done."""
         if self._ahead is None:
-            self._ahead = self._lanes.next_batch(self._lanes.my_lanes[self._turn])
+            packed = self._lanes.next_batch(self._lanes.my_lanes[self._turn])
+            self._ahead = packed if self._upload is None else self._upload(packed)
             self._turn = (self._turn + 1) % len(self._lanes.my_lanes)
 
     def next(self) -> Tensor:
-        """The next batch."""
+        """The next batch (2, B, T) on the device."""
         self.prefetch()
         batch, self._ahead = self._ahead, None
         assert batch is not None
@@ -149,7 +151,7 @@ def _rank(rank: int, args: argparse.Namespace, corpus: Corpus, start: Any, resul
     modes: dict[str, tuple[Callable[[], Feed | InLine], float]] = {
         "thread, nobody waits": (lambda: Feed(lanes(), device), 0.0),
         "thread": (lambda: Feed(lanes(), device), args.tok_per_sec),
-        "control: in line": (lambda: InLine(lanes()), args.tok_per_sec),
+        "control: in line": (lambda: InLine(lanes(), device), args.tok_per_sec),
     }
     for mode, (make, tok_per_sec) in modes.items():
         feed = make()

@@ -3,8 +3,8 @@
 Reading, tokenizing and packing run in one worker thread, up to a whole optimizer step ahead of the training thread, so
 that the device never waits for text. One thread is enough: it packs far more tokens a second than a GPU trains on, and
 its heavy parts run without the interpreter's lock. It touches no GPU, because while a CUDA graph is recorded no other
-thread may. The training thread copies a packed batch into pinned memory, from where it goes to the GPU while that
-works on the batch before.
+thread may. The training thread copies a packed batch into pinned memory, from where it goes to the GPU in the order of
+that thread's own stream: after the micro-step before it, and without the host waiting for either.
 
 How far the thread has run ahead is chance and must not show: with each batch comes the position of its lane behind it,
 and the data position of a checkpoint is that of the batches that were served. A resumed run, on whichever rank a lane
@@ -43,7 +43,7 @@ class Feed:
         self._lanes = lanes
         self._num_ahead = max(_MIN_BATCHES_AHEAD, len(lanes.my_lanes))
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
-        self._upload = _Upload(device) if device.type == "cuda" else None
+        self._upload = Upload(device) if device.type == "cuda" else None
         self._restart()
 
     def _restart(self) -> None:
@@ -124,7 +124,7 @@ class Feed:
         self._next = None
 
 
-class _Upload:
+class Upload:
     """Copies to a GPU out of pinned buffers that serve in turn, so that the host does not wait for a copy."""
 
     def __init__(self, device: torch.device) -> None:

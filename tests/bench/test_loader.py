@@ -18,7 +18,7 @@ def _lanes(folder: Path) -> Lanes:
 
 
 def test_the_control_serves_the_batches_that_the_thread_serves(tmp_path: Path):
-    feed, control = Feed(_lanes(tmp_path), torch.device("cpu")), loader.InLine(_lanes(tmp_path))
+    feed, control = Feed(_lanes(tmp_path), torch.device("cpu")), loader.InLine(_lanes(tmp_path), torch.device("cpu"))
     for _ in range(4):
         assert torch.equal(torch.stack(feed.next()), control.next())
     feed.close()

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bench.loader import InLine
 from nanochat import tokenizer
 from nanochat.dataloader import Lanes
 from nanochat.dataset import prepare_embedded
@@ -12,10 +13,24 @@ pytestmark = pytest.mark.gpu
 NUM_BATCHES = 40
 
 
-def _feed(device: torch.device) -> Feed:
+def _lanes() -> Lanes:
     corpus = prepare_embedded()
     sizes = {"num_lanes": 4, "batch_size": 16, "seq_len": 1024}
-    return Feed(Lanes(corpus, tokenizer.load(corpus), split="train", rank=0, world_size=1, **sizes), device)
+    return Lanes(corpus, tokenizer.load(corpus), split="train", rank=0, world_size=1, **sizes)
+
+
+def _feed(device: torch.device) -> Feed:
+    return Feed(_lanes(), device)
+
+
+def test_the_benchmarks_control_serves_its_batches_on_the_gpu_too(gpu: torch.device):
+    control, plain = InLine(_lanes(), gpu), _feed(torch.device("cpu"))
+    for _ in range(6):
+        batch = control.next()
+        assert batch.device.type == "cuda"
+        assert torch.equal(batch.cpu(), torch.stack(plain.next()))
+        control.prefetch()
+    plain.close()
 
 
 @pytest.mark.parametrize("prefetches", [True, False])
