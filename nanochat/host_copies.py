@@ -16,7 +16,10 @@ class HostCopies:
     """Room for one copy of certain tensors."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        """Collective if there are DTensors on a GPU. Takes as much host memory as this rank's part of the tensors."""
+        """Collective if there are DTensors on a GPU. Takes as much host memory as this rank's part of the tensors.
+
+        For a GPU up to twice that: torch rounds each pinned allocation up to a power of two.
+        """
         self._rooms = {name: _room_for(_local(tensor)) for name, tensor in tensors.items()}
         meshes = [tensor.device_mesh for tensor in tensors.values() if isinstance(tensor, DTensor)]
         self._mesh = _on_host(meshes[0]) if meshes else None
