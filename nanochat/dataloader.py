@@ -228,11 +228,6 @@ class Lanes:
         """Back to the first document of every lane."""
         self._lanes = {lane: Lane(self._groups, self._tokenizer, lane, self._num_lanes) for lane in self.my_lanes}
 
-    @property
-    def epoch(self) -> int:
-        """The pass over the documents, from 1, of the lane that is furthest."""
-        return max(position.packing_epoch for position in self.positions().values())
-
     def next_batch(self, lane: int) -> torch.Tensor:
         """The lane's next micro-batch (2, B, T) int64: inputs, and the targets one token later."""
         rows = np.empty((self._batch_size, self._seq_len + 1), dtype=np.int64)  # (B, T+1)
@@ -249,13 +244,13 @@ class Lanes:
         """Where every lane of this rank is."""
         return {number: lane.position() for number, lane in self._lanes.items()}
 
-    def state(self, positions: Mapping[int, Position] | None = None) -> dict[int, dict[str, Any]]:
-        """The state of every lane of this rank, as they are or at other positions.
+    def state(self, positions: Mapping[int, Position]) -> dict[int, dict[str, Any]]:
+        """The state of every lane of this rank at certain positions.
 
         Together with the other ranks' it is the whole data position.
         """
         common = {"corpus_digest": self._corpus_digest, "num_lanes": self._num_lanes}
-        return {number: common | place.state() for number, place in (positions or self.positions()).items()}
+        return {number: common | place.state() for number, place in positions.items()}
 
     def load_state(self, states: Mapping[int, Mapping[str, Any]]) -> None:
         """Takes this rank's lanes out of the states of all lanes."""

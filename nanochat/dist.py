@@ -106,13 +106,6 @@ class Ranks:
             return _Done()
         return _started(dist.all_reduce(values, op=dist.ReduceOp.SUM, group=self.group, async_op=True))
 
-    def all_reduce_mean(self, values: Tensor) -> Handle:
-        """`values` becomes the elementwise mean over ranks, in place."""
-        if self.world_size == 1:
-            return _Done()
-        work = dist.all_reduce(values, op=dist.ReduceOp.SUM, group=self.group, async_op=True)
-        return _Mean(_started(work), values, self.world_size)
-
     def all_gather_floats(self, values: list[float]) -> list[list[float]]:
         """Every rank's list, in rank order, as exact doubles. All lists have the same length."""
         if self.world_size == 1:

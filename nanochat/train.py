@@ -33,7 +33,8 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     """Trains `config` from its latest good checkpoint, or from the start, to its end or until asked to stop.
 
     Collective: every rank of the default process group calls it with equal configs; without a group it trains alone.
-    Raises ConfigError (cannot run here), CheckpointError (cannot write, or a state of another run), DivergedError.
+    Raises ConfigError (cannot run here), CompileError (cannot be compiled, and may not run uncompiled), CheckpointError
+    (cannot write, or a state of another run), DivergedError.
     """
     run = prepare(config, hooks)
     try:
