@@ -107,10 +107,18 @@ def run_experiment(
                     run(experiment, on_event=on_event, refresh=refresh).run()
         outcome = outcome_of(experiment.trial_states(), stop, refused=experiment.refusal() is not None)
     finally:
-        experiment.unlock()
+        _unlock(experiment, on_event)
     _refresh(experiment, refresh, on_event)  # unlocked: an unfinished experiment now reads interrupted, not running
     on_event(_ended(experiment, outcome))
     return outcome
+
+
+def _unlock(experiment: Experiment, on_event: OnEvent) -> None:
+    """Where storage refuses, as a full disk does, the next owner finds this process gone instead."""
+    try:
+        experiment.unlock()
+    except OSError as error:
+        on_event(Warned(message=f"the end of this run could not be stored: {error}; make room before you go on"))
 
 
 def _nothing(experiment: Experiment) -> None:
@@ -243,9 +251,9 @@ class _Run:
         """Whatever Tune raises is a warning: the records alone say what is done."""
         try:
             for error in self._fit().errors:
-                self._warnings.append(f"a driver ended with an error: {_first_line(error)}")
+                self._warnings.append(f"a driver ended with an error: {reason_of(error)}")
         except Exception as error:
-            self._warnings.append(f"Ray Tune ended with an error: {_first_line(error)}")
+            self._warnings.append(f"Ray Tune ended with an error: {reason_of(error)}")
 
     def _fit(self) -> Any:
         """Tune's own folder is scratch: what is left to do is read from ours."""
@@ -340,5 +348,7 @@ def _ended(experiment: Experiment, outcome: Outcome) -> ExperimentEnded:
     )
 
 
-def _first_line(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """An error in one line. Of what a remote process raised, that error itself: Ray's own first line is its header."""
+    error = getattr(error, "cause", None) or error
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

@@ -4,9 +4,10 @@ import signal
 from collections.abc import Callable
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from sweeps.engine.events import Event, ExperimentEnded, Warned
-from sweeps.engine.launch import is_open, outcome_of, run_experiment
+from sweeps.engine.launch import is_open, outcome_of, reason_of, run_experiment
 from sweeps.engine.stop import StopState
 from sweeps.records.documents import TrialState
 from sweeps.records.experiment import Experiment
@@ -91,6 +92,32 @@ def test_results_that_cannot_be_made_are_a_warning(
 
     assert run_experiment(experiment, on_event=events.append, refresh=refresh).exit_code == 0
     assert any("No space left" in str(event) for event in events if isinstance(event, Warned))
+
+
+def test_an_end_that_a_full_disk_refuses_to_store_is_a_warning(
+    make_experiment: Callable[..., Experiment], complete: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make_experiment()
+    finish_all(experiment, complete)
+    events: list[Event] = []
+
+    def refuse() -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(experiment, "unlock", refuse)
+        outcome = run_experiment(experiment, on_event=events.append, refresh=lambda _: None)
+    experiment.unlock()
+    assert outcome.exit_code == 0
+    assert any("could not be stored" in str(event) and "No space left" in str(event) for event in events)
+    assert isinstance(events[-1], ExperimentEnded)
+
+
+def test_what_a_remote_process_raised_is_told_without_rays_header() -> None:
+    cause = OSError(28, "No space left on device")
+    raised = RayTaskError("train", "ray::train()\nTraceback ...", cause).as_instanceof_cause()
+    assert reason_of(raised) == reason_of(cause) == "OSError: [Errno 28] No space left on device"
+    assert reason_of(ValueError("first\nsecond")) == "ValueError: first"
 
 
 def test_an_experiment_that_somebody_runs_is_locked(make_experiment: Callable[..., Experiment]) -> None:
