@@ -147,8 +147,10 @@ class GPT(nn.Module):
         """ids, targets (B, T) -> cross-entropy (B, T), router losses summed over layers, statistics (L, S)."""
         capacities = (block.mlp.capacity(ids.numel()) for block in self.blocks if isinstance(block.mlp, MoE))
         capacity = next(capacities, None)  # of all layers alike
+        # Copies: the compiler tells a view from a tensor of its own, and would compile everything again for a batch, or
+        # a first block, that comes the other way.
+        ids, targets = ids.clone(), targets.clone()
         x0 = norm(self.wte(ids))  # (B, T, D)
-        # A copy: x0 itself, or a view of it, would make the first block a kind of its own for the compiler.
         x, balances, zs, stats = x0.clone(), [], [], []
         for block in self.blocks:
             x, losses, layer_stats = block(x, x0, ids, self.cos, self.sin, capacity)

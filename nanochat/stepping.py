@@ -155,6 +155,10 @@ class _RecordedMicroStep:
         self._targets.copy_(targets)
         graph = torch.cuda.CUDAGraph()
         # Only this thread's calls may break a recording: others may go on reading, saving or watching collectives.
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+        # What would compile something again, which cannot be recorded, is an error that says what and why.
+        with (
+            torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),
+            torch.compiler.set_stance("fail_on_recompile"),
+        ):
             self._micro_step(self._inputs, self._targets)
         return graph

@@ -113,6 +113,18 @@ def test_four_micro_steps_launched_or_replayed_add_the_gradients_of_one_batch(pr
             assert _sqnr_db(other[name], gradient) > 35, name
 
 
+def test_a_recording_that_would_compile_something_again_says_what():
+    run = prepare(_tiny(**{"compile.mode": "static"}), _hooks([]))
+    recorded = Stepper(run)._recorded
+    assert recorded is not None
+    for _ in range(2):
+        recorded(*run.feed.next())
+    shorter = [tokens[:, :128] for tokens in run.feed.next()]
+    run.feed.close()
+    with pytest.raises(RuntimeError, match="Detected recompile"):
+        recorded(*shorter)
+
+
 # Beside the steps
 
 

@@ -41,11 +41,10 @@ def _run(function: Callable[[Run], Any], world_size: int, folder: Path) -> list[
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     results = [folder / f"{function.__name__}-{world_size}-{rank}.pt" for rank in range(world_size)]
-    root = str(Path(__file__).parents[2])
     ranks = [
         subprocess.Popen(
             [sys.executable, __file__, function.__name__, str(rank), str(world_size), str(port), str(result)],
-            env=os.environ | {"PYTHONPATH": root, "LOCAL_RANK": str(rank)},
+            env=os.environ | {"LOCAL_RANK": str(rank)},
         )
         for rank, result in enumerate(results)
     ]

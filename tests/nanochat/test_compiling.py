@@ -17,11 +17,20 @@ from nanochat import compiling
 from nanochat.config import TrainConfig, with_overrides
 from nanochat.flags import parse_flags
 from nanochat.recipes import d12_moe
+from nanochat.setup import prepare
 from nanochat.stats import Hooks, StartFacts, StepStats
+from nanochat.stepping import Stepper
 from nanochat.train import train
 
 FP8 = {"precision.linears": "fp8", "precision.experts": "fp8"}
 ROUTER = {"moe.router_bias_rate": 0.01, "moe.router_z_loss_coeff": 0.01}
+_HOOKS = Hooks(
+    on_start=lambda facts: None,
+    on_step=lambda stats: None,
+    save=lambda state: None,
+    checkpoints=list,
+    should_stop=lambda: False,
+)
 
 
 def _tiny(folder: Path, **overrides: Any) -> TrainConfig:
@@ -113,6 +122,19 @@ def test_an_evaluation_between_steps_recompiles_no_step(small_text: Path):
     assert [row.step for row in rows if row.val_bpb is not None] == [2, 5, 7]
     assert [row.compiled_graphs for row in rows[1:]] == [0] * 7
     assert [row.step for row in rows if "recompile" in row.flags] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.usefixtures("dynamo_alone")
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_a_batch_may_be_a_view_or_not(small_text: Path, mode: str):
+    run = prepare(_tiny(small_text, **{"compile.mode": mode}), _HOOKS)
+    take_step = Stepper(run)
+    batch = torch.stack(run.feed.next())  # (2, B, T)
+    take_step.micro_step(*batch)
+    before = compiling.num_graphs()
+    take_step.micro_step(*(part.clone() for part in batch))
+    run.feed.close()
+    assert compiling.num_graphs() == before
 
 
 @pytest.mark.usefixtures("dynamo_alone")
