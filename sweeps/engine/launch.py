@@ -31,6 +31,7 @@ from sweeps.engine.events import (
     Warned,
 )
 from sweeps.engine.moves import Policy
+from sweeps.engine.nodes import check_nodes
 from sweeps.engine.output import others_into_log
 from sweeps.engine.preflight import LOCAL, Resources, check_plan, device_of
 from sweeps.engine.stop import EXIT_CODES, StopAtOnce, StopState, signals_into
@@ -78,8 +79,8 @@ def run_experiment(
     """Runs every trial without a result. `num_workers` replaces the plan's; `train` replaces the trainer, for tests.
 
     After `stop_after_s` it stops by itself, as if somebody had asked. Raises Locked while another process runs the
-    experiment, NoCluster if there is no place for its workers. `preflight` first runs a few steps of every leg; None
-    where legs run on GPUs.
+    experiment, NoCluster if there is no place for its workers or a node does not reach it. `preflight` first runs a few
+    steps of every leg; None where legs run on GPUs.
     """
     workers = num_workers or experiment.plan.num_workers
     owner = Owner.this_process()
@@ -98,6 +99,7 @@ def run_experiment(
                 connected(address or LOCAL, num_workers=workers, mark=mark) as resources,
             ):
                 check_plan(experiment.plan, workers, resources)
+                check_nodes(experiment.uri)
                 run = functools.partial(
                     _Run, num_workers=workers, resources=resources, stop=stop, train=train, limits=limits or Limits()
                 )

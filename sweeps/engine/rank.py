@@ -27,7 +27,8 @@ from sweeps.records.store import Store
 from sweeps.spec.errors import SweepToolError
 
 ROW_PART_S = 5.0
-STOP_POLL_S = 5.0
+STOP_POLL_S = 1.0
+REMOTE_STOP_POLL_S = 5.0  # asking object storage takes tens of milliseconds, in which nothing trains
 _MAX_TRACEBACK = 20_000
 
 
@@ -80,7 +81,8 @@ class Rank:
         self._rows_stored_at = time.monotonic()
         self._last_row: int | None = None
         self._last_step_utc: str | None = None
-        self._stop_seen_at = -STOP_POLL_S
+        self._stop_poll_s = STOP_POLL_S if self._experiment.store.is_local else REMOTE_STOP_POLL_S
+        self._stop_seen_at = -self._stop_poll_s
         self._is_storage_away = False
 
     def config(self) -> TrainConfig:
@@ -162,8 +164,8 @@ class Rank:
         return (or_lost(refusal, partial(self._group.local_folder, name)) for name in names)
 
     def should_stop(self) -> bool:
-        """Rank 0: whether somebody asked for a stop; looks every few seconds at most, and not to be seen is no wish."""
-        if time.monotonic() - self._stop_seen_at < STOP_POLL_S:
+        """Rank 0: whether somebody asked for a stop; looks once a second at most, and not to be seen is no wish."""
+        if time.monotonic() - self._stop_seen_at < self._stop_poll_s:
             return False
         self._stop_seen_at = time.monotonic()
         try:

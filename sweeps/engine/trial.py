@@ -20,6 +20,7 @@ from sweeps.engine.moves import Move, Policy, StoredTrial, next_move
 from sweeps.engine.patience import StorageLost, patiently
 from sweeps.engine.preflight import device_of
 from sweeps.engine.rank import Superseded, Task
+from sweeps.engine.reservations import free_reservations
 from sweeps.engine.resume import KEEP_CHECKPOINTS, run_name
 from sweeps.engine.stacks import end_leg, on_node, places
 from sweeps.engine.vigil import HUNG, Limits, watching
@@ -110,6 +111,7 @@ def _make_attempt(
     attempt = patiently(lambda: _open_attempt(record, trial.config, task.num_workers))
     limits = Limits(first_step_s=task.first_step_limit_s, step_s=task.step_limit_s)
     error: Exception | None = None
+    free_reservations()
     try:
         with watching(experiment, record.name, attempt.number, limits):
             _fit(record, attempt.number, trial.config, task, train)

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 TOKEN = "0123456789abcdef" * 4
-SWEEP = ["smoke", "--legs", "exact", "--num-steps", "80", "--set", "run.checkpoint_every=40"]
+SWEEP = ["smoke", "--legs", "exact", "--num-steps", "48", "--set", "run.checkpoint_every=24"]
 
 
 def free_ports(number: int) -> list[int]:
@@ -50,7 +50,7 @@ class Head:
         }
         # With a mark all of it is found at the end, and launches beside it do not take it for a head they overlooked.
         self.mark = f"test.{os.getpid()}"
-        own = {family.MARK_VARIABLE: self.mark, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+        self.own = {family.MARK_VARIABLE: self.mark, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
         names = ["ray-client-server-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port"]
         self.process = subprocess.Popen(
             [
@@ -58,11 +58,40 @@ class Head:
                 *(f"--temp-dir={folder}", f"--port={self.port}", f"--dashboard-port={self.dashboard}"),
                 *(f"--{name}={port}" for name, port in zip(names, others, strict=True)),
             ],
-            env=self.environment | own,
+            env=self.environment | self.own,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             process_group=0,
         )
+
+    def add_node(self, before: list[str]) -> "subprocess.Popen[bytes]":
+        """Another node here, once the head knows it, with mounts of its own; skips where that is forbidden."""
+        apart = ["unshare", "--map-root-user", "--mount", "--kill-child"]
+        if subprocess.run([*apart, *before], capture_output=True).returncode != 0:
+            pytest.skip("this machine gives no process mounts of its own")
+        ray = [BIN / "ray", "start", f"--address=127.0.0.1:{self.port}", "--block", "--num-cpus=1"]
+        script = 'n=$1; shift; "${@:1:n}" && shift $n && exec "$@"'
+        node = subprocess.Popen(
+            [*apart, "bash", "-c", script, "bash", str(len(before)), *before, *ray],
+            env=self.environment | self.own,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+        )
+        deadline = time.monotonic() + 60
+        while self.num_nodes() < 2:
+            assert node.poll() is None, "the node has ended"
+            assert time.monotonic() < deadline, "the node does not join"
+        return node
+
+    def num_nodes(self) -> int:
+        listed = subprocess.run(
+            [BIN / "ray", "list", "nodes", "--format=json", "--address", f"http://127.0.0.1:{self.dashboard}"],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+        return sum(node["state"] == "ALIVE" for node in json.loads(listed.stdout)) if listed.returncode == 0 else 0
 
     def end(self) -> None:
         """By their mark alone: other Rays may run on this machine, so `ray stop` is out of the question."""
@@ -115,7 +144,7 @@ def test_a_job_is_stopped_with_a_checkpoint_and_a_restore_completes_it(head: Hea
     assert restored.returncode == 0, restored.stdout + restored.stderr
     assert experiment.state() == "completed"
     record = experiment.trial("exact-b1")
-    assert [row.step for row in record.rows()] == list(range(80))
+    assert [row.step for row in record.rows()] == list(range(48))
     last = record.attempts()[-1]
     assert last.first_step == 1 + max(row.step for row in record.rows() if row.attempt == 0)
 
@@ -133,3 +162,19 @@ def test_a_launch_without_the_token_says_what_to_set(head: Head, tmp_path: Path)
     done = subprocess.run(command, env=nobody, capture_output=True, text=True, timeout=120)
     assert done.returncode == 69, done.stderr
     assert "set RAY_AUTH_MODE=token" in done.stderr
+
+
+def test_a_node_that_does_not_reach_the_storage_is_named_before_anything_starts(head: Head, tmp_path: Path) -> None:
+    """The second node sees an empty folder of its own in the storage's place, as a node without the mount does."""
+    node = head.add_node(before=["mount", "-t", "tmpfs", "none", str(tmp_path)])
+    words = ["launch", *SWEEP, "--address", f"127.0.0.1:{head.port}", "--name", "apart", "--storage", tmp_path]
+    command = [BIN / "nanochat-sweep", *words]
+    try:
+        done = subprocess.run(command, env=head.environment, capture_output=True, text=True, timeout=180)
+    finally:
+        node.kill()
+        node.wait(timeout=30)
+    assert done.returncode == 69, done.stderr
+    assert f"not every node of the cluster reaches {tmp_path / 'apart'} (" in done.stderr
+    assert "it holds no manifest.json there" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -281,8 +281,8 @@ def test_storage_that_cannot_be_asked_for_a_stop_asks_for_none_and_is_told_once(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    rank, _ = open_rank(experiment)
     monkeypatch.setattr(rank_module, "STOP_POLL_S", 0.0)
+    rank, _ = open_rank(experiment)
     experiment.request_stop("test")
     outage(2)
     assert [rank.hooks().should_stop() for _ in range(3)] == [False, False, True]

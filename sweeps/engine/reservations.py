@@ -1,0 +1,39 @@
+"""Placement groups that a dead driver left reserved.
+
+The workers' places are a placement group, which Ray Train's controller creates and Ray keeps until the job ends, also
+when the controller is gone. Ray Train watches over that, but a controller that dies right after the creation has told
+nobody yet. The next attempt of the leg would then wait for GPUs that nothing uses.
+"""
+
+# Ray is typed in parts only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def free_reservations() -> list[str]:
+    """Removes every reservation of this job for workers, and returns their ids. Call it while no attempt runs: legs of
+    a launch run one at a time, so all of them are left over."""
+    import ray
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    found = left_over(placement_group_table(), ray.get_runtime_context().get_job_id())
+    for id in found:
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(id))))
+    return found
+
+
+def left_over(table: Mapping[str, Mapping[str, Any]], job_id: str) -> list[str]:
+    """The ids of reservations for workers, by a whole CPU each; a driver's own place is a hundredth of one.
+
+    A placement group's id ends with that of its job.
+    """
+    return [
+        id
+        for id, group in table.items()
+        if id.endswith(job_id)
+        and group["state"] != "REMOVED"
+        and any(bundle.get("CPU", 0) >= 1 for bundle in group["bundles"].values())
+    ]
