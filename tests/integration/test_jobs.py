@@ -3,9 +3,11 @@
 The head is this module's own: own ports, own folder, and a mark by which all of it is ended.
 """
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -35,6 +37,13 @@ def free_ports(number: int) -> list[int]:
     for probe in probes:
         probe.close()
     return ports
+
+
+def end_group(process: "subprocess.Popen[bytes]") -> None:
+    """With the agents of a node, whose process titles have overwritten the mark in their environment."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
 
 
 class Head:
@@ -94,9 +103,9 @@ class Head:
         return sum(node["state"] == "ALIVE" for node in json.loads(listed.stdout)) if listed.returncode == 0 else 0
 
     def end(self) -> None:
-        """By their mark alone: other Rays may run on this machine, so `ray stop` is out of the question."""
+        """By mark and process group alone: other Rays may run on this machine, so `ray stop` is out of the question."""
         assert family.end(lambda: family.members(self.mark), timeout_s=30)
-        self.process.wait(timeout=30)
+        end_group(self.process)
 
     def job(self, verb: str, *words: str | Path, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
         command = [BIN / "ray", "job", verb, "--address", f"http://127.0.0.1:{self.dashboard}", *words]
@@ -172,8 +181,7 @@ def test_a_node_that_does_not_reach_the_storage_is_named_before_anything_starts(
     try:
         done = subprocess.run(command, env=head.environment, capture_output=True, text=True, timeout=180)
     finally:
-        node.kill()
-        node.wait(timeout=30)
+        end_group(node)
     assert done.returncode == 69, done.stderr
     assert f"not every node of the cluster reaches {tmp_path / 'apart'} (" in done.stderr
     assert "it holds no manifest.json there" in done.stderr
