@@ -28,7 +28,7 @@ demo: install ## set up, run the capacity sweep at a tiny size on the CPU, expor
 	$(BIN)/nanochat-sweep report $(DEMO_NAME)
 
 test: check ## everything that CI runs: lint, types, import contracts, all tests
-	$(PYTEST) --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "$(SLOW)"
+	$(PYTEST) --numprocesses 2 --dist loadfile -m "$(SLOW)"
 
 check: lint fast-tests ## the same without the tests that start a Ray cluster; under three minutes
 

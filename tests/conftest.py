@@ -35,11 +35,6 @@ FACTS: dict[str, Any] = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that take minutes come first, so that processes that share the tests are done at about the same time."""
-    items.sort(key=lambda item: (item.path.name != "test_readme.py", item.path.parent.name != "integration"))
-
-
 def _row(step: int, *, attempt: int = 0, trial: str = "static-b1", **changes: Any) -> StepRow:
     row = StepRow(
         step=step,
