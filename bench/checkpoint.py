@@ -54,13 +54,7 @@ class Bench:
 
     def __init__(self, run: Run, folder: Path) -> None:
         self._run, self._take_step = run, Stepper(run)
-        self._hooks = Hooks(
-            on_start=lambda facts: None,
-            on_step=lambda stats: None,
-            save=lambda state: self._save(folder, state),
-            checkpoints=list,
-            should_stop=lambda: False,
-        )
+        self._hooks = Hooks(save=lambda state: self._save(folder, state))
 
     @staticmethod
     def _save(folder: Path, state: Checkpointable) -> None:
@@ -109,13 +103,7 @@ def main() -> None:
     if "RANK" in os.environ:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="nanochat-sweep-checkpoint-") as own_folder:
-        hooks = Hooks(
-            on_start=lambda facts: None,
-            on_step=lambda stats: None,
-            save=lambda state: None,
-            checkpoints=list,
-            should_stop=lambda: False,
-        )
+        hooks = Hooks()
         run = prepare(config_for(on_gpu), hooks)
         measure(run, Path(run.ranks.broadcast_object(own_folder)), options.rounds)
         run.feed.close()

@@ -48,13 +48,6 @@ ROLES: dict[str, dict[str, Any]] = {
 STEP_TOKENS = 16_384
 EVAL_TOKENS = 3 * STEP_TOKENS  # the validation split of the embedded corpus, packed
 MAX_EPOCHS = 4
-_HOOKS = Hooks(
-    on_start=lambda facts: None,
-    on_step=lambda stats: None,
-    save=lambda state: None,
-    checkpoints=list,
-    should_stop=lambda: False,
-)
 
 
 def variant_config(variant: str, seed: int, num_steps: int, *, is_tiny: bool) -> TrainConfig:
@@ -70,7 +63,7 @@ def variant_config(variant: str, seed: int, num_steps: int, *, is_tiny: bool) ->
 def run_once(variant: str, config: TrainConfig) -> Result:
     """Trains one config to its end and evaluates it."""
     started_s = time.perf_counter()
-    run = prepare(config, _HOOKS)
+    run = prepare(config, Hooks())
     try:
         return _train(variant, run, started_s)
     finally:

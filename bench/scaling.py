@@ -33,14 +33,6 @@ from nanochat.setup import prepare
 from nanochat.stats import Hooks
 from nanochat.stepping import Stepper
 
-_HOOKS = Hooks(
-    on_start=lambda facts: None,
-    on_step=lambda stats: None,
-    save=lambda state: None,
-    checkpoints=list,
-    should_stop=lambda: False,
-)
-
 
 @dataclass(frozen=True)
 class Job:
@@ -76,7 +68,7 @@ def _rank(rank: int, job: Job) -> None:
         dist.init_process_group(backend, rank=rank, world_size=job.world_size)
     base = d12_moe_fp8(280) if on_gpu else shrink_to_tiny(d12_moe_fp8(280))
     total = {"data.total_batch_tokens": job.tokens_per_rank * job.world_size}
-    run = prepare(with_overrides(base, {**VARIANTS[job.variant], **total}), _HOOKS)
+    run = prepare(with_overrides(base, {**VARIANTS[job.variant], **total}), Hooks())
     if not job.is_overlapped:
         setattr(run.optimizer, "micro_step", lambda **_: nullcontext())  # noqa: B010, the method of this one object
     take_step = Stepper(run)

@@ -41,19 +41,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 CONTROL = "bf16_static_exact"
 _PHASE_COLUMNS = ("data_ms", "forward_ms", "backward_ms", "optimizer_ms")
-_HOOKS = Hooks(
-    on_start=lambda facts: None,
-    on_step=lambda stats: None,
-    save=lambda state: None,
-    checkpoints=list,
-    should_stop=lambda: False,
-)
 
 
 def measure(config: TrainConfig, num_steps: int, num_warmup: int, profile_file: Path | None) -> dict[str, float]:
     """Builds the run, steps it, and returns its figures."""
     torch._dynamo.reset()
-    run = prepare(config, _HOOKS)
+    run = prepare(config, Hooks())
     take_step = Stepper(run)
     first_ms = take_step(0).dt_ms
     graphs = compiling.num_graphs()

@@ -123,7 +123,7 @@ class Checkpointable(Protocol):
         """Collective. Runs `action` on every rank, or on rank 0 alone; if it fails on one, raises on all."""
 
 
-def _nothing(step: int) -> None:
+def _nothing(what: object) -> None:
     """What a hook does for whom the moment does not matter."""
 
 
@@ -132,14 +132,15 @@ class Hooks:
     """All that differs between torchrun and Ray Train. Called on every rank and on the training thread unless said.
 
     A save has three hooks: `before_save`, then `save`, which may take its time on another thread while training goes
-    on, then `saved` at a step boundary after `save` has returned on every rank.
+    on, then `saved` at a step boundary after `save` has returned on every rank. Without any, a run starts from the
+    beginning, keeps no checkpoint and goes to its end.
     """
 
-    on_start: Callable[[StartFacts], None]  # rank 0
-    on_step: Callable[[StepStats], None]  # rank 0
-    save: Callable[[Checkpointable], None]  # on one other thread, if the run goes on after this step
-    checkpoints: Callable[[], Iterable[Path]]  # complete or not, newest first; the trainer verifies them
-    should_stop: Callable[[], bool]  # asked on rank 0 only, after every step
+    on_start: Callable[[StartFacts], None] = _nothing  # rank 0
+    on_step: Callable[[StepStats], None] = _nothing  # rank 0
+    save: Callable[[Checkpointable], None] = _nothing  # on one other thread, if the run goes on after this step
+    checkpoints: Callable[[], Iterable[Path]] = tuple  # complete or not, newest first; the trainer verifies them
+    should_stop: Callable[[], bool] = lambda: False  # asked on rank 0 only, after every step
     step_done: Callable[[], None] = lambda: None  # after every step, for who watches that each rank goes on
     before_save: Callable[[int], None] = _nothing  # the checkpoint's step
     saved: Callable[[int], None] = _nothing  # the checkpoint's step

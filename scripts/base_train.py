@@ -116,8 +116,6 @@ def _run(argv: Sequence[str]) -> int:
 
     with RollCall.of_environment() as roll_call:
         hooks = Hooks(
-            on_start=lambda facts: None,
-            on_step=lambda stats: None,
             save=save,
             checkpoints=lambda: continued,
             should_stop=lambda: stop.received is not None,

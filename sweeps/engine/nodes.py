@@ -8,41 +8,28 @@ and checkpoints that nobody finds, so a launch is refused before that.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Sequence
 
+from sweeps.engine.stacks import on_node
 from sweeps.records.store import Store
 from sweeps.spec.errors import NoCluster
 
-ANSWER_S = 60.0
-
 
 def check_nodes(uri: str) -> None:
-    """Asks all nodes that can run something, but the launcher's own. Raises NoCluster naming those without it."""
+    """Asks all nodes that can run something. Raises NoCluster naming those without the experiment."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = ray.get_runtime_context().get_node_id()
-    nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) > 0 and n["NodeID"] != here]
-    ask = ray.remote(num_cpus=0, max_retries=0)(what_is_missing)
-    asked = {
-        f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})": ask.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(uri)
-        for node in nodes
-    }
-    if not asked:
-        return
-    answered, _ = ray.wait([*asked.values()], num_returns=len(asked), timeout=ANSWER_S)
-    found: dict[str, str | None] = {}
-    for name, answer in asked.items():
-        if answer not in answered:
-            found[name] = f"it did not answer in {ANSWER_S:.0f} s"
-            continue
-        try:
-            found[name] = ray.get(answer)
-        except Exception as error:  # whatever keeps a node from answering would keep it from training
-            found[name] = str(error).strip().rpartition("\n")[2]
-    check_answers(uri, found)
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    names = [f"{node['NodeManagerAddress']} ({node['NodeManagerHostname']})" for node in nodes]
+    reasons = [_ask(node["NodeID"], uri) for node in nodes]
+    check_answers(uri, list(zip(names, reasons, strict=True)))
+
+
+def _ask(node_id: str, uri: str) -> str | None:
+    try:
+        return on_node(node_id, what_is_missing, uri)
+    except Exception as error:  # whatever keeps a node from answering would keep it from training
+        return str(error).strip().rpartition("\n")[2]
 
 
 def what_is_missing(uri: str) -> str | None:
@@ -58,9 +45,9 @@ def what_is_missing(uri: str) -> str | None:
     return None
 
 
-def check_answers(uri: str, found: Mapping[str, str | None]) -> None:
-    """Raises NoCluster where a node has answered with a reason."""
-    without = [f"{name}: {reason}" for name, reason in found.items() if reason is not None]
+def check_answers(uri: str, found: Sequence[tuple[str, str | None]]) -> None:
+    """Raises NoCluster where a node, by its name, has answered with a reason."""
+    without = [f"{name}: {reason}" for name, reason in found if reason is not None]
     if without:
         raise NoCluster(
             f"not every node of the cluster reaches {uri} ({'; '.join(without)}). All nodes need the same version of "

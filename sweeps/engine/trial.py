@@ -108,10 +108,10 @@ def _make_attempt(
     experiment: Experiment, record: TrialRecord, trial: Trial, task: TrialTask, train: TrainFunction | None
 ) -> None:
     """One attempt, from its record's opening to its end, after which no process of it is left."""
+    free_reservations()
     attempt = patiently(lambda: _open_attempt(record, trial.config, task.num_workers))
     limits = Limits(first_step_s=task.first_step_limit_s, step_s=task.step_limit_s)
     error: Exception | None = None
-    free_reservations()
     try:
         with watching(experiment, record.name, attempt.number, limits):
             _fit(record, attempt.number, trial.config, task, train)

@@ -110,13 +110,7 @@ def fresh_process() -> Iterator[None]:
 def _losses(**overrides: Any) -> tuple[list[float], set[bool]]:
     """The losses, and whether rows are marked as fallen back."""
     rows: list[StepStats] = []
-    hooks = Hooks(
-        on_start=lambda facts: None,
-        on_step=rows.append,
-        save=lambda state: None,
-        checkpoints=list,
-        should_stop=lambda: False,
-    )
+    hooks = Hooks(on_step=rows.append)
     train(_tiny(**overrides), hooks)
     return [row.loss for row in rows], {"fallback" in row.flags for row in rows}
 

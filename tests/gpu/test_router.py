@@ -34,13 +34,7 @@ def _tiny(**overrides: Any) -> TrainConfig:
 
 
 def _hooks(rows: list[StepStats]) -> Hooks:
-    return Hooks(
-        on_start=lambda facts: None,
-        on_step=rows.append,
-        save=lambda state: None,
-        checkpoints=list,
-        should_stop=lambda: False,
-    )
+    return Hooks(on_step=rows.append)
 
 
 @pytest.fixture(autouse=True)

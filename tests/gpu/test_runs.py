@@ -57,11 +57,9 @@ def _hooks(rows: list[StepStats], root: Path | None = None, checkpoints: Iterabl
             checkpoint_folders.save(root, state, keep=9)
 
     return Hooks(
-        on_start=lambda facts: None,
         on_step=rows.append,
         save=save,
         checkpoints=lambda: checkpoints,
-        should_stop=lambda: False,
     )
 
 
@@ -209,13 +207,7 @@ def test_at_full_width_every_compile_mode_trains_fp8_experts_without_a_graph_bre
         num_graphs.append(compiling.num_graphs())
 
     before = compiling.num_graphs()
-    hooks = Hooks(
-        on_start=lambda facts: None,
-        on_step=note,
-        save=lambda state: None,
-        checkpoints=list,
-        should_stop=lambda: False,
-    )
+    hooks = Hooks(on_step=note)
     assert train(_full_width(mode, factor), hooks).completed  # a graph break is an error, by fullgraph
     assert num_graphs[0] > before
     assert set(num_graphs) == {num_graphs[0]}, "compiled once, in the first step"

@@ -56,10 +56,8 @@ class Shell:
         train(
             config,
             Hooks(
-                on_start=lambda facts: None,
                 on_step=self._on_step,
                 save=self._save,
-                checkpoints=list,
                 should_stop=lambda: len(self.rows) + 1 == self.stop_after,
             ),
         )

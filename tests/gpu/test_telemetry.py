@@ -89,13 +89,7 @@ def test_rows_hold_the_cards_numbers_and_the_thread_ends_with_the_run(capsys: py
         assert len(_sampling_threads()) == 1
         time.sleep(0.2)  # several readings in a run whose steps are much shorter than a second
 
-    hooks = Hooks(
-        on_start=lambda facts: None,
-        on_step=keep,
-        save=lambda state: None,
-        checkpoints=list,
-        should_stop=lambda: False,
-    )
+    hooks = Hooks(on_step=keep)
     train(with_overrides(d12_moe(num_steps=15), sizes), hooks)
     assert _sampling_threads() == []
     assert "no GPU telemetry" not in capsys.readouterr().out

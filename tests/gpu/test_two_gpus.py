@@ -24,13 +24,6 @@ from nanochat.stepping import Stepper
 
 pytestmark = pytest.mark.gpu
 _NUM_STEPS = 6
-_HOOKS = Hooks(
-    on_start=lambda facts: None,
-    on_step=lambda stats: None,
-    save=lambda state: None,
-    checkpoints=list,
-    should_stop=lambda: False,
-)
 
 
 def _run(function: Callable[[Run], Any], world_size: int, folder: Path) -> list[Any]:
@@ -155,7 +148,7 @@ def _main(name: str, rank: str, world_size: str, port: str, result: str) -> None
     if int(world_size) > 1:
         address = f"tcp://127.0.0.1:{port}"
         dist.init_process_group("cpu:gloo,cuda:nccl", address, rank=int(rank), world_size=int(world_size))
-    run = prepare(_config(), _HOOKS)
+    run = prepare(_config(), Hooks())
     torch.save(globals()[name](run), result)
     run.feed.close()
     if dist.is_initialized():

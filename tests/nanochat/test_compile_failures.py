@@ -69,9 +69,6 @@ def _hooks(rows: list[StepStats], facts: list[StartFacts]) -> Hooks:
     return Hooks(
         on_start=facts.append,
         on_step=rows.append,
-        save=lambda state: None,
-        checkpoints=list,
-        should_stop=lambda: False,
     )
 
 

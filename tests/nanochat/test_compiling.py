@@ -24,13 +24,6 @@ from nanochat.train import train
 
 FP8 = {"precision.linears": "fp8", "precision.experts": "fp8"}
 ROUTER = {"moe.router_bias_rate": 0.01, "moe.router_z_loss_coeff": 0.01}
-_HOOKS = Hooks(
-    on_start=lambda facts: None,
-    on_step=lambda stats: None,
-    save=lambda state: None,
-    checkpoints=list,
-    should_stop=lambda: False,
-)
 
 
 def _tiny(folder: Path, **overrides: Any) -> TrainConfig:
@@ -57,9 +50,6 @@ def _train(config: TrainConfig) -> tuple[list[StepStats], list[StartFacts]]:
     train(config, Hooks(
         on_start=facts.append,
         on_step=rows.append,
-        save=lambda state: None,
-        checkpoints=list,
-        should_stop=lambda: False,
     ))  # fmt: skip
     return rows, facts
 
@@ -127,7 +117,7 @@ def test_an_evaluation_between_steps_recompiles_no_step(small_text: Path):
 @pytest.mark.usefixtures("dynamo_alone")
 @pytest.mark.parametrize("mode", ["static", "dynamic"])
 def test_a_batch_may_be_a_view_or_not(small_text: Path, mode: str):
-    run = prepare(_tiny(small_text, **{"compile.mode": mode}), _HOOKS)
+    run = prepare(_tiny(small_text, **{"compile.mode": mode}), Hooks())
     take_step = Stepper(run)
     batch = torch.stack(run.feed.next())  # (2, B, T)
     take_step.micro_step(*batch)

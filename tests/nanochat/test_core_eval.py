@@ -161,13 +161,7 @@ def _config(**overrides: Any) -> TrainConfig:
 
 def _rows(config: TrainConfig) -> list[StepStats]:
     rows: list[StepStats] = []
-    hooks = Hooks(
-        on_start=lambda facts: None,
-        on_step=rows.append,
-        save=lambda state: None,
-        checkpoints=list,
-        should_stop=lambda: False,
-    )
+    hooks = Hooks(on_step=rows.append)
     train(config, hooks)
     gc.unfreeze()  # the trainer freezes the collector for the life of its process; this process runs many
     return rows

@@ -217,13 +217,7 @@ def test_training_ends_its_thread_however_it_ends(small_text: Path, fails: bool)
         if fails:
             raise KeyError("a hook")
 
-    hooks = Hooks(
-        on_start=lambda facts: None,
-        on_step=on_step,
-        save=lambda state: None,
-        checkpoints=list,
-        should_stop=lambda: False,
-    )
+    hooks = Hooks(on_step=on_step)
     with pytest.raises(KeyError) if fails else contextlib.nullcontext():
         train(config, hooks)
     assert seen == [True] * (1 if fails else 2)

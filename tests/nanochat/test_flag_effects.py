@@ -148,7 +148,7 @@ def _observe(argv: list[str], root: Path, capsys: pytest.CaptureFixture[str]) ->
         "candidates": list(base_train.candidates(root, options)),
         "error": None,
     }
-    hooks = Hooks(on_start=facts.append, on_step=rows.append, save=save, checkpoints=list, should_stop=lambda: False)
+    hooks = Hooks(on_start=facts.append, on_step=rows.append, save=save)
     try:
         train(config, hooks)
     except (ConfigError, RuntimeError) as error:

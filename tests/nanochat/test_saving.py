@@ -69,13 +69,9 @@ class Shell:
 
     def hooks(self) -> Hooks:
         return Hooks(
-            on_start=lambda facts: None,
-            on_step=lambda stats: None,
             before_save=lambda step: self.events.append(f"before {step}"),
             save=self._save,
             saved=lambda step: self.events.append(f"saved {step}"),
-            checkpoints=list,
-            should_stop=lambda: False,
         )
 
     def saver(self, run: Run, ranks: Ranks = ALONE, *, beside_training: bool = True) -> Saver:

@@ -12,14 +12,6 @@ from nanochat.setup import prepare
 from nanochat.stats import Hooks
 from nanochat.stepping import Stepper
 
-_HOOKS = Hooks(
-    on_start=lambda facts: None,
-    on_step=lambda stats: None,
-    save=lambda state: None,
-    checkpoints=list,
-    should_stop=lambda: False,
-)
-
 
 def two_steps(_ranks: Ranks, folder: str) -> tuple[list[RankStep], list[int], int]:
     """Each with three micro-steps per rank. What a rank measured, how many parcels each step sent, and of how many."""
@@ -40,7 +32,7 @@ def two_steps(_ranks: Ranks, folder: str) -> tuple[list[RankStep], list[int], in
         "data.total_batch_tokens": 6 * 64,
         "run.device": "cpu",
     }
-    run = prepare(with_overrides(d12_moe(num_steps=2), sizes), _HOOKS)
+    run = prepare(with_overrides(d12_moe(num_steps=2), sizes), Hooks())
     take_step = Stepper(run)
     steps: list[RankStep] = []
     counts: list[int] = []

@@ -199,13 +199,7 @@ def _run(folder: Path, on_step: Callable[[StepStats], None]) -> None:
         "data.total_batch_tokens": 64,
         "run.device": "cpu",
     }
-    hooks = Hooks(
-        on_start=lambda facts: None,
-        on_step=on_step,
-        save=lambda state: None,
-        checkpoints=list,
-        should_stop=lambda: False,
-    )
+    hooks = Hooks(on_step=on_step)
     train(with_overrides(d12_moe(num_steps=2), sizes), hooks)
 
 

@@ -58,7 +58,6 @@ class Shell:
         train(
             config,
             Hooks(
-                on_start=lambda facts: None,
                 on_step=self._on_step,
                 save=self._save,
                 checkpoints=lambda: checkpoint_folders.newest_first(self.root),

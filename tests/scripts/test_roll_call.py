@@ -139,13 +139,7 @@ def test_a_rank_whose_own_writer_is_not_done_is_where_the_writer_is():
         looks.append((waits(stack), "write_slowly" in [frame.name for frame in stack]))
         disk.set()
 
-    hooks = Hooks(
-        on_start=lambda facts: None,
-        on_step=lambda stats: None,
-        save=write_slowly,
-        checkpoints=list,
-        should_stop=lambda: False,
-    )
+    hooks = Hooks(save=write_slowly)
     parts = Parts(step=1, config_digest="", optimizer=optimizer, lanes={}, trainer={})
     with Saver(hooks, lambda: parts, ALONE, beside_training=True) as saver:
         saver.save(last=False)
