@@ -107,7 +107,8 @@ class Watch:
                 rows, _ = decode_rows(self._experiment.store.read(f"trials/{name}/rows/{part}"))
                 seen.last_row = rows[-1] if rows else seen.last_row
         row, now = seen.last_row, time.monotonic()
-        if row is not None and row.step != seen.told_step and now - seen.told_at >= PROGRESS_S and attempt.end is None:
+        runs = attempt.end is None and row is not None and row.attempt == attempt.number  # else it is an older one's
+        if row is not None and runs and row.step != seen.told_step and now - seen.told_at >= PROGRESS_S:
             seen.told_step, seen.told_at = row.step, now
             yield LegProgress(
                 at=place, step=row.step + 1, num_steps=row.num_steps, loss=row.loss_ema, tok_per_sec=row.tok_per_sec

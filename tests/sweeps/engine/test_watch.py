@@ -80,17 +80,24 @@ def test_a_checkpoint_is_told_when_all_ranks_have_reported_it(experiment: Experi
     assert lines(watch) == []
 
 
-def test_an_interruption_and_the_next_attempt_are_told(experiment: Experiment) -> None:
+def test_an_interruption_and_the_next_attempt_are_told(
+    experiment: Experiment, make_row: Callable[..., StepRow]
+) -> None:
     watch, record = Watch(experiment), experiment.trial("static-b1")
     record.start_attempt(num_workers=2)
+    record.append_rows(0, [make_row(s) for s in range(12)])
     end(record, 0, "interrupted", AttemptError(type="WorkerLost", message="rank 1 was lost", traceback=""))
     second = record.start_attempt(num_workers=2)
-    record.update_attempt(dataclasses.replace(second, facts={**FACTS, "first_step": 10}))
     assert lines(watch) == [
         "[1/4] static-b1: starts",
         "[1/4] static-b1: interrupted in attempt 0: rank 1 was lost",
         "[1/4] static-b1: starts again (attempt 1)",
+    ]  # steps that only the first attempt has done are no progress of the second
+    record.update_attempt(dataclasses.replace(second, facts={**FACTS, "first_step": 10}))
+    record.append_rows(1, [make_row(10, attempt=1)])
+    assert lines(watch) == [
         "[1/4] static-b1: continues at step 10, 40 steps on 2 ranks of toy",
+        "[1/4] static-b1: step 11/40, loss 9.0000, 5,120 tok/s",
     ]
 
 
