@@ -29,6 +29,8 @@ _LAUNCHER_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Else Ray starts a process per core in advance, for a default environment that nothing of ours has.
+    "RAY_prestart_worker_first_driver": "0",
     "RAY_worker_niceness": "0",  # Ray's default is 15: the ranks would starve beside anything else that runs
 }
 _JOB_ENVIRONMENT = {

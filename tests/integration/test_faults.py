@@ -31,6 +31,7 @@ from sweeps.spec.plan import make_plan
 pytestmark = pytest.mark.integration
 
 NUM_STEPS = 40
+NO_JOB = "ffffffff"  # in the names of files of processes that Ray started for no job
 TOY = Path(__file__).parent.parent / "sweeps" / "engine" / "toy.py"
 BEHAVIOUR = {13: "failing", 29: "too_large", 17: "worker_killed", 23: "worker_hung", 19: "driver_killed"}
 COMPLETED = ("worker_killed-b1", "worker_hung-b1", "driver_killed-b1")
@@ -66,6 +67,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
     events: list[Event] = []
     completed_at_refresh: list[int] = []
     living: list[int] = []
+    unused: list[str] = []
 
     def on_event(event: Event) -> None:
         events.append(event)
@@ -76,6 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
                     os.kill(first.pid, signal.SIGKILL)
 
         if isinstance(event, LegTraining):
+            unused.extend(file.name for file in ray_logs().glob(f"worker-*-{NO_JOB}-*.out"))
             living.extend(place.pid for place in earlier_ranks(experiment, event) if family.is_marked(place.pid))
 
     outcome = run_experiment(
@@ -85,10 +88,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
         train=load_toy().toy_train,
         limits=Limits(first_step_s=300, step_s=20),
     )
-    return experiment, outcome, events, completed_at_refresh, living
+    return experiment, outcome, events, completed_at_refresh, living, unused
 
 
-Run = tuple[Experiment, Outcome, list[Event], list[int], list[int]]
+Run = tuple[Experiment, Outcome, list[Event], list[int], list[int], list[str]]
+
+
+def ray_logs() -> Path:
+    """Where the cluster that this process is connected to keeps the logs of this host."""
+    node = ray._private.worker._global_node  # pyright: ignore
+    return Path(node.get_logs_dir_path())
 
 
 def earlier_ranks(experiment: Experiment, event: LegTraining) -> list[RankPlace]:
@@ -181,6 +190,10 @@ def test_two_checkpoints_of_an_attempt_are_kept(run: Run) -> None:
 
 def test_no_rank_outlives_its_attempt(run: Run) -> None:
     assert run[4] == []
+
+
+def test_no_process_is_started_that_nothing_can_use(run: Run) -> None:
+    assert run[5] == []
 
 
 def test_nothing_of_the_cluster_is_left(run: Run) -> None:
