@@ -3,6 +3,7 @@
 Colour only marks the words `error:` and `warning:`, only on a terminal, and never with NO_COLOR.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -14,6 +15,15 @@ import typer
 from nanochat.config import ConfigError
 from sweeps.spec.errors import SweepToolError, UsageError
 
+_ANOTHER_PLACE = "use another place, or have this one opened to you"
+_ROOM = "make room there, then give the command again"
+_WAYS_OUT = {
+    errno.EACCES: _ANOTHER_PLACE,
+    errno.EPERM: _ANOTHER_PLACE,
+    errno.EROFS: _ANOTHER_PLACE,
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+}
 _RED, _YELLOW, _PLAIN = "\x1b[1;31m", "\x1b[33m", "\x1b[0m"
 
 
@@ -75,16 +85,26 @@ def guarded(action: Callable[[], object]) -> int:
     except typer.TyperException as problem:
         error(f"{problem.format_message()}\nsee {_help_command(problem)}")
         return UsageError.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        return 130
     except BrokenPipeError:
         # The reader left (`| head`); point stdout elsewhere so that the interpreter's last flush finds no closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as problem:
+        way_out = _WAYS_OUT.get(problem.errno or 0)
+        if problem.filename is None or way_out is None:
+            return _internal(problem)
+        error(f"{problem.filename}: {(problem.strerror or '').lower()}; {way_out}")
+        return UsageError.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
     except Exception as problem:
-        traceback.print_exc()
-        error(f"internal error, {type(problem).__name__}: {problem}")
-        return 1
+        return _internal(problem)
+
+
+def _internal(problem: Exception) -> int:
+    traceback.print_exception(problem)
+    error(f"internal error, {type(problem).__name__}: {problem}")
+    return 1
 
 
 def _marked(word: str, colour: str) -> str:

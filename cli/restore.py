@@ -21,7 +21,8 @@ def restore(
 ) -> int:
     """Continue an experiment: completed legs stay as they are, the interrupted one goes on at its checkpoint."""
     from cli.running import check_places, planned_workers, run_and_tell, run_options
-    from sweeps.engine.preflight import check_before_start
+    from sweeps.engine.launch import is_open
+    from sweeps.engine.preflight import LOCAL, check_before_start
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment
 
@@ -29,5 +30,7 @@ def restore(
     options = run_options(grace_s=grace_s, stop_after=stop_after, report_to=report_to, commit=commit)
     experiment = Experiment.open(find_experiment(exp, storage))
     workers = planned_workers(experiment.plan, num_workers)
-    cluster = check_before_start(experiment.plan, workers, address or None)
+    cluster = address or LOCAL
+    if any(is_open(record) for record in experiment.trials()):  # what is complete needs no place to run
+        cluster = check_before_start(experiment.plan, workers, address or None)
     return run_and_tell(experiment, options, cluster=cluster, num_workers=workers)

@@ -18,7 +18,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(cause, MemoryError)
         or type(cause).__name__ == "OutOfMemoryError"
         or (isinstance(cause, RuntimeError) and any(words in str(cause) for words in _CPU_ALLOCATOR))
-        for cause in causes(error)
+        for cause in causes(error, or_what_it_followed=True)  # ending a CUDA graph's recording fails after the memory
     )
 
 
@@ -52,11 +52,15 @@ def _or(items: list[str]) -> str:
     return " or ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what caused it, the root last; torch's compiler keeps the cause in a field of its own."""
+def causes(error: BaseException, *, or_what_it_followed: bool = False) -> Iterator[BaseException]:
+    """The error and what caused it, the root last; torch's compiler keeps the cause in a field of its own.
+
+    With `or_what_it_followed`, an error without a cause goes on at the one that was being handled when it was raised.
+    """
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
         yield cause
-        cause = getattr(cause, "inner_exception", None) or cause.__cause__
+        before = cause.__context__ if or_what_it_followed and not cause.__suppress_context__ else None
+        cause = getattr(cause, "inner_exception", None) or cause.__cause__ or before

@@ -14,6 +14,10 @@ from torch._dynamo.utils import counters
 from nanochat.config import CompileMode
 from nanochat.gpt import GPT
 
+# In training and in evaluation: windowed or not, with a value embedding or not, with experts or not. All share one code
+# object, which dynamo's own limit of 8 is for.
+_MOST_GRAPHS_OF_BLOCKS = 2 * 2 * 2 * 2
+
 
 def compile_model(model: GPT, mode: CompileMode) -> None:
     """Compiles every block and the head in place; `none` leaves the model as it is."""
@@ -21,6 +25,7 @@ def compile_model(model: GPT, mode: CompileMode) -> None:
         return
     # A recompile past dynamo's limit would run the layer uncompiled with only a warning.
     torch._dynamo.config.fail_on_recompile_limit_hit = True
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS_OF_BLOCKS)
     for module in (*model.blocks, model.head):
         module.compile(dynamic=mode == "dynamic", fullgraph=True)
 

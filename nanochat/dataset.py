@@ -40,7 +40,7 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True)
 class Corpus:
-    """Shards and tokenizer of one body of text. Equal digests: equal shards."""
+    """Shards and tokenizer of one body of text. Equal digests: shards of equal names and sizes, equal tokenizers."""
 
     name: str
     digest: str
@@ -121,15 +121,16 @@ def open_folder(path: str | Path, cache_root: Path | None = None) -> Corpus:
             f"the data folder {folder} holds {seen}; it needs two shards or more, the last one is for validation"
         )
     *train, val = paths
-    for part, members in (("training", [*train]), ("validation", [val])):
-        if not any(shards.open_shard(member).metadata.num_rows for member in members):
-            raise ConfigError(
-                f"the {part} shards of {folder} hold no documents ({members[0].name} to {members[-1].name})"
-            )
-    full_digest = digest([[member.name, member.stat().st_size] for member in paths])
+    for part, those in (("training", [*train]), ("validation", [val])):
+        if not any(shards.open_shard(shard).metadata.num_rows for shard in those):
+            raise ConfigError(f"the {part} shards of {folder} hold no documents ({those[0].name} to {those[-1].name})")
+    members = [[member.name, member.stat().st_size] for member in paths]
+    full_digest = digest(members)
     own_tokenizer = folder / "tokenizer"
-    if own_tokenizer.is_dir():
-        return Corpus(folder.name, full_digest, tuple(train), val, own_tokenizer)
+    if own_tokenizer.is_dir():  # a packing buffer in a checkpoint holds its ids
+        files = sorted(file for file in own_tokenizer.iterdir() if file.is_file())
+        members += [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
+        return Corpus(folder.name, digest(members), tuple(train), val, own_tokenizer)
     sample = [full_digest, tokenizer.VOCAB_SIZE, _MAX_SAMPLE_CHARS, _MAX_SAMPLE_CHARS_PER_DOCUMENT]
     made = _built_once(
         cache_root or cache_folder(),

@@ -78,6 +78,15 @@ def _cpu_has_fast_bf16() -> bool:
     return bool({"avx512_bf16", "amx_bf16"} & words)
 
 
+def check_fp8_units(name: str, capability: tuple[int, int]) -> None:
+    """Raises ConfigError for a GPU that cannot multiply in FP8, by its compute capability."""
+    if capability < (8, 9):
+        raise ConfigError(
+            f"{name} (compute capability {capability[0]}.{capability[1]}) has no FP8 matrix units; "
+            f"8.9 or later is needed: set precision.linears and precision.experts to 'bf16'"
+        )
+
+
 def open_device(run: RunConfig, uses_fp8: bool) -> Device:
     """Picks the device for this rank (LOCAL_RANK's GPU, or the CPU), and sets torch's global switches for it.
 
@@ -99,9 +108,6 @@ def open_device(run: RunConfig, uses_fp8: bool) -> Device:
     torch.backends.cuda.matmul.allow_tf32 = False
     capability = torch.cuda.get_device_capability(torch_device)
     name = torch.cuda.get_device_name(torch_device)
-    if uses_fp8 and capability < (8, 9):
-        raise ConfigError(
-            f"{name} (compute capability {capability[0]}.{capability[1]}) has no FP8 matrix units; "
-            f"8.9 or later is needed: set precision.linears and precision.experts to 'bf16'"
-        )
+    if uses_fp8:
+        check_fp8_units(name, capability)
     return Device(torch_device, name, torch.bfloat16)

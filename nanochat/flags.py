@@ -226,6 +226,8 @@ def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def _unknown(name: str) -> str:
+    if name == "--experts-backend":
+        return f"{name} has no effect yet: experts run on torch's grouped products; leave it out"
     if not name.startswith("-"):
         return f"unexpected argument {name!r}; flags start with --"
     near = difflib.get_close_matches(name, list(_BY_NAME), n=1, cutoff=0.4)

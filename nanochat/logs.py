@@ -88,6 +88,11 @@ def step_line(stats: StepStats) -> str:
     return " | ".join(parts)
 
 
+def skipped_line(num_steps_done: int, num_skipped: int) -> str:
+    """One step that changed nothing, and how many there were so far."""
+    return f"Step {num_steps_done:05d} | skipped: a gradient is not finite ({num_skipped} so far)"
+
+
 def validation_line(num_steps_done: int, bits_per_byte: float) -> str:
     """One evaluation."""
     return f"Step {num_steps_done:05d} | Validation bpb: {bits_per_byte:.6f}"
@@ -108,4 +113,6 @@ def end_lines(result: TrainResult) -> list[str]:
     lines = [f"Peak memory usage: {result.peak_mib:.2f}MiB", f"Total training time: {result.total_time_min:.2f}m"]
     if result.min_val_bpb is not None:
         lines.append(f"Minimum validation bpb: {result.min_val_bpb:.6f}")
+    if result.num_skipped:
+        lines.append(f"Skipped steps: {result.num_skipped}")
     return lines

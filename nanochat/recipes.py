@@ -16,6 +16,8 @@ from nanochat.config import (
     with_overrides,
 )
 
+_TINY_EVAL_TOKENS = 4096  # the full size's 20 million would take a CPU hours
+
 
 def d12_moe(num_steps: int) -> TrainConfig:
     """Depth 12, width 768, 8 experts of which 2 serve a token: 456M parameters, 286M active, in bf16."""
@@ -39,9 +41,10 @@ def d12_moe_fp8(num_steps: int) -> TrainConfig:
 def shrink_to_tiny(config: TrainConfig) -> TrainConfig:
     """The same run at a size that two CPU cores train in seconds: 2 layers of width 128, 128 tokens, 512 a step.
 
-    Every choice that a sweep may vary (experts, capacity, precision, compile mode) is kept. Learning rates follow the
-    square root of the batch, so they are raised by that of 2^19 / 512: the rates in effect are those of the full size,
-    and 40 steps suffice to see the loss fall. It runs on the CPU also where there are GPUs.
+    A validation takes at most 4,096 tokens. Every choice that a sweep may vary (experts, capacity, precision, compile
+    mode) is kept. Learning rates follow the square root of the batch, so they are raised by that of 2^19 / 512: the
+    rates in effect are those of the full size, and 40 steps suffice to see the loss fall. It runs on the CPU also where
+    there are GPUs.
     """
     raised = 32.0
     rates = ("optim.embedding_lr", "optim.unembedding_lr", "optim.matrix_lr", "optim.scalar_lr")
@@ -55,6 +58,7 @@ def shrink_to_tiny(config: TrainConfig) -> TrainConfig:
             "data.device_batch_size": 2,
             "data.total_batch_tokens": 512,
             "schedule.num_steps": 40,
+            "eval.num_tokens": min(config.eval.num_tokens, _TINY_EVAL_TOKENS),
             "run.device": "cpu",
             **{path: raised * get_field(config, path) for path in rates},
         },

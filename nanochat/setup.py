@@ -39,6 +39,7 @@ class Progress:
     train_time_s: float = 0.0
     min_val_bpb: float | None = None
     skipped_in_a_row: int = 0
+    num_skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,8 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
     device = open_device(config.run, uses_fp8)
     ranks = Ranks.from_environment(device.torch_device)
     sizes.check_world_size(config, ranks.world_size)
-    attention = resolve_backend(config.model.attention, device.torch_device)
+    sizes.check_width(config, in_bf16=device.compute_dtype == torch.bfloat16, has_fp8_units=device.is_cuda)
+    attention = resolve_backend(config.model.attention, device.torch_device, config.model.head_dim)
     train_lanes, val_lanes, tokenizer = _lanes(config, ranks)
     model = _build_model(config, device, attention)
     total = sizes.batch_tokens(config)
@@ -217,6 +219,11 @@ def _continue_from_checkpoint(run: Run, hooks: Hooks) -> None:
         for warning in warnings:
             print(f"warning: {warning}", flush=True)
     if folder is None:
+        if warnings and not hooks.may_start_anew:
+            raise checkpoint.CheckpointError(
+                "none of the checkpoints to continue from is good, each for the reason above; name an older one by "
+                "--resume-from-step, or start a new run under another --model-tag"
+            )
         return
     index = checkpoint.read_index(folder)
     if index["config_digest"] != state_digest(run.config):

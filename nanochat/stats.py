@@ -101,6 +101,7 @@ class TrainResult:
     peak_mib: float
     total_time_min: float  # steps > 10 only
     min_val_bpb: float | None
+    num_skipped: int  # steps of the whole run that changed nothing, because a gradient was not finite
 
 
 CHECKPOINT_INDEX = "checkpoint.json"
@@ -140,6 +141,7 @@ class Hooks:
     on_step: Callable[[StepStats], None] = _nothing  # rank 0
     save: Callable[[Checkpointable], None] = _nothing  # on one other thread, if the run goes on after this step
     checkpoints: Callable[[], Iterable[Path]] = tuple  # complete or not, newest first; the trainer verifies them
+    may_start_anew: bool = True  # from the beginning, where there are checkpoints and all are damaged
     should_stop: Callable[[], bool] = lambda: False  # asked on rank 0 only, after every step
     step_done: Callable[[], None] = lambda: None  # after every step, for who watches that each rank goes on
     before_save: Callable[[int], None] = _nothing  # the checkpoint's step

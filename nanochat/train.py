@@ -81,6 +81,8 @@ def _train(run: Run, hooks: Hooks, saver: Saver, gpu: GpuSampler) -> TrainResult
             stats = step_stats(run, every_rank, step, val_bpb, core, why, gpus)
             if step % config.run.log_every == 0 or num_done == run.num_steps:
                 print(logs.step_line(stats), flush=True)
+            if "skipped" in why:
+                print(logs.skipped_line(num_done, progress.num_skipped), flush=True)
             if val_bpb is not None:
                 print(logs.validation_line(num_done, val_bpb), flush=True)
             if core is not None:
@@ -113,6 +115,7 @@ def _train(run: Run, hooks: Hooks, saver: Saver, gpu: GpuSampler) -> TrainResult
         peak_mib=max(f[0] for f in run.ranks.all_gather_floats([run.device.peak_mib()])),
         total_time_min=progress.train_time_s / 60,
         min_val_bpb=progress.min_val_bpb,
+        num_skipped=progress.num_skipped,
     )
     if run.ranks.is_first and result.completed:
         print("\n".join(logs.end_lines(result)), flush=True)
@@ -133,7 +136,9 @@ def advance(run: Run, every_rank: list[clock.RankStep], step: int) -> None:
     if math.isfinite(every_rank[0].last_loss):  # one bad step must not hide all later ones
         progress.loss_ema = clock.EMA_DECAY * progress.loss_ema + (1 - clock.EMA_DECAY) * every_rank[0].last_loss
         progress.ema_weight = clock.EMA_DECAY * progress.ema_weight + (1 - clock.EMA_DECAY)
-    progress.skipped_in_a_row = 0 if every_rank[0].active else progress.skipped_in_a_row + 1
+    is_skipped = not every_rank[0].active
+    progress.num_skipped += is_skipped
+    progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if is_skipped else 0
     if step >= clock.UNTIMED_STEPS:
         progress.train_time_s += max(r.dt_ms for r in every_rank) / 1e3
 

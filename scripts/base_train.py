@@ -118,6 +118,7 @@ def _run(argv: Sequence[str]) -> int:
         hooks = Hooks(
             save=save,
             checkpoints=lambda: continued,
+            may_start_anew=False,  # not what --resume asks for, and the older checkpoints would soon be replaced
             should_stop=lambda: stop.received is not None,
             step_done=roll_call.step_done,
         )

@@ -8,6 +8,7 @@ storage too, never from Ray: Ray returns normally after an interruption.
 # Ray and pyarrow are typed in parts only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+import contextlib
 import functools
 import os
 import tempfile
@@ -97,6 +98,8 @@ def run_experiment(
             with (
                 others_into_log(chatter),
                 connected(address or LOCAL, num_workers=workers, mark=mark) as resources,
+                contextlib.suppress(StopAtOnce),
+                signals_into(stop),
             ):
                 check_plan(experiment.plan, workers, resources)
                 check_nodes(experiment.uri)
@@ -130,7 +133,8 @@ def _nothing(experiment: Experiment) -> None:
 def _rehearse(experiment: Experiment, run: Callable[..., "_Run"], on_event: OnEvent) -> None:
     """A few steps of every leg, as an experiment of their own. GPUs that others use end the whole launch."""
     rehearsal = rehearsing.create(experiment)
-    run(rehearsal, on_event=rehearsing.Telling(rehearsal, on_event), refresh=_nothing).run()
+    told = rehearsing.Telling(rehearsal, on_event)
+    run(rehearsal, on_event=told, refresh=_nothing, also_asked=experiment.stop_requested).run()
     refusal = rehearsal.refusal()
     if refusal is not None:
         experiment.refuse(refusal)
@@ -173,12 +177,13 @@ class _Run:
         refresh: Refresh,
         train: TrainFunction | None,
         limits: Limits,
+        also_asked: Callable[[], str | None] = lambda: None,  # a stop of what this run is a part of
     ) -> None:
         from sweeps.engine.order import PlanOrder
 
         self._experiment, self._num_workers, self._resources = experiment, num_workers, resources
         self._stop, self._on_event, self._refresh, self._train = stop, on_event, refresh, train
-        self._limits = limits
+        self._limits, self._also_asked = limits, also_asked
         self._order = PlanOrder(self._tasks())
         self._watch = Watch(experiment)
         self._is_stopping = False
@@ -231,7 +236,7 @@ class _Run:
 
     def _look_for_stop(self) -> None:
         """An own wish becomes a request in storage; a request, whoever made it, ends the order and starts the grace."""
-        own_wish = self._stop.wish()
+        own_wish = self._stop.wish() or self._also_asked()
         if own_wish is not None:
             self._experiment.request_stop(own_wish)
         reason = own_wish or self._experiment.stop_requested()

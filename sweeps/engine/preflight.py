@@ -46,10 +46,15 @@ def check_before_start(plan: Plan, num_workers: int, address: str | None) -> str
 
 
 def check_plan(plan: Plan, num_workers: int, resources: Resources) -> None:
-    """Raises NoCluster where a trial of the plan has no place, saying what would have one."""
+    """Raises NoCluster where a trial of the plan has no place, saying what would have one; UsageError if none has."""
     for trial in plan.trials:
         if device_of(trial.config, resources.num_gpus) == "cuda":
             _check_gpus(plan.sweep, num_workers, resources)
+        elif trial.config.model.attention == "flash":
+            raise UsageError(
+                f"leg {trial.leg.name} has model.attention=flash, which runs on GPUs only, and would run on a CPU; "
+                f"leave it at auto"
+            )
         else:
             _check_cpus(plan.sweep, trial.config, num_workers, resources)
 

@@ -86,6 +86,18 @@ class _Disk(Protocol):
 def _normal_root(root: str) -> str:
     if root.startswith("file://"):
         root = unquote(urlsplit(root).path)
+    if "://" in root:
+        parts = urlsplit(root)
+        if "@" in parts.netloc:  # addresses are stored, shown and logged
+            raise UsageError(
+                f"the storage address {parts.scheme}://...@{parts.netloc.rpartition('@')[2]} holds credentials; leave "
+                f"them out, they come from the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+            )
+        if parts.query or parts.fragment:
+            raise UsageError(
+                f"the storage address {root} has a '?' or '#' part, behind which no experiment can lie; leave it out, "
+                f"settings come from the environment (for S3: AWS_DEFAULT_REGION, AWS_ENDPOINT_URL)"
+            )
     return root.rstrip("/") if "://" in root else os.path.abspath(os.path.expanduser(root))
 
 

@@ -93,9 +93,20 @@ LEG_COLUMNS: list[Column[LegSource]] = [
         "10 % trimmed geometric mean over the window of counted steps; null without a whole window",
         lambda s: s.measures.dt_ms,
     ),
+    Column(
+        "bf16_mfu_pct", "float64", "%", "plain mean over the window of counted steps", lambda s: s.measures.bf16_mfu_pct
+    ),
+    Column("useful_mfu_pct", "float64", "%", "without dropped assignments", lambda s: s.measures.useful_mfu_pct),
     Column("window_steps", "int32", "steps", "length of the window", lambda s: s.experiment.plan.window_steps),
     Column(
         "counted_steps", "int32", "steps", "steps whose time counts, of all", lambda s: s.measures.num_counted_steps
+    ),
+    Column(
+        "skipped_steps",
+        "int32",
+        "steps",
+        "steps that changed nothing: a gradient was not finite",
+        lambda s: s.measures.num_skipped_steps,
     ),
     Column("peak_mib", "float64", "MiB", "peak memory of the fullest rank", lambda s: s.measures.peak_mib),
     Column("dropped_pct", "float64", "%", "assignments dropped, last window steps", lambda s: s.measures.dropped_pct),

@@ -33,6 +33,7 @@ from sweeps.results.sections import (
     ratio_note,
     ratio_table,
     run_table,
+    skipped_lines,
 )
 from sweeps.results.snapshot import Snapshot, read_snapshot
 from sweeps.results.throttling import throttling_sections
@@ -121,6 +122,7 @@ def _preflight(snapshots: Sequence[Snapshot]) -> list[Section]:
 def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Section]:
     stand = Paragraph(words=(f"State of the experiment: {single.state}.",)) if single else None
     damaged, taken_over = listed(snapshots, damage_lines), listed(snapshots, origin_lines)
+    skipped = listed(snapshots, skipped_lines)
     fallen_back, untimed = listed(snapshots, fallback_lines), listed(snapshots, untimed_lines)
     sections = [
         Section(key="runs", title="Runs", blocks=[*([stand] if stand else []), across(snapshots, run_table)]),
@@ -147,7 +149,10 @@ def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Se
         Section(
             key="interruptions",
             title="Interruptions and failures",
-            blocks=[listed(snapshots, interruption_lines, "No trial was interrupted or failed.")],
+            blocks=[
+                listed(snapshots, interruption_lines, "No trial was interrupted or failed."),
+                *([skipped] if skipped.lines else []),
+            ],
         ),
         *([Section(key="damage", title="Damaged files", blocks=[damaged])] if damaged.lines else []),
         Section(

@@ -239,6 +239,19 @@ def interruption_lines(snapshot: Snapshot) -> list[Words]:
     return lines
 
 
+def skipped_lines(snapshot: Snapshot) -> list[Words]:
+    """Which trials have steps that changed nothing, because a gradient was not finite."""
+    found = [(t, [row.step for row in t.rows if "skipped" in row.flags]) for t in snapshot.trials]
+    return [
+        (
+            Code(t.run),
+            f" skipped {len(steps)} of {len(t.rows)} steps, whose gradient was not finite; the last is {steps[-1]}",
+        )
+        for t, steps in found
+        if steps
+    ]
+
+
 def provenance_table(snapshot: Snapshot) -> Table:
     """Where the numbers come from."""
     m = snapshot.manifest

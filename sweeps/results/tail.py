@@ -37,6 +37,7 @@ class Measures:
     bf16_mfu_pct: float | None  # plain mean over the same window, as the next
     useful_mfu_pct: float | None
     num_counted_steps: int
+    num_skipped_steps: int  # whose gradient was not finite
     peak_mib: float | None
     total_time_min: float | None  # steps > 10
     min_val_bpb: float | None
@@ -62,6 +63,7 @@ def measure(rows: Sequence[StepRow], window_steps: int) -> Measures:
         bf16_mfu_pct=_mean(window, lambda r: r.bf16_mfu_pct),
         useful_mfu_pct=_mean(window, lambda r: r.useful_mfu_pct),
         num_counted_steps=sum(counted(rows)),
+        num_skipped_steps=sum("skipped" in row.flags for row in rows),
         peak_mib=max((r.peak_mib for r in rows), default=None),
         total_time_min=rows[-1].train_time_s / 60 if rows else None,
         min_val_bpb=min((r.val_bpb for r in rows if r.val_bpb is not None), default=None),

@@ -18,6 +18,8 @@ from sweeps.spec.names import nearest
 from sweeps.spec.parts import Gate
 from sweeps.spec.sweep import Sweep
 
+MAX_TRIALS = 10_000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
@@ -57,6 +59,11 @@ def make_plan(sweep: Sweep, num_blocks: int = 1) -> Plan:
     """Resolve a sweep into trials. SweepError where a leg cannot be served, or its batch does not divide."""
     if num_blocks < 1:
         raise SweepError(f"the number of blocks must be at least 1, got {num_blocks}")
+    if num_blocks * len(sweep.legs) > MAX_TRIALS:
+        raise SweepError(
+            f"{num_blocks} blocks of {len(sweep.legs)} legs are {num_blocks * len(sweep.legs):,} trials; at most "
+            f"{MAX_TRIALS:,} fit into one experiment"
+        )
     for leg in sweep.legs:
         try:
             check_world_size(leg.config, sweep.num_workers)

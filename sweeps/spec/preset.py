@@ -7,6 +7,7 @@ is still being written do not count for timing, and the window needs counted one
 """
 
 import ast
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
@@ -99,8 +100,10 @@ def scaled_interval(every: int | None, old_steps: int | None, new_steps: int, wi
     if wanted >= new_steps:
         return wanted
     latest = new_steps - window - min(window, _STEPS_FOR_A_SAVE)
-    allowed = [i for i in range(1, new_steps) if (new_steps - 1) // i * i <= latest]
-    return min(allowed, key=lambda i: abs(i - wanted), default=new_steps)
+    if 2 * latest < new_steps:  # even the only save of a run would be too late
+        return new_steps
+    nearest_first = (i for distance in itertools.count() for i in (wanted - distance, wanted + distance))
+    return next(i for i in nearest_first if 1 <= i < new_steps and (new_steps - 1) // i * i <= latest)
 
 
 def _parse_value(path: str, text: str) -> Any:

@@ -1,5 +1,6 @@
 """The program as a user meets it: help at once, data on stdout, one sentence and an exit code for what goes wrong."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -90,6 +91,10 @@ def test_a_closed_pipe_is_no_error_message() -> None:
         (ConfigError("x"), 2),
         (LegsFailed("x"), 5),
         (Locked("x"), 75),
+        (OSError(errno.EROFS, "Read-only file system", "/x/lock"), 2),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 2),
+        (OSError(errno.ENOSPC, "No space left on device", "/x"), 2),
+        (OSError(errno.EIO, "Input/output error", "/x"), 1),
         (KeyboardInterrupt(), 130),
         (ValueError("x"), 1),
     ],

@@ -26,7 +26,11 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
 TOKEN = "0123456789abcdef" * 4
-SWEEP = ["smoke", "--legs", "exact", "--num-steps", "48", "--set", "run.checkpoint_every=24"]
+LEG = "moe_fp8_experts_nocompile_cap1p0"
+SWEEP = [
+    *("sweeps/capacity.py", "--preset", "tiny", "--legs", LEG),
+    *("--num-steps", "30", "--set", "run.checkpoint_every=15"),
+]
 
 
 def free_ports(number: int) -> list[int]:
@@ -145,15 +149,15 @@ def test_a_job_is_stopped_with_a_checkpoint_and_a_restore_completes_it(head: Hea
     assert "was stopped" in stopped.stdout, stopped.stdout + stopped.stderr
 
     experiment = Experiment.open(str(tmp_path / "mine"))
-    attempt = experiment.trial("exact-b1").attempts()[0]
+    attempt = experiment.trial(f"{LEG}-b1").attempts()[0]
     assert (attempt.end, experiment.state()) == ("stopped", "interrupted")
     assert "continue with: nanochat-sweep restore mine" in head.job("logs", "first").stdout
 
     restored = head.submit("restore", "mine", "--storage", tmp_path)
     assert restored.returncode == 0, restored.stdout + restored.stderr
     assert experiment.state() == "completed"
-    record = experiment.trial("exact-b1")
-    assert [row.step for row in record.rows()] == list(range(48))
+    record = experiment.trial(f"{LEG}-b1")
+    assert [row.step for row in record.rows()] == list(range(30))
     last = record.attempts()[-1]
     assert last.first_step == 1 + max(row.step for row in record.rows() if row.attempt == 0)
 
@@ -168,7 +172,7 @@ def test_a_relative_storage_is_refused_in_a_job(head: Head) -> None:
 def test_a_launch_without_the_token_says_what_to_set(head: Head, tmp_path: Path) -> None:
     command = [BIN / "nanochat-sweep", "launch", *SWEEP, "--address", f"127.0.0.1:{head.port}", "--storage", tmp_path]
     nobody = {k: v for k, v in head.environment.items() if not k.startswith("RAY_AUTH")} | {"HOME": str(tmp_path)}
-    done = subprocess.run(command, env=nobody, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=nobody, capture_output=True, text=True, timeout=120)
     assert done.returncode == 69, done.stderr
     assert "set RAY_AUTH_MODE=token" in done.stderr
 
@@ -179,7 +183,7 @@ def test_a_node_that_does_not_reach_the_storage_is_named_before_anything_starts(
     words = ["launch", *SWEEP, "--address", f"127.0.0.1:{head.port}", "--name", "apart", "--storage", tmp_path]
     command = [BIN / "nanochat-sweep", *words]
     try:
-        done = subprocess.run(command, env=head.environment, capture_output=True, text=True, timeout=180)
+        done = subprocess.run(command, cwd=ROOT, env=head.environment, capture_output=True, text=True, timeout=180)
     finally:
         end_group(node)
     assert done.returncode == 69, done.stderr

@@ -27,6 +27,14 @@ def test_memory_that_runs_out_inside_of_the_compiler_is_recognised() -> None:
     assert is_out_of_memory(InductorError(torch.OutOfMemoryError("CUDA out of memory"), None))
 
 
+def test_memory_that_runs_out_while_something_else_then_fails_is_recognised() -> None:
+    error = RuntimeError("the recording was left unfinished")
+    error.__context__ = torch.OutOfMemoryError("CUDA out of memory")
+    assert is_out_of_memory(error)
+    error.__suppress_context__ = True
+    assert not is_out_of_memory(error)
+
+
 def test_other_errors_are_not_out_of_memory() -> None:
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nanochat.attention import attend, resolve_backend, rotary_tables, rotate, window_mask
+from nanochat.config import ConfigError
 
 CPU = torch.device("cpu")
 
@@ -70,6 +71,14 @@ def test_the_first_pair_of_channels_turns_by_one_radian_a_position():
 
 
 def test_the_backend_follows_the_device_unless_it_is_named():
-    assert resolve_backend("auto", CPU) == "sdpa"
-    assert resolve_backend("auto", torch.device("cuda")) == "flash"
-    assert resolve_backend("sdpa", torch.device("cuda")) == "sdpa"
+    gpu = torch.device("cuda")
+    assert resolve_backend("auto", CPU, 64) == "sdpa"
+    assert resolve_backend("auto", gpu, 64) == resolve_backend("flash", gpu, 64) == "flash"
+    assert resolve_backend("auto", gpu, 20) == "sdpa"
+    assert resolve_backend("sdpa", gpu, 64) == "sdpa"
+
+
+@pytest.mark.parametrize(("device", "head_dim"), [("cpu", 64), ("cuda", 20)])
+def test_a_flash_kernel_that_cannot_be_is_refused(device: str, head_dim: int):
+    with pytest.raises(ConfigError, match=f"this is a {device} and head_dim is {head_dim}: take auto"):
+        resolve_backend("flash", torch.device(device), head_dim)

@@ -58,10 +58,12 @@ def _train(config: TrainConfig) -> tuple[list[StepStats], list[StartFacts]]:
 def fresh_dynamo() -> Iterator[None]:
     """A process compiles one model; this one compiles many, and forgets each."""
     limit_is_error = torch._dynamo.config.fail_on_recompile_limit_hit
+    limit = torch._dynamo.config.recompile_limit
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
     torch._dynamo.config.fail_on_recompile_limit_hit = limit_is_error
+    torch._dynamo.config.recompile_limit = limit
     gc.unfreeze()
 
 
@@ -132,6 +134,14 @@ def test_dense_layers_between_expert_layers_are_a_kind_of_their_own(small_text: 
     before = compiling.num_graphs()
     _train(_tiny(small_text, **{"moe.every": 4, "schedule.num_steps": 1}))
     assert compiling.num_graphs() - before == 4, "experts, dense with and without value embedding, head"
+
+
+@pytest.mark.usefixtures("dynamo_alone")
+def test_a_model_of_many_kinds_of_layers_is_compiled_for_training_and_evaluation(small_text: Path):
+    changes = {"model.depth": 12, "model.window_pattern": "SSSL", "moe.every": 3, "eval.every": 1}
+    before = compiling.num_graphs()
+    _train(_tiny(small_text, **changes, **{"model.aspect_ratio": 4, "eval.num_tokens": 128, "schedule.num_steps": 1}))
+    assert compiling.num_graphs() - before == 2 * (6 + 1), "six kinds of block and the head, twice"
 
 
 @pytest.mark.parametrize("changes", [{}, FP8, FP8 | {"moe.capacity_factor": 1.0}], ids=["bf16", "exact", "capacity"])

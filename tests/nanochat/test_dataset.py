@@ -243,6 +243,15 @@ def test_a_tokenizer_in_the_folder_is_used_as_it_is(web: Path, tmp_path: Path):
     assert not (tmp_path / "cache").exists()
 
 
+def test_text_in_other_tokens_is_another_corpus(web: Path, tmp_path: Path):
+    digests = {dataset.open_folder(web, tmp_path / "cache").digest}
+    for text in ("zebra zebra", "mouse mouse"):
+        shutil.rmtree(web / "tokenizer", ignore_errors=True)
+        tokenizer.train([text]).write(web / "tokenizer")
+        digests.add(dataset.open_folder(web, tmp_path / "cache").digest)
+    assert len(digests) == 3
+
+
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"data folder .*nowhere does not exist"):
         dataset.open_corpus(str(tmp_path / "nowhere"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nanochat.config import ConfigError, RunConfig
-from nanochat.device import open_device, peak_bf16_flops
+from nanochat.device import check_fp8_units, open_device, peak_bf16_flops
 
 
 @pytest.fixture
@@ -56,3 +56,9 @@ def test_a_gpu_that_is_not_there_is_refused_by_name():
     with pytest.raises(ConfigError, match=r"run\.device is 'cuda' but torch sees no GPU"):
         open_device(RunConfig(device="cuda"), uses_fp8=False)
     assert open_device(RunConfig(), uses_fp8=False).torch_device.type == "cpu"
+
+
+def test_a_gpu_without_fp8_units_is_refused_by_name():
+    check_fp8_units("NVIDIA L40S", (8, 9))
+    with pytest.raises(ConfigError, match=r"NVIDIA A100 \(compute capability 8\.0\) has no FP8 matrix units; 8\.9 or"):
+        check_fp8_units("NVIDIA A100", (8, 0))

@@ -67,13 +67,16 @@ def test_the_eta_is_the_mean_of_the_counted_steps_times_the_rest():
 def test_the_lines_of_an_evaluation_and_of_the_end():
     assert logs.validation_line(250, 0.8822409) == "Step 00250 | Validation bpb: 0.882241"
     assert logs.sample_line(7, 'a "b"\nü') == r'Step 00007 | Sample: "a \"b\"\nü"'
-    result = TrainResult(last_step=279, completed=True, peak_mib=22790.06, total_time_min=5.213, min_val_bpb=0.71854)
+    result = TrainResult(
+        last_step=279, completed=True, peak_mib=22790.06, total_time_min=5.213, min_val_bpb=0.71854, num_skipped=0
+    )
     assert logs.end_lines(result) == [
         "Peak memory usage: 22790.06MiB",
         "Total training time: 5.21m",
         "Minimum validation bpb: 0.718540",
     ]
     assert len(logs.end_lines(dataclasses.replace(result, min_val_bpb=None))) == 2
+    assert logs.end_lines(dataclasses.replace(result, num_skipped=3))[-1] == "Skipped steps: 3"
 
 
 def test_the_lines_about_the_model():

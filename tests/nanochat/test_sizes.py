@@ -7,6 +7,7 @@ from nanochat.recipes import d12_moe, d12_moe_fp8, shrink_to_tiny
 from nanochat.sizes import (
     auto_batch_tokens,
     batch_tokens,
+    check_width,
     check_world_size,
     checkpoint_bytes,
     count_params,
@@ -81,6 +82,19 @@ def test_a_batch_that_does_not_divide_over_the_workers_is_refused_with_those_tha
         check_world_size(D12, 64)
 
 
+def test_a_width_that_the_kernels_cannot_take_is_refused() -> None:
+    in_bf16 = with_overrides(D12, {"precision.linears": "bf16", "precision.experts": "bf16"})
+    narrow = with_overrides(in_bf16, {"model.depth": 3, "model.aspect_ratio": 20, "model.head_dim": 20})
+    check_width(D12, in_bf16=True, has_fp8_units=True)
+    check_width(narrow, in_bf16=False, has_fp8_units=True)
+    with pytest.raises(ConfigError, match=r"width is 60, experts in bf16 need a multiple of 8; change .*head_dim \(20"):
+        check_width(narrow, in_bf16=True, has_fp8_units=False)
+    in_fp8 = with_overrides(narrow, {"model.aspect_ratio": 40, "precision.linears": "fp8"})
+    check_width(in_fp8, in_bf16=True, has_fp8_units=False)
+    with pytest.raises(ConfigError, match="width is 120, products in FP8 need a multiple of 16"):
+        check_width(in_fp8, in_bf16=True, has_fp8_units=True)
+
+
 def test_an_automatic_batch_that_is_no_multiple_of_the_micro_batch_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"automatic batch of 524,288 tokens is no multiple .* 3,072 tokens"):
         num_lanes(with_overrides(D12, {"data.device_batch_size": 3}))
@@ -98,3 +112,8 @@ def test_the_tiny_size_has_two_lanes_and_keeps_the_experts() -> None:
     tiny = shrink_to_tiny(d12_moe(num_steps=280))
     assert (num_lanes(tiny), tiny.model.width, num_steps(tiny)) == (2, 128, 40)
     assert tiny.moe == D12.moe
+
+
+def test_a_tiny_validation_takes_seconds_and_a_shorter_one_stays() -> None:
+    assert shrink_to_tiny(D12).eval.num_tokens == 4096
+    assert shrink_to_tiny(with_overrides(D12, {"eval.num_tokens": 256})).eval.num_tokens == 256

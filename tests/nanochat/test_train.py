@@ -285,6 +285,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     assert "Continuing from step_000004 at step 4" in printed
 
 
+def test_where_all_checkpoints_are_damaged_a_run_begins_anew_only_if_it_may(small_text: Path, tmp_path: Path):
+    config = tiny(small_text, **{"schedule.num_steps": 2, "run.final_checkpoint": True})
+    Shell(tmp_path).run(config)
+    (newest(tmp_path) / "checkpoint.json").write_text("{")
+    hooks = Hooks(checkpoints=lambda: [newest(tmp_path)], may_start_anew=False)
+    with pytest.raises(checkpoint.CheckpointError, match="none of the checkpoints to continue from is good"):
+        train(config, hooks)
+    assert train(config, dataclasses.replace(hooks, may_start_anew=True)).completed
+
+
 def test_a_checkpoint_of_another_config_is_refused_by_name(small_text: Path, tmp_path: Path):
     config = tiny(small_text, **{"schedule.num_steps": 2, "run.final_checkpoint": True})
     Shell(tmp_path).run(config)
@@ -304,7 +314,7 @@ def test_logging_and_checkpoint_settings_may_change_when_a_run_continues(small_t
 # What cannot go on
 
 
-def test_ten_steps_in_a_row_without_a_finite_gradient_end_the_run(small_text: Path):
+def test_ten_steps_in_a_row_without_a_finite_gradient_end_the_run(small_text: Path, capsys: pytest.CaptureFixture[str]):
     shell = Shell()
     config = tiny(small_text, **{f"optim.{rate}": 1e30 for rate in _RATES}, **{"schedule.num_steps": 100})
     with pytest.raises(DivergedError, match="not finite; there is no checkpoint; lower the learning rates"):
@@ -314,6 +324,8 @@ def test_ten_steps_in_a_row_without_a_finite_gradient_end_the_run(small_text: Pa
     assert not any(skipped[:-MAX_SKIPPED_IN_A_ROW])
     assert math.isnan(shell.rows[-1].loss)
     assert math.isnan(shell.rows[-1].loss_ema)
+    last = f"Step {len(shell.rows):05d} | skipped: a gradient is not finite ({MAX_SKIPPED_IN_A_ROW} so far)"
+    assert last in capsys.readouterr().out.splitlines()
 
 
 def test_the_averaged_loss_goes_on_after_a_step_that_was_not_finite():

@@ -152,6 +152,11 @@ def test_a_sigterm_ends_the_run_after_the_step_with_a_checkpoint_and_exit_code_1
     refused = _run(environment, *flags, "--matrix-lr", "0.5", "--resume", "latest")
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].startswith(f"error: {folder} was written by a run with another config")
+    (folder / "trainer.json").write_text("{}")
+    damaged = _run(environment, *flags, "--resume-from-step", str(int(stopped[1]) + 1))
+    assert damaged.returncode == 1
+    assert f"warning: checkpoint not used: {folder / 'trainer.json'}" in damaged.stdout
+    assert damaged.stderr.splitlines()[-1].startswith("error: none of the checkpoints to continue from is good")
 
 
 def test_an_unknown_flag_is_refused_by_the_nearest_name_and_help_lists_them_all(environment: dict[str, str]):

@@ -67,6 +67,12 @@ def test_gpus_that_were_asked_for_must_be_there() -> None:
         check_plan(tiny("run.device=cuda"), 2, LAPTOP)
 
 
+def test_an_attention_that_only_gpus_have_is_refused_on_a_cpu() -> None:
+    with pytest.raises(UsageError, match=r"leg moe_fp8_experts_static_cap0p0 has model\.attention=flash.*leave it at"):
+        check_plan(tiny("model.attention=flash"), 2, LAPTOP)
+    check_plan(tiny("model.attention=flash", "run.device=cuda"), 2, Resources(None, 2, where="this machine"))
+
+
 def test_a_clusters_cpus_are_counted() -> None:
     small = Resources(num_cpus=1, num_gpus=0, where="the cluster at host:6379")
     with pytest.raises(NoCluster, match="wants 2 CPUs, one per worker; the cluster at host:6379 has 1"):

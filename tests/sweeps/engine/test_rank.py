@@ -86,7 +86,7 @@ def stored_steps(experiment: Experiment) -> list[int]:
     return [row.step for row in experiment.trial(TRIAL).rows()]
 
 
-RESULT = TrainResult(last_step=39, completed=True, peak_mib=1.0, total_time_min=0.5, min_val_bpb=None)
+RESULT = TrainResult(last_step=39, completed=True, peak_mib=1.0, total_time_min=0.5, min_val_bpb=None, num_skipped=0)
 
 
 def test_rows_wait_in_memory_and_are_stored_when_five_seconds_have_passed(

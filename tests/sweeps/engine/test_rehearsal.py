@@ -2,8 +2,12 @@
 
 from collections.abc import Callable
 
-from sweeps.engine.events import Event, LegCompleted, Place
+from sweeps.engine.events import Event, LegCompleted, Place, Stopping
+from sweeps.engine.launch import _Run  # pyright: ignore[reportPrivateUsage]
+from sweeps.engine.preflight import Resources
 from sweeps.engine.rehearsal import Telling, create, short_plan
+from sweeps.engine.stop import StopState
+from sweeps.engine.vigil import Limits
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 
@@ -38,3 +42,25 @@ def test_a_leg_that_ran_uncompiled_is_told_as_such(
     sound, uncompiled = map(str, told)
     assert sound.endswith(": runs; first step 0.1 s, peak 900 MiB")
     assert uncompiled.endswith(": could not be compiled, runs uncompiled; first step 0.1 s, peak 900 MiB")
+
+
+def test_a_stop_of_the_experiment_stops_its_rehearsal(make_experiment: Callable[..., Experiment]) -> None:
+    experiment, told, stop = make_experiment(), list[Event](), StopState(grace_s=60.0)
+    rehearsal = create(experiment)
+    run = _Run(
+        rehearsal,
+        num_workers=2,
+        resources=Resources(num_cpus=None, num_gpus=0, where="this machine"),
+        stop=stop,
+        on_event=told.append,
+        refresh=lambda e: None,
+        train=None,
+        limits=Limits(),
+        also_asked=experiment.stop_requested,
+    )
+    run._look()
+    assert (told, stop.was_asked, rehearsal.stop_requested()) == ([], False, None)
+    experiment.request_stop("nanochat-sweep stop")
+    run._look()
+    assert [type(event) for event in told] == [Stopping]
+    assert (stop.was_asked, rehearsal.stop_requested()) == (True, "nanochat-sweep stop")

@@ -118,3 +118,16 @@ def test_a_root_is_absolute_and_file_addresses_are_plain_folders(
 def test_an_address_of_no_known_kind_is_refused_in_one_sentence() -> None:
     with pytest.raises(UsageError, match="cannot be opened"):
         Store("nonsense://bucket/path")
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("s3://KEY:hunter2@bucket/x", r"address s3://\.\.\.@bucket holds credentials; leave them out"),
+        ("s3://bucket/x?region=us-east-1", r"address s3://bucket/x\?region=us-east-1 has a '\?' or '#' part"),
+    ],
+)
+def test_an_address_with_secrets_or_settings_is_refused(address: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence) as refused:
+        Store(address)
+    assert "hunter2" not in str(refused.value)

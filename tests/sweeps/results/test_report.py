@@ -15,6 +15,7 @@ from sweeps.results import html
 from sweeps.results.compare import mean_over_blocks
 from sweeps.results.report import build_report, markdown_files, refresh, write_chosen, write_report
 from sweeps.results.snapshot import read_snapshot
+from sweeps.results.tail import measure
 
 Make = Callable[..., Experiment]
 MakeRow = Callable[..., StepRow]
@@ -280,6 +281,21 @@ def test_slowed_gpus_are_told_with_their_reasons(make_experiment: Make, complete
         "- `static`: 4 of 40 steps, 3 of them counted, down to 1200 MHz, at up to 88 C, because of sw thermal slowdown"
         in section
     )
+
+
+# Steps that changed nothing
+
+
+def test_skipped_steps_are_counted_and_told(make_experiment: Make, complete: Complete, make_row: MakeRow) -> None:
+    experiment = make_experiment()
+    complete(experiment, "bf16-b1")
+    rows = [make_row(s, trial="static-b1", flags=("skipped",) if s in (7, 30) else ()) for s in range(40)]
+    complete(experiment, "static-b1", rows)
+    _, told = report(experiment).split("## Interruptions and failures")
+    assert "- `static` skipped 2 of 40 steps, whose gradient was not finite; the last is 30" in told
+    assert told.count("not finite") == 1
+    counts = {t.trial.leg.name: measure(t.rows, 10).num_skipped_steps for t in read_snapshot(experiment).trials}
+    assert (counts["static"], counts["bf16"]) == (2, 0)
 
 
 # Legs that could not be compiled

@@ -25,8 +25,10 @@ def test_tail50_takes_all_steps_where_there_are_fewer_warm_up_included(make_row:
 
 def test_a_trial_without_steps_has_no_numbers(make_row: MakeRow) -> None:
     m = measure([], window_steps=10)
-    assert m.steps_observed == m.num_counted_steps == 0
-    assert {v for k, v in vars(m).items() if k not in ("steps_observed", "num_counted_steps")} == {None}
+    assert m.steps_observed == m.num_counted_steps == m.num_skipped_steps == 0
+    assert {v for k, v in vars(m).items() if k not in ("steps_observed", "num_counted_steps", "num_skipped_steps")} == {
+        None
+    }
 
 
 def test_280_steps_end_at_step_279_with_the_last_averaged_loss(make_row: MakeRow) -> None:

@@ -83,3 +83,8 @@ def test_chosen_legs_keep_their_trials_and_all_legs_stay_known() -> None:
     assert [t.name for t in chosen.trials] == [t.name for t in plan.trials if t.leg.name.endswith("static_cap0p0")]
     with pytest.raises(SweepError, match="did you mean moe_fp8_experts_static_cap0p0"):
         choose_legs(plan, ["moe_fp8_expert_static_cap0p0"])
+
+
+def test_more_trials_than_an_experiment_can_hold_are_refused() -> None:
+    with pytest.raises(SweepError, match=r"2000 blocks of 6 legs are 12,000 trials; at most 10,000 fit"):
+        make_plan(CAPACITY, 2000)

@@ -66,6 +66,18 @@ def test_a_sweep_that_saves_still_does_so_at_another_length(every: int, new_step
     assert interval < new_steps
 
 
+@given(st.integers(1, 300), st.integers(2, 400), st.integers(1, 400))
+def test_the_interval_is_the_nearest_that_has_no_late_save(every: int, new_steps: int, window: int) -> None:
+    latest = new_steps - window - min(window, 20)
+    allowed = [i for i in range(1, new_steps) if (new_steps - 1) // i * i <= latest]
+    found = scaled_interval(every, None, new_steps, window)
+    assert found == (every if every >= new_steps else min(allowed, key=lambda i: abs(i - every), default=new_steps))
+
+
+def test_the_interval_of_a_very_long_run_is_found_at_once() -> None:
+    assert scaled_interval(140, 280, 10**20, 50) == 5 * 10**19
+
+
 def test_the_same_length_keeps_the_interval() -> None:
     assert apply_settings(CAPACITY, num_steps=280) == CAPACITY
 
