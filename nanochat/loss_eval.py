@@ -15,7 +15,9 @@ from nanochat.gpt import GPT
 
 @torch.no_grad()
 def bits_per_byte(model: GPT, lanes: Lanes, token_bytes: Tensor, num_tokens: int, ranks: Ranks) -> float:
-    """Mean over about `num_tokens` tokens of the validation split, read from its start, over all ranks.
+    """Mean over `num_tokens` tokens of the validation split, read from its start, over all ranks.
+
+    Every lane is read equally far, so a number that a batch of each does not divide is rounded up.
 
     token_bytes (V,) int64: the bytes a token stands for; targets of 0 bytes (specials) count neither way.
     """

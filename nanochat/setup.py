@@ -125,10 +125,11 @@ def _lanes(config: TrainConfig, ranks: Ranks) -> tuple[Lanes, Lanes | None, Toke
         )
     rows = {"batch_size": config.data.device_batch_size, "seq_len": config.model.seq_len}
     where = {"rank": ranks.rank, "world_size": ranks.world_size}
-    train = Lanes(corpus, tokenizer, split="train", num_lanes=sizes.num_lanes(config), **rows, **where)
+    num_lanes = sizes.num_lanes(config)  # of validation as many, so that it too is the same on any number of ranks
+    train = Lanes(corpus, tokenizer, split="train", num_lanes=num_lanes, **rows, **where)
     val = None
     if config.eval.every is not None:
-        val = Lanes(corpus, tokenizer, split="val", num_lanes=ranks.world_size, **rows, **where)
+        val = Lanes(corpus, tokenizer, split="val", num_lanes=num_lanes, **rows, **where)
     return train, val, tokenizer
 
 

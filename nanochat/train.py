@@ -94,6 +94,7 @@ def _train(run: Run, hooks: Hooks, saver: Saver, gpu: GpuSampler) -> TrainResult
         sampled = _sample_if_due(run, num_done)
         flags.after(evaluated=(val_bpb, core) != (None, None), sampled=sampled)
         if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            saver.settle()  # the checkpoint that the error names is complete, or this raises
             raise DivergedError(_diverged(num_done, last_saved))
         if is_over([floats[1] for floats in gathered]):
             saver.settle()

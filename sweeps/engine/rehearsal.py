@@ -5,7 +5,7 @@ each leg once, three steps, and no checkpoint. A leg that fails here is told at 
 own run decides about it. Compiled graphs stay in the cache, so the real legs start with them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from nanochat.config import digest, with_overrides
@@ -17,11 +17,12 @@ FOLDER = "preflight"
 NUM_STEPS = 3
 
 
-def short_plan(plan: Plan) -> Plan:
-    """Each leg once, in the plan's order."""
+def short_plan(plan: Plan, completed: Collection[str] = ()) -> Plan:
+    """Each leg once, in the plan's order, without those whose trials are all among the completed."""
     firsts: dict[str, Trial] = {}
     for trial in plan.trials:
-        firsts.setdefault(trial.leg.name, _short(trial))
+        if trial.name not in completed:
+            firsts.setdefault(trial.leg.name, _short(trial))
     return replace(plan, num_blocks=1, window_steps=1, trials=tuple(firsts.values()))
 
 
@@ -32,7 +33,8 @@ def _short(trial: Trial) -> Trial:
 
 def create(experiment: Experiment) -> Experiment:
     """The rehearsal's own experiment, inside the real one."""
-    plan = plan_to_json(short_plan(experiment.plan))
+    completed = [record.name for record in experiment.trials() if record.result() is not None]
+    plan = plan_to_json(short_plan(experiment.plan, completed))
     manifest = replace(experiment.manifest, id=f"{experiment.id}-preflight", plan=plan, plan_digest=digest(plan))
     return Experiment.create(experiment.uri, FOLDER, manifest)
 

@@ -5,6 +5,7 @@ Most tests use dynamo alone, without the stages that make kernels: what breaks o
 
 import functools
 import gc
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from nanochat import compiling
+from nanochat import checkpoint_folders, compiling
 from nanochat.config import TrainConfig, with_overrides
 from nanochat.flags import parse_flags
 from nanochat.recipes import d12_moe
 from nanochat.setup import prepare
-from nanochat.stats import Hooks, StartFacts, StepStats
+from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats
 from nanochat.stepping import Stepper
 from nanochat.train import train
 
@@ -114,6 +115,31 @@ def test_an_evaluation_between_steps_recompiles_no_step(small_text: Path):
     assert [row.step for row in rows if row.val_bpb is not None] == [2, 5, 7]
     assert [row.compiled_graphs for row in rows[1:]] == [0] * 7
     assert [row.step for row in rows if "recompile" in row.flags] == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.usefixtures("dynamo_alone")
+def test_a_run_that_compiles_anew_goes_on_at_its_checkpoint_as_if_undisturbed(small_text: Path, tmp_path: Path):
+    changes = FP8 | ROUTER | {"moe.capacity_factor": 1.0, "schedule.num_steps": 5}
+    config = _tiny(small_text, **changes)
+    undisturbed, _ = _train(config)
+    rows: list[StepStats] = []
+    steps = itertools.count()
+
+    def save(state: Checkpointable) -> None:
+        checkpoint_folders.save(tmp_path, state, keep=2)
+
+    hooks = Hooks(
+        on_step=rows.append,
+        save=save,
+        checkpoints=lambda: checkpoint_folders.newest_first(tmp_path),
+        should_stop=lambda: next(steps) == 2,
+    )
+    for _ in range(2):
+        torch._dynamo.reset()
+        train(config, hooks)
+    assert [(row.step, row.loss, row.dropped_pct, row.largest_router_bias) for row in rows] == [
+        (row.step, row.loss, row.dropped_pct, row.largest_router_bias) for row in undisturbed
+    ]
 
 
 @pytest.mark.usefixtures("dynamo_alone")

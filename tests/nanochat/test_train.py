@@ -354,7 +354,13 @@ def _in_fp32() -> None:
 def _four_steps(folder: str) -> TrainConfig:
     """At the rates of full size: an optimizer that equalises every direction multiplies rounding by what it moves."""
     rates = {f"optim.{rate}": value for rate, value in _RATES.items()} | {"moe.router_bias_rate": 0.001}
-    return tiny(folder, **rates, **{"schedule.num_steps": 4, "run.checkpoint_every": 1, "run.final_checkpoint": True})
+    validation = {"eval.every": 2, "eval.num_tokens": 2 * NUM_LANES * MICRO_BATCH_TOKENS}
+    return tiny(
+        folder,
+        **rates,
+        **validation,
+        **{"schedule.num_steps": 4, "run.checkpoint_every": 1, "run.final_checkpoint": True},
+    )
 
 
 def train_four_steps(ranks: Ranks, folder: str, root: str, stop_after: int | None = None) -> list[StepStats]:
@@ -375,6 +381,7 @@ def test_one_two_and_three_ranks_train_alike_up_to_summation_order(small_text: P
         assert rows[0].loss == pytest.approx(alone[0].loss, rel=1e-6)
         assert [row.loss for row in rows] == pytest.approx([row.loss for row in alone], rel=1e-4)
         assert [row.bal for row in rows] == pytest.approx([row.bal for row in alone], rel=1e-4)
+        assert [rows[i].val_bpb for i in (1, 3)] == pytest.approx([alone[i].val_bpb for i in (1, 3)], rel=1e-4)
         ours = weights(tmp_path / str(size) / "step_000001")
         assert ours.keys() == first_step.keys()
         for name, theirs in first_step.items():

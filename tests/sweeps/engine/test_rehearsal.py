@@ -23,6 +23,16 @@ def test_each_leg_is_rehearsed_once_for_three_steps_without_a_checkpoint(
     assert not any(trial.config.run.final_checkpoint for trial in short.trials)
 
 
+def test_a_leg_that_is_completed_already_is_not_rehearsed(
+    make_experiment: Callable[..., Experiment], complete: Callable[..., None]
+) -> None:
+    experiment = make_experiment(num_blocks=2)
+    for trial in ("static-b1", "static-b2", "bf16-b1"):
+        complete(experiment, trial)
+    names = [trial.leg.name for trial in create(experiment).plan.trials]
+    assert sorted(names) == ["bf16", "none_cap1p25", "static_cap1p25"]
+
+
 def test_a_rehearsal_is_an_experiment_inside_the_real_one(make_experiment: Callable[..., Experiment]) -> None:
     experiment = make_experiment()
     rehearsal = create(experiment)
