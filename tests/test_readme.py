@@ -197,10 +197,10 @@ def test_the_trainer_runs_under_torchrun(place: Path) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(1000)
+@pytest.mark.timeout(2000)
 def test_the_demo_completes_six_legs_that_learn(place: Path) -> None:
     (command,) = commands_of("test_the_demo_completes_six_legs_that_learn")
-    done = run(f"{command} --assume-old=install BIN={BIN}", place, timeout_s=900)
+    done = run(f"{command} --assume-old=install BIN={BIN}", place, timeout_s=1900)
     assert done.returncode == 0, done.stderr
     (experiment,) = (place / "storage").iterdir()
     for file in ("report/report.md", "export/legs.parquet", "export/steps.parquet"):
