@@ -23,6 +23,7 @@ MAX_LOOP_LINES = 120  # the training loop is read from top to bottom
 # In pieces, so that this file does not hold what it looks for.
 NOT_FOR_READERS = ["TO" + "DO", "FIX" + "ME", "HA" + "CK", r"\bX" + r"XX\b"]
 ONE_MACHINE_ONLY = [r"(?<![\w./-])/wo" + "rk/", "/tmp/pl" + "an", r"\.\./sha" + "red", r"/ro" + "ot/"]
+STOPWATCHES = re.compile(r"\bprocess_" + r"time\(|\bperf_" + r"counter\(|\bget" + r"rusage\b")
 REGISTRIES = ["py" + r"pi\.org", "python" + r"hosted\.org", r"download\.py" + "torch", "npm" + r"js\.(?:org|com)"]
 
 
@@ -74,3 +75,10 @@ def test_nothing_is_unfinished_or_meant_for_one_machine(path: Path) -> None:
     lines = path.read_text().splitlines()
     found = [f"{name(path)}:{i}: {line}" for i, line in enumerate(lines, 1) if unwanted.search(line)]
     assert found == []
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p not in CODE], ids=name)
+def test_no_test_is_a_stopwatch(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    found = [f"{name(path)}:{i}: {line}" for i, line in enumerate(lines, 1) if STOPWATCHES.search(line)]
+    assert found == [], "a test of speed fails on a slower machine; measure it in bench/, beside a control"

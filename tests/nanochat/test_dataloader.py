@@ -2,7 +2,6 @@
 
 import pickle
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -328,12 +327,3 @@ def test_batches_may_be_made_in_another_thread(austen: tuple[Corpus, Tokenizer])
     thread.start()
     thread.join()
     assert all(_equal(made[lane], expected[lane]) for lane in (0, 1))
-
-
-def test_a_loader_packs_far_more_tokens_a_second_than_a_gpu_trains_on(austen: tuple[Corpus, Tokenizer]):
-    """Measured at 1.5 to 2 million on one core; the bound leaves room for a busy machine."""
-    lanes = _lanes(*austen, batch_size=16, seq_len=1024)
-    lanes.next_batch(0)
-    started_s = time.process_time()
-    _take(lanes, 40)
-    assert 40 * 16 * 1024 / (time.process_time() - started_s) > 300_000

@@ -50,12 +50,6 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_embedded_corpus_is_built_in_well_under_half_a_minute(tmp_path: Path):
-    started_s = time.monotonic()
-    dataset.prepare_embedded(tmp_path)
-    assert time.monotonic() - started_s < 15
-
-
 def test_the_embedded_corpus_lies_under_its_digest_with_the_last_shard_for_validation(
     cache: Path, austen: dataset.Corpus
 ):
