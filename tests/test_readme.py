@@ -54,7 +54,7 @@ TESTED_BY = {
     "nanochat-sweep status first --json": "test_a_first_experiment_from_launch_to_results",
     "torchrun --standalone --nproc_per_node=2 -m scripts.base_train -- --help": "test_the_trainer_runs_under_torchrun",
     "torchrun --standalone --nproc_per_node=2 -m scripts.base_train --"
-    " --use-moe --compile-mode static --depth 2 --head-dim 32 --max-seq-len 128"
+    " --use-moe --compile-mode none --depth 2 --head-dim 32 --max-seq-len 128"
     " --device-batch-size 2 --total-batch-size 512 --num-iterations 20 --save-every 10"
     " --eval-every -1 --core-metric-every -1 --sample-every -1 --model-tag little": (
         "test_the_trainer_runs_under_torchrun"
@@ -155,7 +155,7 @@ def test_a_full_size_launch_is_planned_and_wants_gpus(command: str, place: Path)
 
 def test_make_test_checks_everything(place: Path) -> None:
     (command,) = commands_of("test_make_test_checks_everything")
-    steps = run(f"{command} --dry-run --assume-old=install", ROOT, timeout_s=20).stdout.splitlines()
+    steps = run(f"{command} --dry-run --assume-old=install", ROOT, timeout_s=60).stdout.splitlines()
     tools = [Path(words[0]).name for words in map(shlex.split, steps) if words and "/bin/" in words[0]]
     assert tools == ["ruff", "ruff", "pyright", "lint-imports"]
     marked = [shlex.split(step)[-1] for step in steps if "pytest" in step]
@@ -172,7 +172,7 @@ def test_the_program_is_found_once_the_environment_is_active(place: Path) -> Non
 def test_a_first_experiment_from_launch_to_results(place: Path) -> None:
     done: dict[str, str] = {}
     for command in commands_of("test_a_first_experiment_from_launch_to_results"):
-        finished = run(command, place, timeout_s=400)
+        finished = run(command, place, timeout_s=900)
         assert finished.returncode == 0, f"{command}\n{finished.stderr}"
         done[command] = finished.stdout
     assert "completed" in done["nanochat-sweep status first"]
@@ -189,10 +189,10 @@ def test_the_trainer_runs_under_torchrun(place: Path) -> None:
     asked_help, training = commands_of("test_the_trainer_runs_under_torchrun")
     assert "--moe-capacity-factor" in run(asked_help, place).stdout
 
-    trained = run(training, place, timeout_s=400)
+    trained = run(training, place, timeout_s=900)
     assert trained.returncode == 0, trained.stderr
     assert re.search(r"^step 00019/00020 .* \| bal: ", trained.stdout, re.MULTILINE)
-    again = run(f"{training} --resume latest", place, timeout_s=200)
+    again = run(f"{training} --resume latest", place, timeout_s=600)
     assert "Number of iterations: 20, starting at 20" in again.stdout, again.stderr
 
 

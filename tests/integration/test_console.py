@@ -23,7 +23,7 @@ PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
 OWN = {"CUDA_VISIBLE_DEVICES": "", "RAY_ADDRESS": "local"}
 
 
-def call(storage: Path, *words: str | Path, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
+def call(storage: Path, *words: str | Path, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
     command = [PROGRAM, *words, "--storage", storage]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=os.environ | OWN)
 
@@ -37,7 +37,7 @@ def test_a_launch_on_a_terminal_is_stopped_from_another_one(tmp_path: Path) -> N
         os.execve(PROGRAM, [str(PROGRAM), *words], os.environ | OWN | {"TERM": "xterm"})
     written = b""
 
-    def read_until(text: bytes, timeout_s: float = 200) -> None:
+    def read_until(text: bytes, timeout_s: float = 400) -> None:
         nonlocal written
         deadline = time.monotonic() + timeout_s
         while text not in written:

@@ -47,7 +47,7 @@ def end_group(process: "subprocess.Popen[bytes]") -> None:
     """With the agents of a node, whose process titles have overwritten the mark in their environment."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait(timeout=30)
+    process.wait(timeout=60)
 
 
 class Head:
@@ -91,7 +91,7 @@ class Head:
             stderr=subprocess.DEVNULL,
             process_group=0,
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while self.num_nodes() < 2:
             assert node.poll() is None, "the node has ended"
             assert time.monotonic() < deadline, "the node does not join"
@@ -108,10 +108,10 @@ class Head:
 
     def end(self) -> None:
         """By mark and process group alone: other Rays may run on this machine, so `ray stop` is out of the question."""
-        assert family.end(lambda: family.members(self.mark), timeout_s=30)
+        assert family.end(lambda: family.members(self.mark), timeout_s=60)
         end_group(self.process)
 
-    def job(self, verb: str, *words: str | Path, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
+    def job(self, verb: str, *words: str | Path, timeout_s: float = 800) -> subprocess.CompletedProcess[str]:
         command = [BIN / "ray", "job", verb, "--address", f"http://127.0.0.1:{self.dashboard}", *words]
         return subprocess.run(
             command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout_s
@@ -128,7 +128,7 @@ def head() -> Iterator[Head]:
     folder = Path(tempfile.mkdtemp(prefix="nsj-"))  # a short name: it holds Unix sockets
     ray = Head(folder)
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while ray.job("list").returncode != 0:
             assert ray.process.poll() is None, "the head has ended"
             assert time.monotonic() < deadline, "the head does not answer"
@@ -141,7 +141,7 @@ def head() -> Iterator[Head]:
 def test_a_job_is_stopped_with_a_checkpoint_and_a_restore_completes_it(head: Head, tmp_path: Path) -> None:
     submitted = head.submit("launch", *SWEEP, "--name", "mine", "--storage", tmp_path, wait=False, id="first")
     assert submitted.returncode == 0, submitted.stdout + submitted.stderr
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 300
     while not any(b'"world_size": 2' in file.read_bytes() for file in tmp_path.glob("mine/trials/*/attempts/*.json")):
         assert time.monotonic() < deadline, head.job("logs", "first").stdout
         time.sleep(0.2)
@@ -172,7 +172,7 @@ def test_a_relative_storage_is_refused_in_a_job(head: Head) -> None:
 def test_a_launch_without_the_token_says_what_to_set(head: Head, tmp_path: Path) -> None:
     command = [BIN / "nanochat-sweep", "launch", *SWEEP, "--address", f"127.0.0.1:{head.port}", "--storage", tmp_path]
     nobody = {k: v for k, v in head.environment.items() if not k.startswith("RAY_AUTH")} | {"HOME": str(tmp_path)}
-    done = subprocess.run(command, cwd=ROOT, env=nobody, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=nobody, capture_output=True, text=True, timeout=300)
     assert done.returncode == 69, done.stderr
     assert "set RAY_AUTH_MODE=token" in done.stderr
 
@@ -183,7 +183,7 @@ def test_a_node_that_does_not_reach_the_storage_is_named_before_anything_starts(
     words = ["launch", *SWEEP, "--address", f"127.0.0.1:{head.port}", "--name", "apart", "--storage", tmp_path]
     command = [BIN / "nanochat-sweep", *words]
     try:
-        done = subprocess.run(command, cwd=ROOT, env=head.environment, capture_output=True, text=True, timeout=180)
+        done = subprocess.run(command, cwd=ROOT, env=head.environment, capture_output=True, text=True, timeout=300)
     finally:
         end_group(node)
     assert done.returncode == 69, done.stderr

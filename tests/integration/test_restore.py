@@ -42,7 +42,7 @@ def read_until(process: "subprocess.Popen[str]", text: str) -> list[str]:
 
 
 def finish(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 
@@ -85,7 +85,7 @@ def test_a_restored_sweep_equals_an_undisturbed_one(undisturbed: Experiment, tmp
     assert "result.json" in first_leg
     restored.kill()
     finish(restored)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while family.leftovers(experiment.uri, own_mark=""):
         assert time.monotonic() < deadline, "processes outlive the launcher"
         time.sleep(0.1)

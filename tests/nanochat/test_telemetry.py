@@ -44,7 +44,7 @@ def _source(*readings: GpuReading) -> Callable[[], Generator[GpuReading]]:
 
 
 def _until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -75,7 +75,7 @@ def _command(*flags: str, num_processes: int = 1) -> list[str]:
 
 def _run(environment: dict[str, str], *flags: str, num_processes: int = 1) -> subprocess.CompletedProcess[str]:
     command = _command(*flags, num_processes=num_processes)
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def test_a_leg_runs_on_two_processes_on_a_cpu(commands: list[list[str]], tmp_pat
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = os.environ | {"NANOCHAT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     pasted = [*launcher, *command[3:], *CUT, "--checkpoint-root", str(tmp_path)]
-    ran = subprocess.run(pasted, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    ran = subprocess.run(pasted, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert ran.returncode == 0, ran.stderr
     assert sum(line.startswith("step 0") for line in ran.stdout.splitlines()) == 3
     assert "FP8 (tensorwise): matrices converted 13 " in ran.stdout

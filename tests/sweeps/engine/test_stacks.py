@@ -123,7 +123,7 @@ def test_the_end_of_a_leg_ends_its_ranks_what_they_started_and_their_files(tmp_p
     place = RankPlace(rank=0, host="here", node_id="n", pid=rank.pid, stacks_file=str(file))
     try:
         end_leg(mark, [place])
-        assert rank.wait(timeout=10) == child.wait(timeout=10) == -signal.SIGKILL
+        assert rank.wait(timeout=60) == child.wait(timeout=10) == -signal.SIGKILL
         assert other.poll() is None
         assert not file.exists()
         assert not downloaded.exists()
