@@ -17,7 +17,9 @@ from sweeps.spec.errors import SweepToolError, UsageError
 
 _ANOTHER_PLACE = "use another place, or have this one opened to you"
 _ROOM = "make room there, then give the command again"
+_SHORTER = "choose a shorter name"
 _WAYS_OUT = {
+    errno.ENAMETOOLONG: _SHORTER,
     errno.EACCES: _ANOTHER_PLACE,
     errno.EPERM: _ANOTHER_PLACE,
     errno.EROFS: _ANOTHER_PLACE,

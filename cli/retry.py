@@ -46,10 +46,8 @@ def retry(
         raise Locked(f"{experiment.id} is being run by process {owner.pid} on {owner.host}; retry when it has ended")
     workers = planned_workers(experiment.plan, num_workers)
     cluster = check_before_start(experiment.plan, workers, address or None)
-    for name in chosen:
-        experiment.trial(name).allow_retry()
     note(f"{experiment.id}: trying again {', '.join(chosen)}")
-    return run_and_tell(experiment, options, cluster=cluster, num_workers=workers)
+    return run_and_tell(experiment, options, cluster=cluster, num_workers=workers, retry=chosen)
 
 
 def choose_failed(failed: list[str], leg_of: Mapping[str, str], wanted: list[str] | None) -> list[str]:

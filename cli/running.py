@@ -1,7 +1,7 @@
 """What launch, restore and retry share: the options of a run, and running what is left of an experiment."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,7 +52,9 @@ def run_options(
     report_copy = None
     if report_to is not None:
         from sweeps.engine.job import check_place, submitted_job
+        from sweeps.records.home import check_on_disk
 
+        check_on_disk("--report-to", report_to)
         check_place("--report-to", str(report_to), submitted_job())
         report_copy = ReportCopy(report_to.expanduser().absolute(), commits=commit)
         report_copy.check()
@@ -71,9 +73,18 @@ def check_places(storage: str | None, exp: str | None = None) -> None:
 
 
 def run_and_tell(
-    experiment: "Experiment", options: RunOptions, *, cluster: str, num_workers: int, preflight: bool | None = False
+    experiment: "Experiment",
+    options: RunOptions,
+    *,
+    cluster: str,
+    num_workers: int,
+    preflight: bool | None = False,
+    retry: Sequence[str] = (),
 ) -> int:
-    """Run what is left of an experiment; what happens goes to stderr, the results' places to stdout. The exit code."""
+    """Run what is left of an experiment, and the failed trials in `retry`; the exit code.
+
+    What happens goes to stderr, the results' places to stdout.
+    """
     from cli.console import out
     from cli.live import telling
     from sweeps.engine.launch import run_experiment
@@ -88,6 +99,7 @@ def run_and_tell(
             stop_after_s=options.stop_after_s,
             num_workers=num_workers,
             preflight=preflight,
+            retry=retry,
             on_event=tell,
             refresh=lambda e: _refresh(e, options.report_copy, tell),
         )

@@ -51,9 +51,10 @@ def _wait_for_the_end(experiment: "Experiment") -> None:
 
 def _how_it_stands(experiment: "Experiment") -> str:
     from cli.console import counted
+    from sweeps.records.home import typed_name
 
     states = list(experiment.trial_states().values())
     done = sum(state in ("completed", "stopped_early") for state in states)
     line = f"{experiment.id} has ended: {done} of {counted(len(states), 'leg')} completed"
     is_over = experiment.state() in ("completed", "completed_with_failures")
-    return line if is_over else f"{line}; continue with: nanochat-sweep restore {experiment.id}"
+    return line if is_over else f"{line}; continue with: nanochat-sweep restore {typed_name(experiment.uri)}"

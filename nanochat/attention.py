@@ -13,6 +13,8 @@ from torch import Tensor
 
 from nanochat.config import ConfigError
 
+_MAX_FLASH_HEAD_DIM = 256  # of torch's kernel
+
 
 def rotary_tables(seq_len: int, head_dim: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines of rotary embedding with base 10,000 (RoFormer, arXiv 2104.09864), each (1, T, 1, K/2)."""
@@ -64,12 +66,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int, backend: str) -> Tensor
 
 def resolve_backend(requested: str, device: torch.device, head_dim: int) -> str:
     """`auto` is flash where there is a kernel of it, else sdpa. Raises ConfigError for a flash that cannot be."""
-    has_kernel = device.type == "cuda" and head_dim % 8 == 0
+    has_kernel = device.type == "cuda" and head_dim % 8 == 0 and head_dim <= _MAX_FLASH_HEAD_DIM
     if requested == "auto":
         return "flash" if has_kernel else "sdpa"
     if requested == "flash" and not has_kernel:
         raise ConfigError(
-            f"model.attention is flash, whose kernel runs on GPUs with a head_dim that is a multiple of 8; this is a "
+            f"model.attention is flash, whose kernel runs on GPUs with a head_dim that is a multiple of 8 and at most "
+            f"{_MAX_FLASH_HEAD_DIM}; this is a "
             f"{device.type} and head_dim is {head_dim}: take auto"
         )
     return requested

@@ -12,6 +12,7 @@ import difflib
 import functools
 import hashlib
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -267,11 +268,14 @@ def _allowed(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
+_LARGEST = sys.float_info.max  # inf, nan and whole numbers beyond it are no settings
+
+
 def _fits(value: Any, alternative: Any) -> bool:
     if not isinstance(alternative, type):
         return value == alternative and type(value) is type(alternative)
     if alternative is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
     if alternative is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, alternative)

@@ -69,8 +69,8 @@ def open_bundle(folder: Path) -> tuple[Task, ...]:
     """The tasks of a bundle. Raises ConfigError, naming the path, if a file is missing or cannot be understood."""
     if not folder.is_dir():
         raise ConfigError(
-            f"there is no CORE bundle at {folder}: {_FORMAT}; name another folder by eval.core_bundle (--core-bundle), "
-            "or switch the metric off with eval.core_every None (--core-metric-every -1)"
+            f"there is no CORE bundle at {folder}: {_FORMAT}; name another folder by eval.core_bundle, "
+            "or switch the metric off (eval.core_every: None in a config, -1 as a flag)"
         )
     baselines = _baselines(folder / "eval_meta_data.csv")
     path = folder / "core.yaml"

@@ -18,6 +18,7 @@ _PEAK_BF16_FLOPS: tuple[tuple[str, float], ...] = (
     ("B200", 2.25e15),
     ("GB200", 2.25e15),
     ("B100", 1.75e15),
+    ("H200 NVL", 835e12),
     ("H200", 989e12),
     ("H20", 148e12),
     ("H100 NVL", 835e12),
@@ -83,7 +84,7 @@ def check_fp8_units(name: str, capability: tuple[int, int]) -> None:
     if capability < (8, 9):
         raise ConfigError(
             f"{name} (compute capability {capability[0]}.{capability[1]}) has no FP8 matrix units; "
-            f"8.9 or later is needed: set precision.linears and precision.experts to 'bf16'"
+            f"8.9 or later is needed: train in bf16 (precision.linears and precision.experts; flags without any --fp8)"
         )
 
 

@@ -112,12 +112,21 @@ def _ask_driver() -> tuple[str | None, dict[str, dict[str, Any]]]:
         for index in range(pynvml.nvmlDeviceGetCount()):
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             used_mib = int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) / 2**20
-            pids = [process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
-            cards[str(pynvml.nvmlDeviceGetUUID(handle))] = {"used_mib": used_mib, "pids": pids}
+            cards[str(pynvml.nvmlDeviceGetUUID(handle))] = {"used_mib": used_mib, "pids": _pids_on(handle)}
         return str(pynvml.nvmlSystemGetDriverVersion()), cards
     except Exception as error:  # whatever is wrong with the driver, there is no GPU then, and its words say why
         print(f"no NVIDIA driver: {error}", file=sys.stderr)
         return None, {}
+
+
+def _pids_on(handle: Any) -> list[int]:
+    """Who computes on a card; nobody where the driver does not say, as in some containers: memory tells then."""
+    import pynvml
+
+    try:
+        return [process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+    except pynvml.NVMLError:
+        return []
 
 
 if __name__ == "__main__":

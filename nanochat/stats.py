@@ -142,7 +142,7 @@ class Hooks:
     save: Callable[[Checkpointable], None] = _nothing  # on one other thread, if the run goes on after this step
     checkpoints: Callable[[], Iterable[Path]] = tuple  # complete or not, newest first; the trainer verifies them
     may_start_anew: bool = True  # from the beginning, where there are checkpoints and all are damaged
-    should_stop: Callable[[], bool] = lambda: False  # asked on rank 0 only, after every step
+    should_stop: Callable[[], bool] = lambda: False  # asked on every rank after every step; one is enough
     step_done: Callable[[], None] = lambda: None  # after every step, for who watches that each rank goes on
     before_save: Callable[[int], None] = _nothing  # the checkpoint's step
     saved: Callable[[int], None] = _nothing  # the checkpoint's step

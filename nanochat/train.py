@@ -59,10 +59,10 @@ def _train(run: Run, hooks: Hooks, saver: Saver, gpu: GpuSampler) -> TrainResult
     while progress.steps_done < run.num_steps and not stopped:
         step = progress.steps_done
         rank_step = take_step(step, saver.take_blocked_ms())
-        wants_stop = float(run.ranks.is_first and hooks.should_stop())
+        wants_stop = float(hooks.should_stop())
         mine = [wants_stop, saver.status, *gpu.take().as_floats(), *rank_step.as_floats()]
         gathered = run.ranks.all_gather_floats(mine)
-        stopped = gathered[0][0] > 0
+        stopped = any(floats[0] > 0 for floats in gathered)
         gpus = combine(GpuReading.from_floats(floats[2 : 2 + NUM_FLOATS]) for floats in gathered)
         every_rank = [clock.RankStep.from_floats(floats[2 + NUM_FLOATS :]) for floats in gathered]
         advance(run, every_rank, step)

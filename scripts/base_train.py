@@ -123,12 +123,13 @@ def _run(argv: Sequence[str]) -> int:
             step_done=roll_call.step_done,
         )
         result = _train(config, hooks)
-    if result.completed or stop.received is None:
+    if result.completed:
         return 0
+    received = stop.received or signal.SIGTERM  # without one, another rank has received it
     if _is_first():
-        name = signal.Signals(stop.received).name
+        name = signal.Signals(received).name
         print(f"Stopped after step {result.last_step} by {name}; add --resume latest to go on", flush=True)
-    return 128 + stop.received
+    return 128 + received
 
 
 def main() -> int:

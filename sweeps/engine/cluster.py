@@ -20,6 +20,7 @@ from sweeps.engine.preflight import LOCAL, Resources, local_resources
 from sweeps.spec.errors import NoCluster
 
 COLLECTIVE_TIMEOUT_S = 1800  # longer than a vigil, which stores stacks first
+_ANSWER_S = 10.0
 OBJECT_STORE_BYTES = 200 * 2**20  # nothing large passes through it
 
 # For this process, before ray is imported. Ray's own boxes, tips, usage reports and result files stay away.
@@ -91,12 +92,26 @@ def _attach(address: str, mark: str) -> Resources:
     job = {**_JOB_ENVIRONMENT, family.MARK_VARIABLE: mark}
     if address != "auto":
         job["RAY_ADDRESS"] = address
+        _check_answers(address)
     try:
         ray.init(address=address, **_quiet(job))
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise NoCluster(f"the Ray cluster at {address} cannot be joined: {_reason(error)}") from error
     total = ray.cluster_resources()
     return Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), where=f"the cluster at {address}")
+
+
+def _check_answers(address: str) -> None:
+    """Raises NoCluster where nothing listens at host:port, which Ray itself would go on trying for many minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # Ray says what an address must look like
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise NoCluster(
+            f"nothing answers at {address} ({error}); is the cluster up, and is this its head's address and port?"
+        ) from None
 
 
 def _reason(error: BaseException) -> str:

@@ -204,6 +204,7 @@ class ExperimentEnded(Event):
     """Nothing more will run now."""
 
     id: str
+    typed: str  # what names the experiment on a command line
     num_trials: int
     num_completed: int
     failed: tuple[str, ...]
@@ -215,5 +216,5 @@ class ExperimentEnded(Event):
         if self.failed:
             line += f"; failed: {', '.join(self.failed)}"
         if self.unfinished:
-            line += f"; to do: {', '.join(self.unfinished)} (continue with: nanochat-sweep restore {self.id})"
+            line += f"; to do: {', '.join(self.unfinished)} (continue with: nanochat-sweep restore {self.typed})"
         return line

@@ -13,7 +13,7 @@ import functools
 import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from sweeps.engine.watch import Watch
 from sweeps.engine.worker import TrainFunction
 from sweeps.records.documents import TrialState
 from sweeps.records.experiment import Experiment
+from sweeps.records.home import typed_name
 from sweeps.records.owner import Owner
 from sweeps.records.provenance import running_commit
 from sweeps.records.trial import TrialRecord
@@ -76,8 +77,10 @@ def run_experiment(
     train: TrainFunction | None = None,
     limits: Limits | None = None,
     preflight: bool | None = False,
+    retry: Sequence[str] = (),
 ) -> Outcome:
-    """Runs every trial without a result. `num_workers` replaces the plan's; `train` replaces the trainer, for tests.
+    """Runs every trial without a result, failed ones only where `retry` names them. `num_workers` replaces the plan's;
+    `train` replaces the trainer, for tests.
 
     After `stop_after_s` it stops by itself, as if somebody had asked. Raises Locked while another process runs the
     experiment, NoCluster if there is no place for its workers or a node does not reach it. `preflight` first runs a few
@@ -93,7 +96,7 @@ def run_experiment(
         if not family.end(lambda: family.leftovers(experiment.uri, mark)):
             on_event(Warned(message="processes of an earlier launch of this experiment cannot be ended; going on"))
         stop = StopState(grace_s, stop_after_s)
-        if any(is_open(record) for record in experiment.trials()):
+        if retry or any(is_open(record) for record in experiment.trials()):
             chatter = experiment.store.local_path("ray.log") or Path(os.devnull)
             with (
                 others_into_log(chatter),
@@ -103,6 +106,8 @@ def run_experiment(
             ):
                 check_plan(experiment.plan, workers, resources)
                 check_nodes(experiment.uri)
+                for name in retry:  # not sooner: a launch that is refused leaves failures final
+                    experiment.trial(name).allow_retry()
                 run = functools.partial(
                     _Run, num_workers=workers, resources=resources, stop=stop, train=train, limits=limits or Limits()
                 )
@@ -214,8 +219,8 @@ class _Run:
     def _reason_to_end(self) -> str | None:
         if self._stop.is_grace_over():
             return f"the leg did not stop within {self._stop.grace_s:.0f} s and was ended"
-        if self._experiment.ownership_lost() and not self._experiment.store.is_local:
-            return "storage has not been reached for so long that another launch may take over: ended"
+        if self._experiment.ownership_lost():
+            return "storage was not reached for so long that another launch has taken over, or may: ended"
         return None
 
     def _look(self) -> None:
@@ -348,6 +353,7 @@ def _warn_of_other_code(experiment: Experiment, on_event: OnEvent) -> None:
 def _ended(experiment: Experiment, outcome: Outcome) -> ExperimentEnded:
     return ExperimentEnded(
         id=experiment.id,
+        typed=typed_name(experiment.uri),
         num_trials=len(experiment.plan.trials),
         num_completed=len(outcome.completed),
         failed=outcome.failed,

@@ -13,6 +13,7 @@ from typing import Literal
 from nanochat.config import TrainConfig
 from nanochat.sizes import batch_tokens, checkpoint_bytes, flops_per_token
 from sweeps.engine.family import is_marked
+from sweeps.engine.gpus import visible_gpus
 from sweeps.engine.resume import KEEP_CHECKPOINTS
 from sweeps.spec.errors import NoCluster, UsageError
 from sweeps.spec.plan import Plan
@@ -136,17 +137,9 @@ def local_resources() -> Resources:
 
 
 def num_visible_gpus() -> int:
-    """NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves to us, counted without starting CUDA."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return len([item for item in chosen.split(",") if item.strip() not in ("", "-1", "NoDevFiles")])
-    try:
-        import pynvml  # pyright: ignore[reportMissingTypeStubs]
-
-        pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetCount()
-    except Exception:
-        return 0  # no driver, no library or no device: in each case no GPU
+    """NVIDIA GPUs, or parts of one, that CUDA_VISIBLE_DEVICES leaves to us, counted without starting CUDA."""
+    parts = [item for item in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if item.startswith("MIG-")]
+    return len(parts) or len(visible_gpus())
 
 
 def foreign_heads() -> list[str]:

@@ -164,8 +164,8 @@ class Rank:
         return (or_lost(refusal, partial(self._group.local_folder, name)) for name in names)
 
     def should_stop(self) -> bool:
-        """Rank 0: whether somebody asked for a stop; looks once a second at most, and not to be seen is no wish."""
-        if time.monotonic() - self._stop_seen_at < self._stop_poll_s:
+        """Whether somebody asked for a stop: rank 0 looks for all, once a second at most; not to be seen is no wish."""
+        if not self._group.is_first or time.monotonic() - self._stop_seen_at < self._stop_poll_s:
             return False
         self._stop_seen_at = time.monotonic()
         try:

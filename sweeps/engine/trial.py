@@ -9,6 +9,7 @@ are off, because they would also repeat a leg's own error.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import contextlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -239,7 +240,7 @@ def write_result(record: TrialRecord, trial: Trial) -> None:
     """All from the stored rows, so it is the same whoever writes it and whenever."""
     record.compact()
     rows = record.rows()
-    evaluated = [row.val_bpb for row in rows if row.val_bpb is not None]
+    evaluated = [row.val_bpb for row in rows if row.val_bpb is not None and math.isfinite(row.val_bpb)]
     record.write_result(
         TrialResult(
             trial=trial.name,

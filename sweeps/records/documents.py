@@ -131,8 +131,9 @@ def to_bytes(document: Document) -> bytes:
 
 
 def json_bytes(value: dict[str, Any]) -> bytes:
-    """Readable JSON for a file; keys keep their order."""
-    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """Readable JSON for a file; keys keep their order. A byte of an argument that is no text becomes an escape."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode(errors="backslashreplace")
 
 
 def json_object(data: bytes, where: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from sweeps.records.documents import (
     to_bytes,
     utc_now,
 )
+from sweeps.records.home import typed_name
 from sweeps.records.lock import Lock, current_owner
 from sweeps.records.owner import Owner
 from sweeps.records.store import Store
@@ -40,9 +41,13 @@ class Experiment:
 
     @classmethod
     def create(cls, store_root: str, id: str, manifest: Manifest) -> "Experiment":
-        """A new folder `store_root/id` with its manifest. Raises UsageError or Locked where it exists already."""
+        """A new folder `store_root/id` with its manifest. Raises UsageError or Locked where something is there already.
+
+        An empty folder is taken.
+        """
         store = Store(f"{store_root.rstrip('/')}/{id}")
         try:
+            _check_is_free(store)
             _create_manifest(store, manifest)
         except FileExistsError:
             raise _already_there(store, id) from None
@@ -173,6 +178,17 @@ def experiment_state(trials: Iterable[TrialState], *, owner_lives: bool) -> Expe
     return "running" if owner_lives else "interrupted"
 
 
+def _check_is_free(store: Store) -> None:
+    """Raises UsageError for a folder with something of somebody's in it, which would become part of the experiment."""
+    held = store.everything()
+    strange = [name for name in held if name != "lock"]  # which launches that race for a name leave there
+    if strange and "manifest.json" not in held:
+        raise UsageError(
+            f"{store.uri} is no experiment and not empty: it holds {', '.join(strange[:3])}"
+            f"{', ...' if strange[3:] else ''}; choose another --name"
+        )
+
+
 def _create_manifest(store: Store, manifest: Manifest) -> None:
     """Raises FileExistsError. Object storage has no exclusive creation: there the lock makes look-and-put safe."""
     if store.is_local:
@@ -197,7 +213,7 @@ def _already_there(store: Store, id: str) -> Exception:
         )
     return UsageError(
         f"experiment {id} exists already in {store.uri}; "
-        f"continue it with `nanochat-sweep restore {id}`, or choose another --name"
+        f"continue it with `nanochat-sweep restore {typed_name(store.uri)}`, or choose another --name"
     )
 
 

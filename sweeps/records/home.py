@@ -7,6 +7,8 @@ shadow an experiment.
 
 import difflib
 import os
+import re
+import shlex
 from datetime import datetime
 from pathlib import Path
 
@@ -31,9 +33,24 @@ def new_experiment_id(sweep: str, now: datetime) -> str:
 
 
 def list_experiments(root: str) -> list[str]:
-    """The ids of all experiments under a root, oldest first (an id starts with its time)."""
+    """The ids of all experiments under a root, oldest first (an id starts with its time).
+
+    A folder that is closed to the user is none of theirs. Raises UsageError where the root cannot be read.
+    """
     store = Store(root)
-    return [name for name in store.list() if store.exists(f"{name}/manifest.json")]
+    try:
+        names = store.list()
+    except OSError as error:
+        raise UsageError(f"storage {root} cannot be read: {error}; choose another place with --storage") from None
+    return [name for name in names if holds(store, name, "manifest.json")]
+
+
+def holds(store: Store, name: str, file: str) -> bool:
+    """Whether a folder of the store holds a file that this user may know of."""
+    try:
+        return store.exists(f"{name}/{file}")
+    except PermissionError:
+        return False
 
 
 def find_experiment(name: str, storage: str | None) -> str:
@@ -54,6 +71,18 @@ def find_experiment(name: str, storage: str | None) -> str:
     if Path(name).is_dir():
         return Store(name).uri
     raise UsageError(_not_found(name, root, ids))
+
+
+def typed_name(uri: str) -> str:
+    """What a user types for the experiment at an address: its folder's name where that is enough without --storage."""
+    root, _, name = uri.rpartition("/")
+    return name if storage_root(None).rstrip("/") == root else shlex.quote(uri)
+
+
+def check_on_disk(option: str, place: Path) -> None:
+    """Raises UsageError for an address like s3://..., of which a path makes a folder named `s3:` below this one."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(place)):
+        raise UsageError(f"{option} takes a folder or file on a disk, got {place}; only --storage takes addresses")
 
 
 def _existing_folder(path: str) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from sweeps.records.documents import ExperimentState
 from sweeps.records.experiment import Experiment
+from sweeps.records.home import holds
 from sweeps.records.store import Store
 from sweeps.spec.errors import SweepToolError, UsageError
 
@@ -39,7 +40,7 @@ def describe_experiments(root: str) -> list[Listed]:
 
 
 def _is_experiment(store: Store, name: str) -> bool:
-    return store.exists(f"{name}/manifest.json") or store.exists(f"{name}/trials")
+    return holds(store, name, "manifest.json") or holds(store, name, "trials")
 
 
 def _describe(id: str, uri: str) -> Listed:

@@ -60,6 +60,7 @@ class Lock:
         self._stop = threading.Event()
         self._pulse: threading.Thread | None = None
         self._last_heartbeat = 0.0
+        self._is_replaced = False
 
     def acquire(self) -> None:
         """Raises Locked, naming the living owner and what to do."""
@@ -78,20 +79,37 @@ class Lock:
         self._stop.set()
         self._pulse.join()
         self._pulse = None
+        if self._is_replaced:
+            return
         if self._store.is_local:
             self._store.write(self._path, _lease_bytes(_fresh(self.owner, released=True)))
         else:
             self._store.delete(self._path)
 
     def is_lost(self) -> bool:
-        """Whether others may rightly believe this owner dead: no heartbeat has reached storage for too long."""
-        return self._pulse is not None and time.monotonic() - self._last_heartbeat > STALE_AFTER_S
+        """Whether another owner has come, or may come at any moment: no heartbeat has reached storage for too long.
+
+        On a disk the second is no reason: processes of this machine see that this one lives.
+        """
+        if self._pulse is None:
+            return False
+        is_silent = time.monotonic() - self._last_heartbeat > STALE_AFTER_S
+        return self._is_replaced or (is_silent and not self._store.is_local)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             with contextlib.suppress(OSError):  # an outage shows in is_lost, not as a dead thread
+                if not self._is_still_mine():
+                    self._is_replaced = True  # this process was asleep; whoever came believes it dead
+                    return
                 self._store.write(self._path, _lease_bytes(_fresh(self.owner)))
                 self._last_heartbeat = time.monotonic()
+
+    def _is_still_mine(self) -> bool:
+        """Whether nobody has taken over: a newer number on a disk; elsewhere takers delete the dead's leases."""
+        if self._store.is_local:
+            return _path_of(_newest_number(self._store)) <= self._path
+        return self._store.exists(self._path)
 
 
 def _claim_next_number(store: Store, owner: Owner) -> str:
@@ -99,7 +117,7 @@ def _claim_next_number(store: Store, owner: Owner) -> str:
         number, lease = _newest(store)
         if lease and lease.is_live():
             raise _locked(store, lease.owner)
-        path = f"lock/owner-{number + 1:06d}.json"
+        path = _path_of(number + 1)
         with contextlib.suppress(FileExistsError):  # somebody was faster: look again, it may live
             store.create(path, _lease_bytes(_fresh(owner)))
             return path
@@ -130,10 +148,17 @@ def _rank(lease: Lease) -> tuple[str, str]:
 
 
 def _newest(store: Store) -> tuple[int, Lease | None]:
+    number = _newest_number(store)
+    return number, _read(store, _path_of(number)) if number else None
+
+
+def _newest_number(store: Store) -> int:
     names = [n for n in store.list("lock") if n.startswith("owner-") and n.endswith(".json")]
-    if not names:
-        return 0, None
-    return int(names[-1][6:-5]), _read(store, f"lock/{names[-1]}")
+    return int(names[-1][6:-5]) if names else 0
+
+
+def _path_of(number: int) -> str:
+    return f"lock/owner-{number:06d}.json"
 
 
 def _leases(store: Store) -> dict[str, Lease]:

@@ -21,6 +21,9 @@ from urllib.parse import unquote, urlsplit
 from sweeps.records.arrow import arrow_fs
 from sweeps.spec.errors import UsageError
 
+_WITH_BUCKETS = ("s3", "gs", "gcs", "abfs", "abfss")
+_TEMPORARY = ".tmp"  # how the hidden names of half-written files end
+
 
 class Store:
     """Files below one root, addressed by relative paths with forward slashes."""
@@ -44,6 +47,10 @@ class Store:
     def list(self, rel: str = "") -> "list[str]":
         """The names of files and folders directly below `rel`, sorted; empty where there is no such folder."""
         return sorted(n for n in self._disk.names(_checked(rel) if rel else "") if not n.startswith("."))
+
+    def everything(self) -> "list[str]":
+        """The names of all files and folders directly below the root, hidden ones too, but for half-written files."""
+        return sorted(n for n in self._disk.names("") if not (n.startswith(".") and n.endswith(_TEMPORARY)))
 
     def exists(self, rel: str) -> bool:
         """Whether there is a file or folder of that name."""
@@ -85,7 +92,10 @@ class _Disk(Protocol):
 
 def _normal_root(root: str) -> str:
     if root.startswith("file://"):
-        root = unquote(urlsplit(root).path)
+        parts = urlsplit(root)
+        if parts.netloc not in ("", "localhost") or parts.query or parts.fragment:
+            raise UsageError(f"{root} is no address of a file here; write file:///absolute/path, or the path alone")
+        root = unquote(parts.path)
     if "://" in root:
         parts = urlsplit(root)
         if "@" in parts.netloc:  # addresses are stored, shown and logged
@@ -93,6 +103,8 @@ def _normal_root(root: str) -> str:
                 f"the storage address {parts.scheme}://...@{parts.netloc.rpartition('@')[2]} holds credentials; leave "
                 f"them out, they come from the environment (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
             )
+        if not parts.netloc and parts.scheme in _WITH_BUCKETS:
+            raise UsageError(f"the storage address {root} names no bucket; write {parts.scheme}://bucket/path")
         if parts.query or parts.fragment:
             raise UsageError(
                 f"the storage address {root} has a '?' or '#' part, behind which no experiment can lie; leave it out, "
@@ -159,15 +171,15 @@ class _LocalDisk:
     @staticmethod
     def _write_temporary(target: Path, data: bytes) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        temporary = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}"
         try:
             with open(temporary, "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError:
+        except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise
+            raise OSError(error.errno, error.strerror, str(target)) from None  # a full disk names no file by itself
         return temporary
 
     @staticmethod
@@ -199,7 +211,7 @@ class _ObjectStorage:
     def open(cls, uri: str) -> "_ObjectStorage":
         try:
             filesystem, base = arrow_fs().FileSystem.from_uri(uri)  # the constructors would ignore AWS_ENDPOINT_URL
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError, OSError) as error:  # OSError: S3 is asked where the bucket lies
             raise UsageError(
                 f"storage {uri} cannot be opened: {error}; give a folder or an address like s3://bucket/path"
             ) from None
@@ -215,7 +227,7 @@ class _ObjectStorage:
             self._put(target, data)
             return
         folder, _, name = target.rpartition("/")
-        temporary = f"{folder}/.{name}.{secrets.token_hex(8)}.tmp"
+        temporary = f"{folder}/.{name}.{secrets.token_hex(8)}{_TEMPORARY}"
         self._fs.create_dir(folder, recursive=True)
         self._put(temporary, data)
         self._fs.move(temporary, target)

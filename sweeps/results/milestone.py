@@ -62,7 +62,7 @@ def _commit(folder: Path, names: list[str], subject: str) -> None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """What git says. Raises SweepToolError with its last line; it is given nobody to ask."""
+    """What git says. Raises SweepToolError with its reason; it is given nobody to ask."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],
@@ -77,5 +77,6 @@ def _git(folder: Path, *arguments: str) -> str:
         raise SweepToolError(f"git {arguments[0]} in {folder}: {error}") from None
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        raise SweepToolError(f"git {arguments[0]} in {folder}: {said[-1]}")
+        why = next((line for line in said if line.startswith(("fatal:", "error:"))), said[0])  # advice comes after it
+        raise SweepToolError(f"git {arguments[0]} in {folder}: {why}")
     return done.stdout.strip()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from sweeps.records.experiment import Experiment
+from sweeps.records.home import check_on_disk
 from sweeps.records.store import Store
 from sweeps.results import html, markdown
 from sweeps.results.blocks import Block, Code, Figure, Paragraph, Report, Section
@@ -38,6 +39,7 @@ from sweeps.results.sections import (
 from sweeps.results.snapshot import Snapshot, read_snapshot
 from sweeps.results.throttling import throttling_sections
 from sweeps.results.untimed import untimed_lines
+from sweeps.spec.errors import UsageError
 
 MARKDOWN_NAME, HTML_NAME = "report.md", "report.html"
 
@@ -56,7 +58,13 @@ def write_snapshots(snapshots: Sequence[Snapshot], folder: Store) -> list[str]:
 
 
 def write_chosen(snapshots: Sequence[Snapshot], out_md: Path | None, out_html: Path | None) -> list[str]:
-    """Writes the forms that have a place; their addresses."""
+    """Writes the forms that have a place; their addresses. Raises UsageError for a place without a file's name."""
+    for place in (out_md, out_html):
+        if place is None:
+            continue
+        check_on_disk("--out-md" if place is out_md else "--out-html", place)
+        if not place.name:
+            raise UsageError(f"{place} is a folder; give the file to write, like {place / 'report'}.md or .html")
     report = build_report(snapshots)
     written: list[str] = []
     if out_md is not None:

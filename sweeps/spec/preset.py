@@ -110,7 +110,7 @@ def _parse_value(path: str, text: str) -> Any:
     alternatives = field_alternatives(path)
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         return text
     takes_text = str in alternatives or any(isinstance(a, str) for a in alternatives)
     return value if value is None or isinstance(value, str) or not takes_text else text

@@ -135,6 +135,8 @@ FLAGS = {
     "setting of nothing": (("--set", "=3"), "--set"),
     "unknown field": (("--set", "model.dept=3"), "did you mean model.depth?"),
     "ill-typed setting": (("--set", "model.depth=deep"), "model.depth"),
+    "infinite setting": (("--set", "optim.weight_decay=1e999"), "optim.weight_decay must be float, got inf"),
+    "setting that is a set of lists": (("--set", "model.depth={[1]}"), "model.depth must be int"),
     "impossible setting": (("--set", "model.depth=0"), "model.depth"),
     "setting of an axis": (("--set", "moe.capacity_factor=1.0"), "it is an axis of this sweep"),
     "the same setting twice": (("--set", "model.depth=3", "--set", "model.depth=4"), "twice"),

@@ -67,7 +67,7 @@ def test_a_second_launch_under_one_name_is_refused(make_experiment: Callable[...
     make_experiment(id="mine")
     done = call(tmp_path / "storage", "launch", "smoke", "--name", "mine")
     assert done.returncode == 2
-    assert "restore mine" in done.stderr
+    assert f"restore {tmp_path / 'storage' / 'mine'}`" in done.stderr
 
 
 def test_a_restore_of_what_somebody_runs_is_told_to_try_later(

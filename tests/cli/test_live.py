@@ -50,7 +50,9 @@ RUN = [
     LegCompleted(at=STATIC, num_steps=40, loss=6.1, tok_per_sec=5120.0, total_time_min=0.1),
     LegFailed(at=BF16, error="ValueError: no", log=Path("/data/toy/log.txt"), tail=("Traceback", "ValueError: no")),
     Stopping(reason="SIGINT", grace_s=60.0),
-    ExperimentEnded(id="toy", num_trials=4, num_completed=1, failed=("bf16-b1",), unfinished=("none_cap1p25-b1",)),
+    ExperimentEnded(
+        id="toy", typed="toy", num_trials=4, num_completed=1, failed=("bf16-b1",), unfinished=("none_cap1p25-b1",)
+    ),
 ]
 
 

@@ -83,6 +83,7 @@ def test_a_closed_pipe_is_no_error_message() -> None:
         (OSError(errno.EROFS, "Read-only file system", "/x/lock"), 2),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 2),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 2),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/x"), 2),
         (OSError(errno.EIO, "Input/output error", "/x"), 1),
         (KeyboardInterrupt(), 130),
         (ValueError("x"), 1),

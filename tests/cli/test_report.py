@@ -57,3 +57,15 @@ def test_a_place_that_cannot_be_written_is_one_sentence_and_code_2(make_experime
     done = call("report", make_experiment().uri, "--out-md", tmp_path / "file" / "mine.md")
     assert done.returncode == 2
     assert done.stderr.startswith("error: the results cannot be written")
+
+
+def test_a_folder_or_an_address_in_a_files_place_is_refused_and_leaves_nothing(
+    make_experiment: Make, tmp_path: Path
+) -> None:
+    uri, here = make_experiment().uri, tmp_path / "here"
+    here.mkdir()
+    for option, place, sentence in (("--out-md", ".", ". is a folder"), ("--out-html", "s3://b/x", "--out-html takes")):
+        done = call("report", uri, option, place, folder=here)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: {sentence}")
+        assert list(here.iterdir()) == []

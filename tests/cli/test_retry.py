@@ -70,3 +70,13 @@ def test_a_retry_that_cannot_run_leaves_the_failure_final(program: Callable, mak
     assert done.code == 2
     assert done.err.startswith("error: --num-workers 3: ")
     assert experiment.trial("static-b1").state() == "failed"
+
+
+def test_a_retry_that_finds_no_cluster_can_be_given_again(program: Callable, make_experiment: Make) -> None:
+    experiment = make_experiment(id="mine")
+    fail(experiment, "static-b1")
+    for _ in range(2):
+        done = program("retry", "mine", "--address", "127.0.0.1:1")
+        assert done.code == 69
+        assert "trying again static-b1" in done.err
+        assert experiment.trial("static-b1").state() == "failed"

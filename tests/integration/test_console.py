@@ -51,13 +51,13 @@ def test_a_launch_on_a_terminal_is_stopped_from_another_one(tmp_path: Path) -> N
     read_until(b"tok/s")
     read_until(b" 1 %")
     stopped = call(tmp_path, "stop", "live")
-    read_until(b"nanochat-sweep restore live")
+    read_until(b"nanochat-sweep restore ")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
     os.close(controller)
 
     assert stopped.returncode == 0
     last = stopped.stderr.splitlines()[-1]
-    assert last == "live has ended: 0 of 1 leg completed; continue with: nanochat-sweep restore live"
+    assert last == f"live has ended: 0 of 1 leg completed; continue with: nanochat-sweep restore {tmp_path / 'live'}"
     shown = written.decode()
     assert "nanochat-sweep stop: the running leg stops after its step" in shown
     assert "\x1b[?" not in shown

@@ -151,7 +151,7 @@ def test_a_job_is_stopped_with_a_checkpoint_and_a_restore_completes_it(head: Hea
     experiment = Experiment.open(str(tmp_path / "mine"))
     attempt = experiment.trial(f"{LEG}-b1").attempts()[0]
     assert (attempt.end, experiment.state()) == ("stopped", "interrupted")
-    assert "continue with: nanochat-sweep restore mine" in head.job("logs", "first").stdout
+    assert f"continue with: nanochat-sweep restore {tmp_path / 'mine'}" in head.job("logs", "first").stdout
 
     restored = head.submit("restore", "mine", "--storage", tmp_path)
     assert restored.returncode == 0, restored.stdout + restored.stderr

@@ -74,11 +74,11 @@ def test_the_backend_follows_the_device_unless_it_is_named():
     gpu = torch.device("cuda")
     assert resolve_backend("auto", CPU, 64) == "sdpa"
     assert resolve_backend("auto", gpu, 64) == resolve_backend("flash", gpu, 64) == "flash"
-    assert resolve_backend("auto", gpu, 20) == "sdpa"
+    assert resolve_backend("auto", gpu, 20) == resolve_backend("auto", gpu, 264) == "sdpa"
     assert resolve_backend("sdpa", gpu, 64) == "sdpa"
 
 
-@pytest.mark.parametrize(("device", "head_dim"), [("cpu", 64), ("cuda", 20)])
+@pytest.mark.parametrize(("device", "head_dim"), [("cpu", 64), ("cuda", 20), ("cuda", 264)])
 def test_a_flash_kernel_that_cannot_be_is_refused(device: str, head_dim: int):
     with pytest.raises(ConfigError, match=f"this is a {device} and head_dim is {head_dim}: take auto"):
         resolve_backend("flash", torch.device(device), head_dim)

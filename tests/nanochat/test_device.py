@@ -23,6 +23,7 @@ def global_switches() -> Iterator[None]:
         ("NVIDIA H100 PCIe", 756e12),
         ("NVIDIA H800 PCIe", 756e12),
         ("NVIDIA H100 NVL", 835e12),
+        ("NVIDIA H200 NVL", 835e12),
         ("NVIDIA H200", 989e12),
         ("NVIDIA H20", 148e12),
         ("NVIDIA A100-SXM4-80GB", 312e12),

@@ -145,10 +145,12 @@ def test_a_rank_without_memory_says_what_to_lower_and_the_others_say_which_rank_
 # Stopping
 
 
-@pytest.mark.parametrize("how", ["torchrun is terminated", "Ctrl-C", "torchrun is killed"])
+@pytest.mark.parametrize("how", ["torchrun is terminated", "a rank is terminated", "Ctrl-C", "torchrun is killed"])
 def test_all_ranks_end_after_the_same_step_with_a_checkpoint(started: Started, tmp_path: Path, how: str):
     if how == "torchrun is terminated":
         started.process.terminate()
+    elif how == "a rank is terminated":
+        os.kill(started.pids[1], signal.SIGTERM)
     elif how == "Ctrl-C":
         os.killpg(started.process.pid, signal.SIGINT)  # a terminal sends it to all, and torchrun passes it on
     else:

@@ -117,8 +117,12 @@ def test_a_head_is_recognised_by_its_process(tmp_path: Path) -> None:
         head.communicate()
 
 
-@pytest.mark.parametrize(("chosen", "number"), [("", 0), ("-1", 0), ("0", 1), ("0,3", 2), ("GPU-aa,GPU-bb", 2)])
-def test_cuda_visible_devices_limits_the_gpus(chosen: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "number"), [("", 0), ("-1", 0), ("97", 0), ("97,98", 0), ("GPU-aa,GPU-bb", 0), ("MIG-aa,MIG-bb", 2)]
+)
+def test_a_gpu_counts_where_cuda_visible_devices_names_one_that_is_there(
+    chosen: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
     assert num_visible_gpus() == number
 

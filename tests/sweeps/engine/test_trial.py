@@ -1,6 +1,7 @@
 """How the driver judges an attempt's end and makes a result of stored rows. Ray itself: tests/integration."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import pytest
@@ -64,6 +65,7 @@ def test_a_result_is_made_of_the_stored_rows(
     for attempt, steps in enumerate((range(30), range(20, 40))):
         record.start_attempt(num_workers=2)
         record.append_rows(attempt, [make_row(s, attempt=attempt, peak_mib=900.0 - s) for s in steps])
+    record.append_rows(1, [make_row(38, attempt=1, val_bpb=math.nan, peak_mib=862.0)])  # no number is the lowest
     record.append_rows(1, [make_row(39, attempt=1, val_bpb=0.9, peak_mib=861.0)])
     write_result(record, trial)
     result = record.result()

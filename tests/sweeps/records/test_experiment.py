@@ -37,12 +37,29 @@ def test_a_moved_experiment_opens_with_everything_in_it(
 
 def test_a_second_creation_is_refused_with_what_to_do(make_experiment: Make) -> None:
     first = make_experiment()
-    with pytest.raises(UsageError, match=r"exists already .* restore 20260101_120000_toy"):
+    with pytest.raises(UsageError, match=r"exists already .* restore /\S+/20260101_120000_toy`"):
         make_experiment()
     first.lock()
     with pytest.raises(Locked, match="is being run by process"):
         make_experiment()
     first.unlock()
+
+
+@pytest.mark.parametrize("held", ["thesis.tex", ".git", "trials/static-b1/result.json"])
+def test_a_folder_that_holds_something_else_is_left_alone(
+    make_manifest: Callable[..., Manifest], tmp_path: Path, held: str
+) -> None:
+    file = tmp_path / "mine" / held
+    file.parent.mkdir(parents=True)
+    file.write_text("dear to somebody")
+    with pytest.raises(UsageError, match=rf"no experiment and not empty: it holds {held.partition('/')[0]}; choose"):
+        Experiment.create(str(tmp_path), "mine", make_manifest(id="mine"))
+    assert [path for path in (tmp_path / "mine").rglob("*") if path.is_file()] == [file]
+
+
+def test_an_empty_folder_becomes_the_experiment(make_manifest: Callable[..., Manifest], tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    assert Experiment.create(str(tmp_path), "mine", make_manifest(id="mine")).uri == str(tmp_path / "mine")
 
 
 def test_storage_that_cannot_be_written_is_one_sentence_and_leaves_nothing(

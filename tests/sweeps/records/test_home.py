@@ -1,5 +1,6 @@
 """An experiment is found by what a user types: its id, the start of it, its folder, its address."""
 
+import errno
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -7,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from sweeps.records.experiment import Experiment
-from sweeps.records.home import find_experiment, list_experiments, new_experiment_id, storage_root
+from sweeps.records.home import (
+    check_on_disk,
+    find_experiment,
+    list_experiments,
+    new_experiment_id,
+    storage_root,
+    typed_name,
+)
+from sweeps.records.listing import describe_experiments
 from sweeps.spec.errors import UsageError
 
 Make = Callable[..., Experiment]
@@ -68,3 +77,33 @@ def test_what_is_not_found_is_one_sentence_with_the_nearest(root: str, tmp_path:
         find_experiment("x", str(tmp_path / "empty"))
     with pytest.raises(UsageError, match="there is no folder"):
         find_experiment("./nowhere", root)
+
+
+def test_a_folder_that_is_closed_to_the_user_hides_nothing_else(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    exists = Path.exists
+
+    def closed(path: Path) -> bool:  # the tests may run as root, to whom nothing is closed
+        if "lost+found" in path.parts:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return exists(path)
+
+    (Path(root) / "lost+found").mkdir()
+    monkeypatch.setattr(Path, "exists", closed)
+    assert len(list_experiments(root)) == len(describe_experiments(root)) == 3
+
+
+def test_what_a_user_types_finds_the_experiment_again(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"{root}/20260202_120000_capacity"
+    monkeypatch.setenv("NANOCHAT_SWEEP_STORAGE", "/elsewhere")
+    assert typed_name(uri) == uri
+    assert typed_name("/a b/c") == "'/a b/c'"
+    monkeypatch.setenv("NANOCHAT_SWEEP_STORAGE", root)
+    assert typed_name(uri) == "20260202_120000_capacity"
+    assert find_experiment(typed_name(uri), None) == uri
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/x", "gs://bucket"])
+def test_an_address_where_a_disk_is_wanted_is_refused(place: str) -> None:
+    check_on_disk("--report-to", Path("reports/s3"))
+    with pytest.raises(UsageError, match="--report-to takes a folder or file on a disk"):
+        check_on_disk("--report-to", Path(place))

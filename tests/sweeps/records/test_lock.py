@@ -160,6 +160,24 @@ def test_the_heartbeat_goes_on_and_its_silence_is_noticed(store: Store, monkeypa
 
     monkeypatch.setattr(store, "write", broken)
     monkeypatch.setattr("sweeps.records.lock.STALE_AFTER_S", 0.0)
-    assert mine.is_lost()
+    assert mine.is_lost() == (not store.is_local)  # on a disk this process is seen to live
     monkeypatch.setattr(store, "write", write)
     mine.release()
+
+
+def test_an_owner_that_was_taken_for_dead_notices_and_leaves_the_next_one_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asleep = lock(store, dataclasses.replace(Owner.this_process(), id="0" * 32, host="far-away"))
+    asleep.acquire()
+    plant(store, asleep.owner, LONG_AGO)
+    successor = lock(store)
+    successor.acquire()
+    claims = {name: store.read(f"lock/{name}") for name in store.list("lock")}
+    monkeypatch.setattr("sweeps.records.lock.HEARTBEAT_S", 0.0)
+    asleep._beat()  # as its thread does on waking up
+    assert asleep.is_lost()
+    asleep.release()
+    assert {name: store.read(f"lock/{name}") for name in store.list("lock")} == claims
+    assert current_owner(store) == successor.owner
+    successor.release()

@@ -13,6 +13,15 @@ from sweeps.records.store import Store
 from sweeps.spec.errors import UsageError
 
 
+class Unreachable:
+    """pyarrow.fs where S3 does not know the bucket's region."""
+
+    class FileSystem:
+        @staticmethod
+        def from_uri(uri: str) -> None:
+            raise OSError("no such bucket")
+
+
 @pytest.fixture(params=["disk", "pyarrow"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """The same root as a plain folder and behind pyarrow's file-system interface."""
@@ -95,8 +104,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_temporary(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", disk_full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as refused:
         store.write("x", b"new")
+    assert refused.value.filename == str(tmp_path / "x")
     assert store.read("x") == b"old"
     assert os.listdir(tmp_path) == ["x"]
 
@@ -118,6 +128,18 @@ def test_a_root_is_absolute_and_file_addresses_are_plain_folders(
 def test_an_address_of_no_known_kind_is_refused_in_one_sentence() -> None:
     with pytest.raises(UsageError, match="cannot be opened"):
         Store("nonsense://bucket/path")
+
+
+@pytest.mark.parametrize("address", ["file://results/x", "file://~/x", "file:///data/run#1", "s3://", "gs:///x"])
+def test_an_address_that_would_become_another_place_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match=r"is no address of a file here|names no bucket"):
+        Store(address)
+
+
+def test_a_bucket_that_cannot_be_asked_for_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "arrow_fs", lambda: Unreachable)
+    with pytest.raises(UsageError, match="s3://typo/x cannot be opened: no such bucket"):
+        Store("s3://typo/x")
 
 
 @pytest.mark.parametrize(
