@@ -94,6 +94,15 @@ def test_the_phases_of_a_replayed_step_explain_its_time(tmp_path: Path, world_si
 
 def reduced_while_backward_runs(run: Run) -> list[str]:
     """The parcels whose reduction from within a replayed backward differs from one after it."""
+    return _reduced(run, by_the_last=True)
+
+
+def reduced_after_backward(run: Run) -> list[str]:
+    """The same of parcels that no micro-step has sent, as where a step ends without a last one."""
+    return _reduced(run, by_the_last=False)
+
+
+def _reduced(run: Run, *, by_the_last: bool) -> list[str]:
     take_step = Stepper(run)
     for step in range(3):
         take_step(step)
@@ -102,7 +111,7 @@ def reduced_while_backward_runs(run: Run) -> list[str]:
     run.optimizer.zero_grad()
     for index in range(2):
         inputs, targets = run.feed.next()
-        with run.optimizer.micro_step(is_last=index == 1):
+        with run.optimizer.micro_step(is_last=by_the_last and index == 1):
             take_step._recorded(inputs, targets)
     for handle in run.optimizer._reduction.handles():
         handle.wait()
@@ -121,6 +130,10 @@ def reduced_while_backward_runs(run: Run) -> list[str]:
 
 def test_what_is_sent_while_a_replayed_backward_runs_is_its_final_gradient(tmp_path: Path):
     assert _run(reduced_while_backward_runs, 2, tmp_path) == [[], []]
+
+
+def test_what_is_sent_after_all_micro_steps_is_their_gradient(tmp_path: Path):
+    assert _run(reduced_after_backward, 2, tmp_path) == [[], []]
 
 
 def test_a_stream_can_wait_for_a_moment_inside_a_replayed_graph(gpu: torch.device):
