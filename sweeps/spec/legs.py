@@ -88,7 +88,15 @@ def _leg(
         config = with_overrides(base, overrides)
     except ConfigError as error:
         raise SweepError(f"leg {slug(overrides)}: {error}") from None
-    name = fixed_name or (leg_name(config) if leg_name else slug(overrides))
+    name = fixed_name or (_named(leg_name, config, overrides) if leg_name else slug(overrides))
     check_name("leg", name)
     leg_id = f"{name}-{digest(difference(config, base))[:8]}"
     return Leg(name=name, id=leg_id, role=role, overrides=overrides, config=config)
+
+
+def _named(leg_name: Callable[[TrainConfig], str], config: TrainConfig, overrides: dict[str, Any]) -> str:
+    """What the sweep's own function says; it runs again for each preset and setting."""
+    try:
+        return leg_name(config)
+    except Exception as error:
+        raise SweepError(f"leg {slug(overrides)}: leg_name raised {type(error).__name__}: {error}") from error

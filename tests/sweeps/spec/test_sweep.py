@@ -124,6 +124,7 @@ def test_a_sweep_without_axes_is_one_leg() -> None:
         ({"controls": [Control({"moe.top_k": 1})]}, "are the same run"),
         ({"leg_name": lambda config: "same"}, "two legs are named same"),
         ({"leg_name": lambda config: "../up"}, "cannot name a folder"),
+        ({"leg_name": lambda config: {}[config.model.depth]}, "leg_name raised KeyError: "),
         ({"window": TailWindow(num_steps=101)}, "window of 101 steps is longer than leg"),
     ],
 )
