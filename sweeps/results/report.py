@@ -59,12 +59,11 @@ def write_snapshots(snapshots: Sequence[Snapshot], folder: Store) -> list[str]:
 
 def write_chosen(snapshots: Sequence[Snapshot], out_md: Path | None, out_html: Path | None) -> list[str]:
     """Writes the forms that have a place; their addresses. Raises UsageError for a place without a file's name."""
-    for place in (out_md, out_html):
-        if place is None:
-            continue
-        check_on_disk("--out-md" if place is out_md else "--out-html", place)
-        if not place.name:
-            raise UsageError(f"{place} is a folder; give the file to write, like {place / 'report'}.md or .html")
+    for option, place in (("--out-md", out_md), ("--out-html", out_html)):
+        if place is not None:
+            check_on_disk(option, place)
+            if not place.name:
+                raise UsageError(f"{option} {place} is a folder; give the file to write, like {place / 'report'}.md")
     report = build_report(snapshots)
     written: list[str] = []
     if out_md is not None:

@@ -64,7 +64,10 @@ def test_a_folder_or_an_address_in_a_files_place_is_refused_and_leaves_nothing(
 ) -> None:
     uri, here = make_experiment().uri, tmp_path / "here"
     here.mkdir()
-    for option, place, sentence in (("--out-md", ".", ". is a folder"), ("--out-html", "s3://b/x", "--out-html takes")):
+    for option, place, sentence in (
+        ("--out-md", ".", "--out-md . is a folder"),
+        ("--out-html", "s3://b/x", "--out-html takes"),
+    ):
         done = call("report", uri, option, place, folder=here)
         assert done.returncode == 2
         assert done.stderr.startswith(f"error: {sentence}")
