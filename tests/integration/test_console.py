@@ -51,7 +51,7 @@ def test_a_launch_on_a_terminal_is_stopped_from_another_one(tmp_path: Path) -> N
     read_until(b"tok/s")
     read_until(b" 1 %")
     stopped = call(tmp_path, "stop", "live")
-    read_until(b"nanochat-sweep restore ")
+    read_until(f"nanochat-sweep restore {tmp_path / 'live'}".encode())
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
     os.close(controller)
 
