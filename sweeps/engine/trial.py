@@ -180,6 +180,8 @@ def cpu_environment(num_threads: int) -> dict[str, str]:
         "MKL_NUM_THREADS": str(num_threads),
         "MALLOC_MMAP_THRESHOLD_": "4000000000",
         "MALLOC_TRIM_THRESHOLD_": "4000000000",
+        "MALLOC_ARENA_MAX": "1",
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     }
 
 

@@ -37,7 +37,8 @@ def _trained(num_processes: int, root: Path, *more: str) -> str:
     command = [*launcher, "-m", "scripts.base_train", "--", *FLAGS, "--device-type", DEVICE, *more]
     done = subprocess.run(
         [*command, "--checkpoint-root", str(root)],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
