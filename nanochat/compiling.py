@@ -3,15 +3,19 @@
 Blocks of one kind share one compiled graph, which makes the first step of a deep model as cheap as that of a shallow
 one. A graph break is an error, not a slow surprise. How many graphs exist is counted, so that a step in which something
 was compiled again can be told from a steady one.
+
+The compiler takes seconds to import, so an uncompiled run never does.
 """
 
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch._dynamo.utils import counters
 
 from nanochat.config import CompileMode
+from nanochat.fp8 import prepare_for_compiler
 from nanochat.gpt import GPT
 
 # In training and in evaluation: windowed or not, with a value embedding or not, with experts or not. All share one code
@@ -23,6 +27,7 @@ def compile_model(model: GPT, mode: CompileMode) -> None:
     """Compiles every block and the head in place; `none` leaves the model as it is."""
     if mode == "none":
         return
+    prepare_for_compiler()
     # A recompile past dynamo's limit would run the layer uncompiled with only a warning.
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS_OF_BLOCKS)
@@ -45,19 +50,24 @@ def compile_line(mode: CompileMode) -> str:
 
 def num_graphs() -> int:
     """Graphs that dynamo has compiled in this process so far."""
-    return counters["stats"]["unique_graphs"]
+    return _counted("stats", "unique_graphs")
 
 
 def cache_state(mode: CompileMode) -> str:
     """How the graphs compiled so far were made: `cold`, `warm` (all from the disk cache), `mixed`; `none` without."""
-    hits, misses = counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"]
-    autograd = counters["aot_autograd"]
-    hits, misses = hits + autograd["autograd_cache_hit"], misses + autograd["autograd_cache_miss"]
+    hits = _counted("inductor", "fxgraph_cache_hit") + _counted("aot_autograd", "autograd_cache_hit")
+    misses = _counted("inductor", "fxgraph_cache_miss") + _counted("aot_autograd", "autograd_cache_miss")
     if mode == "none" or hits + misses == 0:
         return "none"
     if misses == 0:
         return "warm"
     return "cold" if hits == 0 else "mixed"
+
+
+def _counted(kind: str, name: str) -> int:
+    """One of dynamo's counters; 0 where nothing has imported it."""
+    utils: Any = sys.modules.get("torch._dynamo.utils")
+    return 0 if utils is None else utils.counters[kind][name]
 
 
 def cache_folder() -> Path:

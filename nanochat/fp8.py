@@ -7,6 +7,8 @@ quantised once per optimizer step, not in every micro-step. The head's gradients
 Conversion is decided by role, never by a size that happens to divide. Evaluation always runs in bf16 with the same
 weights: a layer in eval mode multiplies its weight directly (`project`, and moe.Experts).
 
+torchao takes seconds to import, so only runs that convert a linear do.
+
 Where there is no FP8 matrix unit (a CPU) values are quantised and dequantised, so that the rounding is the same and
 only the speed is not.
 
@@ -15,13 +17,14 @@ Legend: R rows of all experts, E experts, K inner and M outer size of a product.
 
 import dataclasses
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchao.float8 import CastConfig, Float8LinearConfig, ScalingType, convert_to_float8_training
-from torchao.float8.float8_linear import Float8Linear
+
+if TYPE_CHECKING:
+    from torchao.float8 import Float8LinearConfig
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 E4M3_MAX = 448.0
@@ -35,6 +38,9 @@ def convert_linears(model: nn.Module, recipe: str, roles: frozenset[str], emulat
 
     All three products of a converted linear are in FP8, of those in FORWARD_ONLY the forward one.
     """
+    from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+    from torchao.float8.float8_linear import Float8Linear
+
     config = dataclasses.replace(
         Float8LinearConfig.from_recipe_name(recipe), emulate=emulate, pad_inner_dim=not emulate
     )
@@ -45,8 +51,10 @@ def convert_linears(model: nn.Module, recipe: str, roles: frozenset[str], emulat
     return sum(isinstance(m, Float8Linear) for m in model.modules())
 
 
-def _forward_only(config: Float8LinearConfig) -> Float8LinearConfig:
+def _forward_only(config: "Float8LinearConfig") -> "Float8LinearConfig":
     """`config` with its operands of both backward products left as they are."""
+    from torchao.float8 import CastConfig, ScalingType
+
     as_is, gradient_as_is = (CastConfig(scaling_type=ScalingType.DISABLED, target_dtype=d) for d in (E4M3, E5M2))
     return dataclasses.replace(
         config,
@@ -59,6 +67,8 @@ def _forward_only(config: Float8LinearConfig) -> Float8LinearConfig:
 
 def conversion_line(model: nn.Module, recipe: str) -> str:
     """For the log: how many matrices of which role multiply in FP8 or not; right once experts have their copies."""
+    from torchao.float8.float8_linear import Float8Linear
+
     converted, skipped = Counter[str](), Counter[str]()
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2:
@@ -179,7 +189,6 @@ def grouped_linear(x: Tensor, weight: Tensor, offsets: Tensor | None) -> Tensor:
     return F.grouped_mm(x, weight.transpose(1, 2), offs=offsets)
 
 
-@torch._dynamo.allow_in_graph  # dynamo cannot trace an autograd.Function over symbolic sizes; AOTAutograd can
 class _Fp8GroupedLinear(torch.autograd.Function):
     """`grouped_linear` with forward and dX in FP8 and dW in bf16 (its FP8 would need transposed activations)."""
 
@@ -202,6 +211,11 @@ class _Fp8GroupedLinear(torch.autograd.Function):
         else:
             dw = _grouped_weight_grad(dy, x, offsets)
         return dx, dw, None, None, None, None, None, None
+
+
+def prepare_for_compiler() -> None:
+    """To be called before a model is compiled. Imports the compiler."""
+    torch.compiler.allow_in_graph(_Fp8GroupedLinear)  # dynamo cannot trace it over symbolic sizes; AOTAutograd can
 
 
 def fp8_grouped_linear(

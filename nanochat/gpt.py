@@ -36,6 +36,11 @@ def norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],))
 
 
+def _embedding(num_entries: int, width: int) -> nn.Embedding:
+    """A table (V, D) without values: torch's own first ones would import its whole compiler on the meta device."""
+    return nn.Embedding(num_entries, width, _weight=torch.empty(num_entries, width))
+
+
 class Attention(nn.Module):
     """Causal self-attention; on every second layer a gated embedding of the token itself is added to its value."""
 
@@ -48,7 +53,7 @@ class Attention(nn.Module):
         self.value_embed: nn.Embedding | None = None
         self.value_gate: nn.Linear | None = None
         if model.has_value_embedding(layer):
-            self.value_embed = nn.Embedding(model.padded_vocab_size, width)
+            self.value_embed = _embedding(model.padded_vocab_size, width)
             self.value_gate = nn.Linear(GATE_INPUTS, model.num_heads, bias=False)
 
     def forward(self, x: Tensor, ids: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -135,7 +140,7 @@ class GPT(nn.Module):
         super().__init__()
         model = config.model
         self.config = config
-        self.wte = nn.Embedding(model.padded_vocab_size, model.width)
+        self.wte = _embedding(model.padded_vocab_size, model.width)
         self.blocks = nn.ModuleList(Block(config, layer, attention_backend) for layer in range(model.depth))
         self.head = Head(model)
         self.cos: Tensor

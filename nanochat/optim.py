@@ -164,7 +164,7 @@ class _MuonGroup(_Group):
 
     def peaks(self) -> Tensor:
         """The largest gradient of each matrix."""
-        return torch.linalg.vector_norm(self.own_grad, ord=math.inf, dim=(-2, -1)).float()
+        return _largest(self.own_grad, (-2, -1))
 
     def update(self, kernels: Kernels, peaks: Tensor, now: "_Now") -> None:
         active = ((peaks > 0) * now.active).view(-1, 1, 1)
@@ -194,7 +194,7 @@ class _AdamWGroup(_Group):
 
     def peaks(self) -> Tensor:
         """The largest gradient, one number."""
-        return torch.linalg.vector_norm(self.own_grad, ord=math.inf).float().view(1)
+        return _largest(self.own_grad, (0,)).view(1)
 
     def update(self, kernels: Kernels, peaks: Tensor, now: "_Now") -> None:
         biases = tuple((1 - beta**now.step).float() for beta in self.betas)
@@ -349,6 +349,11 @@ class ShardedOptimizer:
 def _update_order(group: "_Group") -> tuple[bool, int]:
     """Muon last, so that the tables' long way runs beside its matrix products; and what is sent last is small."""
     return isinstance(group, _MuonGroup), -group.params.numel()
+
+
+def _largest(grads: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """max |g| over `dims` in fp32, NaN where one is NaN. torch's own infinity norm is ten times slower on a CPU."""
+    return torch.maximum(grads.amax(dims), -grads.amin(dims)).float()
 
 
 def _local(tensor: Tensor) -> Tensor:

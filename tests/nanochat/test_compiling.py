@@ -6,6 +6,9 @@ Most tests use dynamo alone, without the stages that make kernels: what breaks o
 import functools
 import gc
 import itertools
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import torch
 from torch import nn
 
 from nanochat import checkpoint_folders, compiling
-from nanochat.config import TrainConfig, with_overrides
+from nanochat.config import TrainConfig, to_dict, with_overrides
 from nanochat.flags import parse_flags
 from nanochat.recipes import d12_moe
 from nanochat.setup import prepare
@@ -106,6 +109,20 @@ def test_blocks_of_a_kind_share_a_graph_that_is_compiled_once_and_trains_like_un
     assert [row.compiled_graphs for row in rows] == [3] + [0] * 6, "two kinds of block and the head"
     assert [row.step for row in rows if "recompile" in row.flags] == [0, 1, 2, 3, 4, 5]
     _assert_like_uncompiled(config, rows)
+
+
+@pytest.mark.parametrize(("linears", "expected"), [("bf16", []), ("fp8", ["torch._dynamo", "torchao"])])
+def test_only_runs_that_need_the_compiler_and_torchao_import_them(small_text: Path, linears: str, expected: list[str]):
+    code = (
+        "import sys, json; from pathlib import Path; from nanochat.config import from_dict; "
+        "from nanochat.stats import Hooks; from nanochat.train import train; "
+        "train(from_dict(json.loads(sys.argv[1])), Hooks()); "
+        "print(json.dumps([name for name in ('torch._dynamo', 'torchao') if name in sys.modules]))"
+    )
+    config = _tiny(small_text, **{"compile.mode": "none", "precision.linears": linears, "schedule.num_steps": 1})
+    argv = [sys.executable, "-c", code, json.dumps(to_dict(config), default=str)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 
 @pytest.mark.usefixtures("dynamo_alone")

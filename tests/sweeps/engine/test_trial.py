@@ -80,3 +80,4 @@ def test_cpu_workers_share_the_cores_and_keep_their_memory() -> None:
     environment = cpu_environment(3)
     assert environment["OMP_NUM_THREADS"] == "3"
     assert environment["MALLOC_TRIM_THRESHOLD_"] == environment["MALLOC_MMAP_THRESHOLD_"] == "4000000000"
+    assert environment["MALLOC_ARENA_MAX"] == "1"
