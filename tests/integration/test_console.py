@@ -29,7 +29,8 @@ def call(storage: Path, *words: str | Path, timeout_s: float = 600) -> subproces
 
 
 def test_a_launch_on_a_terminal_is_stopped_from_another_one(tmp_path: Path) -> None:
-    words = ["launch", "smoke", "--name", "live", "--num-steps", "2000", "--legs", "exact", "--storage", str(tmp_path)]
+    leg = ["smoke", "--legs", "exact", "--num-workers", "1", "--num-steps", "1000"]
+    words = ["launch", *leg, "--name", "live", "--storage", str(tmp_path)]
     pid, controller = pty.fork()
     if pid == 0:
         ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -61,26 +62,15 @@ def test_a_launch_on_a_terminal_is_stopped_from_another_one(tmp_path: Path) -> N
     shown = written.decode()
     assert "nanochat-sweep stop: the running leg stops after its step" in shown
     assert "\x1b[?" not in shown
-    assert "step 00000/02000" in call(tmp_path, "logs", "live").stdout
+    assert "step 00000/01000" in call(tmp_path, "logs", "live").stdout
     assert [each["state"] for each in json.loads(call(tmp_path, "ls", "--json").stdout)] == ["interrupted"]
     assert call(tmp_path, "stop", "live").stderr == "nobody runs live (interrupted): there is nothing to stop\n"
 
 
 def test_a_leg_that_failed_for_want_of_its_data_completes_when_it_is_retried(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    launched = call(
-        tmp_path,
-        "launch",
-        "smoke",
-        "--name",
-        "mine",
-        "--legs",
-        "exact",
-        "--num-steps",
-        "8",
-        "--set",
-        f"data.source={data}",
-    )
+    leg = ["smoke", "--legs", "exact", "--num-workers", "1", "--num-steps", "8", "--set", f"data.source={data}"]
+    launched = call(tmp_path, "launch", *leg, "--name", "mine")
     assert launched.returncode == 5, launched.stderr
     assert f"the data folder {data} does not exist" in launched.stderr
     assert call(tmp_path, "restore", "mine").returncode == 5  # not tried again by itself

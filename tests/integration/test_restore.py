@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 
 PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
 NUM_STEPS = 40  # launcher and ranks look once a second each, in which a fast machine takes 8 steps
-SWEEP = ["smoke", "--num-steps", str(NUM_STEPS), "--set", "run.checkpoint_every=4"]
+SWEEP = ["smoke", "--num-steps", str(NUM_STEPS), "--set", "run.checkpoint_every=8"]
 
 
 def start(storage: Path, *words: str) -> "subprocess.Popen[str]":
@@ -72,7 +72,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 def test_a_restored_sweep_equals_an_undisturbed_one(undisturbed: Experiment, tmp_path: Path) -> None:
     launched = start(tmp_path, "launch", *SWEEP, "--name", "rough")
-    read_until(launched, "[1/2] exact-b1: checkpoint at step 4")
+    read_until(launched, "[1/2] exact-b1: checkpoint at step 8")
     os.killpg(launched.pid, signal.SIGINT)
     code, _, err = finish(launched)
     assert code == 130, err
@@ -80,7 +80,7 @@ def test_a_restored_sweep_equals_an_undisturbed_one(undisturbed: Experiment, tmp
     assert experiment.state() == "interrupted"
 
     restored = start(tmp_path, "restore", "rough")
-    read_until(restored, "[2/2] capped-b1: checkpoint at step 4")
+    read_until(restored, "[2/2] capped-b1: checkpoint at step 8")
     first_leg = digests(tmp_path / "rough" / "trials" / "exact-b1")
     assert "result.json" in first_leg
     restored.kill()

@@ -17,7 +17,7 @@ from sweeps.records.experiment import Experiment
 pytestmark = pytest.mark.integration
 
 PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
-TRAINING = "steps on 2 ranks"
+TRAINING = "steps on 1 rank"
 
 
 def start(*words: str | Path) -> "subprocess.Popen[str]":
@@ -27,7 +27,8 @@ def start(*words: str | Path) -> "subprocess.Popen[str]":
 
 
 def test_a_run_stops_by_its_own_clock_and_then_by_notice(tmp_path: Path) -> None:
-    sweep = ("smoke", "--legs", "exact", "--num-steps", "5000", "--name", "mine", "--storage", tmp_path)
+    leg = ("smoke", "--legs", "exact", "--num-workers", "1", "--num-steps", "5000")
+    sweep = (*leg, "--name", "mine", "--storage", tmp_path)
     began = time.monotonic()
     launched = start("launch", *sweep, "--stop-after", "25s")
     _, err = launched.communicate(timeout=600)
