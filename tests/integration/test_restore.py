@@ -20,7 +20,7 @@ from sweeps.records.experiment import Experiment
 pytestmark = pytest.mark.integration
 
 PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
-NUM_STEPS = 40  # launcher and ranks look once a second each, in which a fast machine takes 8 steps
+NUM_STEPS = 30  # launcher and ranks look once a second each, in which a fast machine takes 8 steps
 SWEEP = ["smoke", "--num-steps", str(NUM_STEPS), "--set", "run.checkpoint_every=8"]
 
 
