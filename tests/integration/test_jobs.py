@@ -59,6 +59,7 @@ class Head:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": TOKEN,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # Ray's 15 would make its workers wait for all other tests
             "CUDA_VISIBLE_DEVICES": "",
         }
         # With a mark all of it is found at the end, and launches beside it do not take it for a head they overlooked.
