@@ -1,7 +1,6 @@
 # demo and test need nothing but Python >= 3.11 with its headers, make and g++: they make .venv and install into it.
 #
 #   PYTHON=python3.12    the Python that .venv is made with; once it is there, its own counts
-#   DEMO_FLAGS=FLAGS     more flags for the demo's launch, e.g. DEMO_FLAGS=--num-steps=80
 #   CONSTRAINTS=FILE     other versions than constraints.txt pins, e.g. a torch for your driver; empty: the newest
 
 VENV := .venv
@@ -23,7 +22,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 demo: install ## set up, run the capacity sweep at a tiny size on the CPU, export and report
-	$(BIN)/nanochat-sweep launch sweeps/capacity.py --preset tiny --address local --name $(DEMO_NAME) $(DEMO_FLAGS)
+	$(BIN)/nanochat-sweep launch sweeps/capacity.py --preset tiny --address local --name $(DEMO_NAME)
 	@echo; echo "The tables and the report can be made again from storage at any time:"
 	$(BIN)/nanochat-sweep export $(DEMO_NAME)
 	$(BIN)/nanochat-sweep report $(DEMO_NAME)
