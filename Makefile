@@ -1,6 +1,7 @@
 # demo and test need nothing but Python >= 3.11 with its headers, make and g++: they make .venv and install into it.
 #
 #   PYTHON=python3.12    the Python that .venv is made with; once it is there, its own counts
+#   DEMO_FLAGS=FLAGS     more flags for the demo's launch, e.g. DEMO_FLAGS=--num-steps=80
 #   CONSTRAINTS=FILE     other versions than constraints.txt pins, e.g. a torch for your driver; empty: the newest
 
 VENV := .venv
@@ -11,7 +12,6 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 DEMO_NAME := demo_$(shell date +%Y%m%d_%H%M%S)
 FAST := not integration and not gpu
-SLOW := integration or gpu
 
 # Several processes on few cores: one thread each is fastest, and results repeat.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
@@ -22,13 +22,14 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
 demo: install ## set up, run the capacity sweep at a tiny size on the CPU, export and report
-	$(BIN)/nanochat-sweep launch sweeps/capacity.py --preset tiny --address local --name $(DEMO_NAME)
+	$(BIN)/nanochat-sweep launch sweeps/capacity.py --preset tiny --address local --name $(DEMO_NAME) $(DEMO_FLAGS)
 	@echo; echo "The tables and the report can be made again from storage at any time:"
 	$(BIN)/nanochat-sweep export $(DEMO_NAME)
 	$(BIN)/nanochat-sweep report $(DEMO_NAME)
 
-test: check ## everything that CI runs: lint, types, import contracts, all tests
-	$(PYTEST) --numprocesses 2 --dist loadfile -m "$(SLOW)"
+# All in one go, in the order of tests/conftest.py; three processes, as many of them wait for a cluster or a signal.
+test: lint ## everything that CI runs: lint, types, import contracts, all tests
+	$(PYTEST) --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 check: lint fast-tests ## the same without the tests that start a Ray cluster; under three minutes
 

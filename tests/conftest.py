@@ -1,4 +1,4 @@
-"""Real experiments in a temporary folder, with rows that a test invents: no Ray, no training."""
+"""Real experiments in a temporary folder, with rows that a test invents: no Ray, no training. The order of files."""
 
 import dataclasses
 import math
@@ -17,6 +17,15 @@ from sweeps.results.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec import Axis, Control, Gate, Sweep, TailWindow
 from sweeps.spec.names import moe_leg_name
 from sweeps.spec.plan import Plan, Trial, make_plan
+
+LONGEST = "test_readme.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files whose tests take minutes come first, so that no core waits for the last of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("integration")}
+    items.sort(key=lambda item: (item.path.name != LONGEST, item.path not in slow))
+
 
 FACTS: dict[str, Any] = {
     "world_size": 2,

@@ -1,8 +1,8 @@
 """Placement groups that a dead driver left reserved.
 
 The workers' places are a placement group, which Ray Train's controller creates and Ray keeps until the job ends, also
-when the controller is gone. Ray Train watches over that, but a controller that dies right after the creation has told
-nobody yet. The next attempt of the leg would then wait for GPUs that nothing uses.
+when the controller is gone. The next attempt would wait for GPUs that nothing uses. Ray Train can watch over that by a
+process of its own, which a controller that dies right after the creation has not told yet.
 """
 
 # Ray is typed in parts only.

@@ -32,7 +32,6 @@ from sweeps.records.provenance import running_commit
 from sweeps.records.trial import TrialRecord
 from sweeps.spec.plan import Trial
 
-PROCESS_GROUP_TIMEOUT_S = 1800  # a hang inside a collective; the first one waits for the slowest rank's compilation
 _BLAMELESS = (StorageLost, Superseded)
 _CONTINUED_ERRORS = (*(kind.__name__ for kind in _BLAMELESS), HUNG)
 
@@ -144,14 +143,16 @@ def _close_attempt(record: TrialRecord, number: int, error: Exception | None) ->
 
 def _fit(record: TrialRecord, attempt: int, config: TrainConfig, task: TrialTask, train: TrainFunction | None) -> None:
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from sweeps.engine.lean_trainer import LeanTrainer
+    from sweeps.engine.process_group import ProcessGroup
 
     on_gpu = device_of(config, task.num_gpus) == "cuda"
     values: dict[str, Any] = asdict(Task(task.experiment, task.trial, attempt))
-    trainer = TorchTrainer(
+    trainer = LeanTrainer(
         run_rank,
+        ProcessGroup("cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
         train_loop_config=values if train is None else {**values, "train": train},
-        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout_s=PROCESS_GROUP_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
             num_workers=task.num_workers,
             use_gpu=on_gpu,

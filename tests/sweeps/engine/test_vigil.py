@@ -1,7 +1,7 @@
 """How long an attempt may store nothing new. A rank that really hangs: tests/integration/test_faults.py."""
 
+from sweeps.engine import process_group
 from sweeps.engine.cluster import COLLECTIVE_TIMEOUT_S
-from sweeps.engine.trial import PROCESS_GROUP_TIMEOUT_S
 from sweeps.engine.vigil import Clock, Limits, cause
 
 LIMITS = Limits(first_step_s=100, step_s=10)
@@ -33,7 +33,7 @@ def test_no_time_runs_before_a_rank_has_started_or_while_storage_is_away() -> No
 
 
 def test_the_limits_end_before_the_collectives_timeouts() -> None:
-    assert Limits().step_s < Limits().first_step_s < min(PROCESS_GROUP_TIMEOUT_S, COLLECTIVE_TIMEOUT_S)
+    assert Limits().step_s < Limits().first_step_s < min(process_group.TIMEOUT_S, COLLECTIVE_TIMEOUT_S)
 
 
 def test_the_cause_names_the_rank_or_says_that_it_cannot() -> None:
