@@ -56,7 +56,6 @@ install: $(INSTALLED) ## .venv with everything in it; does nothing if it is up t
 $(INSTALLED): pyproject.toml $(wildcard $(CONSTRAINTS)) | machine
 	@echo "installing into $(VENV); the first time this takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -qq --upgrade pip
 	$(PIP) install -qq $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
 	@touch $@
 

@@ -22,9 +22,9 @@ LONGEST = "test_readme.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files whose tests take minutes come first, so that no core waits for the last of them at the end."""
+    """Files whose tests take minutes come first, then those that train, so that no core waits for one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("integration")}
-    items.sort(key=lambda item: (item.path.name != LONGEST, item.path not in slow))
+    items.sort(key=lambda item: (item.path.name != LONGEST, item.path not in slow, item.path.parent.name != "nanochat"))
 
 
 FACTS: dict[str, Any] = {
