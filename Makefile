@@ -51,12 +51,14 @@ coverage: install ## how much of the trainer its own tests reach without a GPU; 
 bench: install ## time of an optimizer step on this machine, each variant beside its control
 	$(BIN)/python -m bench.step
 
+# Compiled on all cores, which pip does on one; some packages hold a file that is not meant to be Python.
 install: $(INSTALLED) ## .venv with everything in it; does nothing if it is up to date
 
 $(INSTALLED): pyproject.toml $(wildcard $(CONSTRAINTS)) | machine
 	@echo "installing into $(VENV); the first time this takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -qq $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	$(PIP) install -qq --no-compile $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib nanochat sweeps cli scripts || true
 	@touch $@
 
 # torch.compile builds C++ against Python's headers on first use; better to hear of it before the install.

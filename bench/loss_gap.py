@@ -31,6 +31,7 @@ import torch
 from bench.gap_stats import CONTROL, Result, append_result, read_results, table
 from nanochat import clock, loss_eval
 from nanochat.config import TrainConfig, digest, with_overrides
+from nanochat.device import keep_freed_memory
 from nanochat.logs import git_commit
 from nanochat.recipes import d12_moe, shrink_to_tiny
 from nanochat.setup import Run, prepare
@@ -131,6 +132,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--stop-after-s", type=float, default=math.inf)
     args = parser.parse_args(argv)
     is_tiny = not torch.cuda.is_available()
+    if is_tiny:
+        keep_freed_memory()
     # Every variant keeps its graphs, of two kinds of block and the head, in training and in evaluation.
     torch._dynamo.config.recompile_limit = 8 * (1 + len(ROLES))
     results = _measure(args, is_tiny)

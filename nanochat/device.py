@@ -3,6 +3,7 @@
 Everything that differs between a GPU and a CPU is decided here once; the rest of the trainer asks `Device`.
 """
 
+import ctypes
 import os
 import platform
 import resource
@@ -12,6 +13,8 @@ from pathlib import Path
 import torch
 
 from nanochat.config import ConfigError, RunConfig
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 # Dense bf16 peaks in FLOP/s by a part of the card's name, the most telling part first. Source: vendors' datasheets.
 _PEAK_BF16_FLOPS: tuple[tuple[str, float], ...] = (
@@ -69,6 +72,18 @@ class Device:
         if self.is_cuda:
             return torch.cuda.max_memory_allocated(self.torch_device) / 2**20
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def keep_freed_memory() -> None:
+    """Has this process keep, for good, the memory that its large tensors give back; without glibc nothing happens.
+
+    For runs on a CPU, before the first tensor and on the thread that trains: the tensors of a step come and go at every
+    step, and fetched from the kernel anew each time, they cost about as much as the step's arithmetic.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def _cpu_has_fast_bf16() -> bool:

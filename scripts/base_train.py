@@ -8,6 +8,7 @@ the others wait for in vain, is one sentence on stderr.
 """
 
 import datetime
+import gc
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ from nanochat.checkpoint import CheckpointError
 from nanochat.compile_failures import CompileError
 from nanochat.config import ConfigError, TrainConfig
 from nanochat.dataset import cache_folder
+from nanochat.device import keep_freed_memory
 from nanochat.flags import RunOptions, help_text, in_flag_names, parse_flags
 from nanochat.stats import Checkpointable, Hooks, TrainResult
 from nanochat.train import DivergedError, train
@@ -104,6 +106,8 @@ def _train(config: TrainConfig, hooks: Hooks) -> TrainResult:
 
 def _run(argv: Sequence[str]) -> int:
     config, options = parse_flags(argv)
+    if config.run.device == "cpu" or not torch.cuda.is_available():
+        keep_freed_memory()
     stop = _StopSignal()
     _start_process_group()
     folder = checkpoint_folder(config, options)
@@ -158,4 +162,7 @@ def _say(error: Exception) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    gc.disable()
+    gc.freeze()  # at its end the interpreter would look for what can be freed in all of torch, for half a second
+    sys.exit(exit_code)

@@ -1,8 +1,17 @@
-"""Real experiments in a temporary folder, with rows that a test invents: no Ray, no training. The order of files."""
+"""Experiments in a temporary folder, with rows that a test invents or, once for all, as the README makes its first.
+
+And the order of files.
+"""
 
 import dataclasses
+import fcntl
+import json
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +28,8 @@ from sweeps.spec.names import moe_leg_name
 from sweeps.spec.plan import Plan, Trial, make_plan
 
 LONGEST = "test_readme.py"
+ROOT = Path(__file__).parent.parent
+MAKE_ADDS = ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")  # what `make test` adds to the environment
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -222,3 +233,67 @@ def _large_trial(trial: Trial, index: int) -> TrialSnapshot:
 def same_number() -> Callable[[float | None, float | None], bool]:
     """Equality in which NaN equals NaN."""
     return lambda a, b: a == b or (a is not None and b is not None and math.isnan(a) and math.isnan(b))
+
+
+@pytest.fixture(scope="session")
+def make_place() -> Callable[[Path], Path]:
+    """Makes a folder look like the checkout; it may be written into."""
+
+    def make(folder: Path) -> Path:
+        folder.mkdir(exist_ok=True)
+        for name in ("sweeps", "Makefile"):
+            (folder / name).symlink_to(ROOT / name)
+        (folder / ".venv").symlink_to(sys.prefix)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_in_shell() -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Runs a line of the README in a shell without GPUs, its experiments and caches below `place`."""
+
+    def run(command: str, place: Path, timeout_s: float = 60) -> "subprocess.CompletedProcess[str]":
+        own = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "CUDA_VISIBLE_DEVICES": "",
+            "RAY_ADDRESS": "local",  # whatever else runs on this machine
+            "NANOCHAT_SWEEP_STORAGE": str(place / "storage"),
+            "NANOCHAT_CACHE": str(place / "cache"),
+        }
+        clean = {k: v for k, v in os.environ.items() if k not in MAKE_ADDS}
+        return subprocess.run(
+            ["bash", "-c", command], cwd=place, env=clean | own, capture_output=True, text=True, timeout=timeout_s
+        )
+
+    return run
+
+
+@dataclass(frozen=True)
+class FirstExperiment:
+    """The README's first experiment, completed, in place/storage/first; and what its launch wrote."""
+
+    place: Path
+    command: str
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def first_experiment(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_place: Callable[[Path], Path],
+    run_in_shell: Callable[..., "subprocess.CompletedProcess[str]"],
+) -> FirstExperiment:
+    """Launched once: by the first test process that asks, while the others wait for it."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    written = shared / "first.json"
+    with (shared / "first.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not written.exists():
+            place, command = make_place(shared / "first"), "nanochat-sweep launch sweeps/smoke.py --name first"
+            done = run_in_shell(command, place, timeout_s=900)
+            assert done.returncode == 0, done.stderr
+            written.write_text(json.dumps([command, done.stdout, done.stderr]))
+    return FirstExperiment(shared / "first", *json.loads(written.read_text()))

@@ -1,7 +1,6 @@
 """The Ray cluster that one launch runs on: a private one that lives and dies with the launcher, or one to attach to.
 
-Settings go to every process of the job by its runtime environment. One of them is the address of our own cluster:
-without it a second Ray on the same host could be asked about our actors, and have our workers removed as orphans.
+Settings go to every process of the job by its runtime environment.
 """
 
 # Ray and pyarrow are typed in parts only.
@@ -36,7 +35,6 @@ _LAUNCHER_ENVIRONMENT = {
 }
 _JOB_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_API_SERVER_ADDRESS": "",  # it wins over RAY_ADDRESS, and a user's shell may name another cluster by it
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(COLLECTIVE_TIMEOUT_S),
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
@@ -70,18 +68,12 @@ def connected(address: str, *, num_workers: int, mark: str) -> Generator[Resourc
 def _start_private(num_workers: int, mark: str) -> Resources:
     """CPUs are declared by need, so that workers on fewer cores share them instead of waiting for ever."""
     import ray
-    from ray.util import get_node_ip_address
 
-    port = _free_port()
-    os.environ["RAY_GCS_SERVER_PORT"] = str(port)
     resources = local_resources()
-    job = {**_JOB_ENVIRONMENT, family.MARK_VARIABLE: mark, "RAY_ADDRESS": f"{get_node_ip_address()}:{port}"}
+    job = {**_JOB_ENVIRONMENT, family.MARK_VARIABLE: mark}
     job["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody is going to drain this host
     num_cpus = max(os.cpu_count() or 1, num_workers + 2)
-    try:
-        ray.init(address="local", num_cpus=num_cpus, num_gpus=resources.num_gpus, include_dashboard=True, **_quiet(job))
-    finally:
-        os.environ.pop("RAY_GCS_SERVER_PORT", None)
+    ray.init(address="local", num_cpus=num_cpus, num_gpus=resources.num_gpus, include_dashboard=False, **_quiet(job))
     return resources
 
 
@@ -91,7 +83,6 @@ def _attach(address: str, mark: str) -> Resources:
 
     job = {**_JOB_ENVIRONMENT, family.MARK_VARIABLE: mark}
     if address != "auto":
-        job["RAY_ADDRESS"] = address
         _check_answers(address)
     try:
         ray.init(address=address, **_quiet(job))
@@ -128,12 +119,6 @@ def _reason(error: BaseException) -> str:
 
 def _quiet(job: dict[str, str]) -> dict[str, Any]:
     return {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": job}}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
 
 
 def _dismiss(watchdog: "subprocess.Popen[bytes]") -> None:

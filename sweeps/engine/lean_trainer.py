@@ -10,6 +10,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
+from sweeps.engine.fixed_workers import FixedWorkers
 from sweeps.engine.process_group import ProcessGroup
 
 # Each starts a process for every attempt: one hands out datasets, of which a leg has none, the other watches over the
@@ -28,3 +29,6 @@ class LeanTrainer(TorchTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         return [each for each in super()._create_default_callbacks() if not isinstance(each, _LEFT_OUT)]
+
+    def _initialize_and_run_controller(self, **words: Any) -> Any:
+        return super()._initialize_and_run_controller(**{**words, "scaling_policy": FixedWorkers(self.scaling_config)})

@@ -31,7 +31,6 @@ from sweeps.spec.plan import make_plan
 pytestmark = pytest.mark.integration
 
 NUM_STEPS = 40
-OTHER_CLUSTER = "http://127.0.0.1:1"  # where somebody's shell submits jobs to
 NO_JOB = "ffffffff"  # in the names of files of processes that Ray started for no job
 TOY = Path(__file__).parent.parent / "sweeps" / "engine" / "toy.py"
 BEHAVIOUR = {13: "failing", 29: "too_large", 17: "worker_killed", 23: "worker_hung", 19: "driver_killed"}
@@ -79,18 +78,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
                     os.kill(first.pid, signal.SIGKILL)
 
         if isinstance(event, LegTraining):
+            unused.extend(actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True))
             unused.extend(file.name for file in ray_logs().glob(f"worker-*-{NO_JOB}-*.out"))
             living.extend(place.pid for place in earlier_ranks(experiment, event) if family.is_marked(place.pid))
 
-    with pytest.MonkeyPatch.context() as shell:
-        shell.setenv("RAY_API_SERVER_ADDRESS", OTHER_CLUSTER)
-        outcome = run_experiment(
-            experiment,
-            on_event=on_event,
-            refresh=lambda e: completed_at_refresh.append(sum(t.result() is not None for t in e.trials())),
-            train=load_toy().toy_train,
-            limits=Limits(first_step_s=300, step_s=20),
-        )
+    outcome = run_experiment(
+        experiment,
+        on_event=on_event,
+        refresh=lambda e: completed_at_refresh.append(sum(t.result() is not None for t in e.trials())),
+        train=load_toy().toy_train,
+        limits=Limits(first_step_s=300, step_s=20),
+    )
     return experiment, outcome, events, completed_at_refresh, living, unused
 
 
@@ -184,14 +182,6 @@ def test_a_ranks_output_is_in_its_legs_log_and_nowhere_else(run: Run, capfd: pyt
 
 def test_results_are_regenerated_after_each_leg(run: Run) -> None:
     assert run[3] == [0, 0, 1, 2, 3, 3]  # after each leg, failed ones too, and at the end
-
-
-def test_a_leg_asks_its_own_cluster_about_actors(run: Run) -> None:
-    log = run[0].trial("worker_killed-b1").log_path
-    assert log is not None
-    asked = re.findall(r"asks (\S+) about actors", log.read_text())
-    assert len(asked) == 2
-    assert all(address.startswith("http://") and address != OTHER_CLUSTER for address in asked)
 
 
 def test_two_checkpoints_of_an_attempt_are_kept(run: Run) -> None:

@@ -1,5 +1,7 @@
 """Which processor a run is on, and how fast it could be."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -63,3 +65,32 @@ def test_a_gpu_without_fp8_units_is_refused_by_name():
     check_fp8_units("NVIDIA L40S", (8, 9))
     with pytest.raises(ConfigError, match=r"NVIDIA A100 \(compute capability 8\.0\) has no FP8 matrix units; 8\.9 or"):
         check_fp8_units("NVIDIA A100", (8, 0))
+
+
+PAGES_OF_TENSORS_THAT_COME_AND_GO = """
+import resource, torch
+from nanochat.device import keep_freed_memory
+
+def pages():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def come_and_go():
+    before = pages()
+    for _ in range(8):
+        torch.ones(2**24)
+    return pages() - before
+
+fetched_anew = come_and_go()
+keep_freed_memory()
+come_and_go()
+print(fetched_anew, come_and_go())
+"""
+
+
+def test_memory_that_tensors_give_back_is_kept_for_the_next_ones() -> None:
+    """64 MiB are 16,384 pages of 4 KiB, or 32 of 2 MiB."""
+    command = [sys.executable, "-c", PAGES_OF_TENSORS_THAT_COME_AND_GO]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    fetched_anew, kept = map(int, done.stdout.split())
+    assert fetched_anew >= 8 * 32
+    assert kept < fetched_anew / 8

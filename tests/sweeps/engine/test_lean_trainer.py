@@ -6,6 +6,7 @@ import sys
 import ray.train
 from ray.train.torch import TorchTrainer
 
+from sweeps.engine.fixed_workers import FixedWorkers
 from sweeps.engine.lean_trainer import LeanTrainer
 from sweeps.engine.process_group import ProcessGroup
 
@@ -32,7 +33,7 @@ def run_with_pickled(value: object) -> int:
 
 def test_what_the_controller_is_given_needs_no_torch() -> None:
     lean = LeanTrainer(never, ProcessGroup("gloo"), scaling_config=SCALE)
-    assert run_with_pickled(lean._create_default_callbacks()) == 0
+    assert run_with_pickled((lean._create_default_callbacks(), FixedWorkers(SCALE))) == 0
     assert run_with_pickled(TorchTrainer(never, scaling_config=SCALE)._create_default_callbacks()) == 1
 
 

@@ -35,7 +35,6 @@ def toy_train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     memory than there is, 31 raises before the first step."""
     import torch
     import torch.distributed as dist
-    from ray.dashboard.utils import get_address_for_submission_client
 
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     first, total = 0, 0
@@ -47,7 +46,6 @@ def toy_train(config: TrainConfig, hooks: Hooks) -> TrainResult:
         raise ValueError("the toy cannot start")
     steps = config.schedule.num_steps or 0
     if rank == 0:
-        print("asks", get_address_for_submission_client(None), "about actors", flush=True)
         hooks.on_start(_facts(world, steps, first))
     stopped = False
     step = first - 1
