@@ -58,7 +58,7 @@ $(INSTALLED): pyproject.toml $(wildcard $(CONSTRAINTS)) | machine
 	@echo "installing into $(VENV); the first time this takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -qq --no-compile $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) -e '.[dev]'
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib nanochat sweeps cli scripts || true
+	@$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib nanochat sweeps cli scripts || true
 	@touch $@
 
 # torch.compile builds C++ against Python's headers on first use; better to hear of it before the install.

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,45 +40,63 @@ def definitions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctio
             yield from (n for n in node.body if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name)
-def test_a_file_is_one_idea_of_readable_length(path: Path) -> None:
-    num_lines = len(path.read_text().splitlines())
-    assert num_lines <= MAX_LINES, f"{name(path)} has {num_lines} lines, {MAX_LINES} at most: split it by ideas"
+@pytest.fixture(scope="module")
+def trees() -> dict[Path, ast.Module]:
+    """Every source file, parsed."""
+    return {path: ast.parse(path.read_text()) for path in SOURCES}
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.stat().st_size], ids=name)
-def test_a_file_says_its_idea_first(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text())), f"{name(path)} needs a docstring with its idea and why"
+def lines_with(pattern: "re.Pattern[str]", paths: Iterable[Path]) -> list[str]:
+    return [
+        f"{name(path)}:{number}: {line}"
+        for path in paths
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if pattern.search(line)
+    ]
 
 
-@pytest.mark.parametrize("path", CODE, ids=name)
-def test_public_functions_and_classes_say_what_they_are(path: Path) -> None:
+def test_there_is_something_to_check() -> None:
+    assert {path.relative_to(ROOT).parts[0] for path in SOURCES} == set(ROOMS)
+    assert all(path.is_file() for path in TEXTS)
+
+
+def test_a_file_is_one_idea_of_readable_length() -> None:
+    lengths = {name(path): len(path.read_text().splitlines()) for path in SOURCES}
+    too_long = {file: n for file, n in lengths.items() if n > MAX_LINES}
+    assert too_long == {}, f"{MAX_LINES} lines at most: split it by ideas"
+
+
+def test_a_file_says_its_idea_first(trees: dict[Path, ast.Module]) -> None:
+    bare = [name(path) for path, tree in trees.items() if tree.body and not ast.get_docstring(tree)]
+    assert bare == [], "a file needs a docstring with its idea and why"
+
+
+def test_public_functions_and_classes_say_what_they_are(trees: dict[Path, ast.Module]) -> None:
     bare = [
         f"{name(path)}:{node.lineno} {node.name}"
-        for node in definitions(ast.parse(path.read_text()))
+        for path in CODE
+        for node in definitions(trees[path])
         if not node.name.startswith("_") and not ast.get_docstring(node)
     ]
     assert bare == []
 
 
-@pytest.mark.parametrize("path", CODE, ids=name)
-def test_functions_fit_a_screen(path: Path) -> None:
-    functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)]
-    lengths = {f.name: (f.end_lineno or f.lineno) - f.lineno + 1 for f in functions}
-    limits = {"_train": MAX_LOOP_LINES} if name(path) == "nanochat/train.py" else {}
+def test_functions_fit_a_screen(trees: dict[Path, ast.Module]) -> None:
+    lengths = {
+        f"{name(path)}: {node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
+        for path in CODE
+        for node in ast.walk(trees[path])
+        if isinstance(node, ast.FunctionDef)
+    }
+    limits = {"nanochat/train.py: _train": MAX_LOOP_LINES}
     assert {f: n for f, n in lengths.items() if n > limits.get(f, MAX_FUNCTION_LINES)} == {}
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=name)
-def test_nothing_is_unfinished_or_meant_for_one_machine(path: Path) -> None:
+def test_nothing_is_unfinished_or_meant_for_one_machine() -> None:
     unwanted = re.compile("|".join([*NOT_FOR_READERS, *ONE_MACHINE_ONLY, *REGISTRIES]))
-    lines = path.read_text().splitlines()
-    found = [f"{name(path)}:{i}: {line}" for i, line in enumerate(lines, 1) if unwanted.search(line)]
-    assert found == []
+    assert lines_with(unwanted, TEXTS) == []
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p not in CODE], ids=name)
-def test_no_test_is_a_stopwatch(path: Path) -> None:
-    lines = path.read_text().splitlines()
-    found = [f"{name(path)}:{i}: {line}" for i, line in enumerate(lines, 1) if STOPWATCHES.search(line)]
+def test_no_test_is_a_stopwatch() -> None:
+    found = lines_with(STOPWATCHES, (path for path in SOURCES if path not in CODE))
     assert found == [], "a test of speed fails on a slower machine; measure it in bench/, beside a control"

@@ -227,22 +227,35 @@ def _take(lanes: Lanes, num_rounds: int) -> dict[int, list[Batch]]:
     return {lane: [lanes.next_batch(lane) for _ in range(num_rounds)] for lane in lanes.my_lanes}
 
 
+@pytest.fixture(scope="module")
+def undisturbed(austen: tuple[Corpus, Tokenizer]) -> tuple[dict[int, bytes], dict[int, list[Batch]]]:
+    """States of four lanes after some rounds, the last in their second epoch; and the batches of all rounds by lane."""
+    lanes = _lanes(*austen, num_lanes=4, batch_size=16, seq_len=512)
+    states: dict[int, bytes] = {}
+    batches: dict[int, list[Batch]] = {lane: [] for lane in lanes.my_lanes}
+    for num_rounds in range(30 + 12):
+        if num_rounds in (0, 1, 9, 30):
+            states[num_rounds] = pickle.dumps(_state(lanes))
+            assert _epoch(lanes) == (2 if num_rounds == 30 else 1)
+        for lane, (batch,) in _take(lanes, 1).items():
+            batches[lane].append(batch)
+    return states, batches
+
+
 @pytest.mark.parametrize("num_rounds_before", [0, 1, 9, 30])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_batches_after_a_resume_are_the_batches_without_one(
-    austen: tuple[Corpus, Tokenizer], num_rounds_before: int, world_size: int
+    austen: tuple[Corpus, Tokenizer],
+    undisturbed: tuple[dict[int, bytes], dict[int, list[Batch]]],
+    num_rounds_before: int,
+    world_size: int,
 ):
-    """30 rounds are enough for the lanes to be in their second epoch."""
-    undisturbed = _lanes(*austen, num_lanes=4, batch_size=16, seq_len=512)
-    _take(undisturbed, num_rounds_before)
-    assert _epoch(undisturbed) == (2 if num_rounds_before == 30 else 1)
-    states = pickle.loads(pickle.dumps(_state(undisturbed)))
-    expected = _take(undisturbed, 12)
+    states, expected = undisturbed
     for rank in range(world_size):
         resumed = _lanes(*austen, num_lanes=4, batch_size=16, seq_len=512, rank=rank, world_size=world_size)
-        resumed.load_state(states)
+        resumed.load_state(pickle.loads(states[num_rounds_before]))
         for lane, batches in _take(resumed, 12).items():
-            assert _equal(batches, expected[lane])
+            assert _equal(batches, expected[lane][num_rounds_before : num_rounds_before + 12])
 
 
 def test_a_resume_is_exact_at_every_point_of_several_epochs_of_a_small_corpus(tmp_path: Path):
