@@ -22,6 +22,8 @@ from nanochat.stats import Hooks, StartFacts, StepStats
 from nanochat.train import train
 from nanochat.updates import Kernels
 
+pytestmark = pytest.mark.integration
+
 REAL_NORM = gpt.norm
 
 
@@ -130,7 +132,6 @@ def test_with_the_fallback_a_run_goes_on_exactly_as_if_uncompiled_and_marks_ever
     assert f"warning: {facts[-1].compile_fallback}; this run goes on uncompiled\n" in capsys.readouterr().out
 
 
-@pytest.mark.integration
 def test_a_missing_cpp_compiler_is_named(small_text: Path):
     with (
         inductor.patch(NO_COMPILER),
@@ -225,7 +226,6 @@ def test_a_graph_that_only_the_evaluation_needs_fails_at_the_start_too(
         _train(_tiny(small_text, **{"eval.every": 3, "eval.num_tokens": 128}))
 
 
-@pytest.mark.integration
 def test_a_failure_in_the_backward_pass_is_told_as_that(small_text: Path):
     run = prepare(_tiny(small_text, **{"model.depth": 1, "model.aspect_ratio": 32}), _hooks([], []))
     with inductor.patch({"force_disable_caches": True}):

@@ -26,6 +26,8 @@ from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats
 from nanochat.stepping import Stepper
 from nanochat.train import train
 
+pytestmark = pytest.mark.integration
+
 FP8 = {"precision.linears": "fp8", "precision.experts": "fp8"}
 ROUTER = {"moe.router_bias_rate": 0.01, "moe.router_z_loss_coeff": 0.01}
 
@@ -84,7 +86,6 @@ def _assert_like_uncompiled(config: TrainConfig, rows: list[StepStats]) -> None:
     assert (rows[-1].z_loss or 0) == pytest.approx(plain[-1].z_loss or 0, rel=0.01)
 
 
-@pytest.mark.integration
 @pytest.mark.usefixtures("dynamo_alone")
 @pytest.mark.parametrize(
     ("mode", "changes"),
@@ -194,7 +195,6 @@ def test_without_compilation_there_are_no_graphs_and_no_flags(small_text: Path, 
     assert facts[-1].compile_cache == "none"
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("mode", "changes"),
     [("static", ROUTER), ("dynamic", FP8 | {"moe.capacity_factor": 1.0})],

@@ -113,6 +113,7 @@ def test_samples_are_printed_when_due_and_at_the_end_and_change_no_step(
     assert [row.loss for row in rows] == [row.loss for row in without]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("mode", ["static", "dynamic"])
 def test_samples_compile_nothing(small_text: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
     monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))

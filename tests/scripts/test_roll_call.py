@@ -89,6 +89,7 @@ with RollCall(connect(), int(sys.argv[2]), 2):
 """
 
 
+@pytest.mark.integration
 def test_a_rank_that_is_killed_is_named_by_one_that_waits_without_an_error(launcher: tuple[Any, int], tmp_path: Path):
     program, port = tmp_path / "rank.py", str(launcher[1])
     program.write_text(RANK)
