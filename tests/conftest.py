@@ -5,6 +5,7 @@ And the order of files.
 
 import dataclasses
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -297,3 +298,14 @@ def first_experiment(
             assert done.returncode == 0, done.stderr
             written.write_text(json.dumps([command, done.stdout, done.stderr]))
     return FirstExperiment(shared / "first", *json.loads(written.read_text()))
+
+
+@pytest.fixture(scope="session")
+def digests() -> Callable[[Path], dict[str, str]]:
+    """SHA-256 of every file below a folder, by its path from there."""
+
+    def of_files(folder: Path) -> dict[str, str]:
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    return of_files

@@ -3,7 +3,6 @@
 A command is looked up by its exact text. One that is new or changed fails the first test until a test runs it.
 """
 
-import hashlib
 import json
 import re
 import shlex
@@ -164,7 +163,9 @@ def test_the_program_is_found_once_the_environment_is_active(place: Path, run: R
 
 
 @pytest.mark.integration
-def test_a_first_experiment_from_launch_to_results(first_experiment: Any, run: Run) -> None:
+def test_a_first_experiment_from_launch_to_results(
+    first_experiment: Any, digests: Callable[[Path], dict[str, str]], run: Run
+) -> None:
     place, storage = first_experiment.place, first_experiment.place / "storage" / "first"
     launch, *others = commands_of("test_a_first_experiment_from_launch_to_results")
     assert launch == first_experiment.command
@@ -189,11 +190,6 @@ def test_a_first_experiment_from_launch_to_results(first_experiment: Any, run: R
 
     reading = run(f"python - <<'END'\n{PROGRAMS[0]}\nEND", place)
     assert re.search(r"capped .*\n.*exact ", reading.stdout), reading.stderr
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below the folder."""
-    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
 @pytest.mark.integration

@@ -3,12 +3,12 @@
 The real program, the real trainer, two legs on two CPU processes; undisturbed it is the README's first experiment.
 """
 
-import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +51,12 @@ def table(experiment: Experiment) -> list[dict[str, object]]:
     return [{k: v for k, v in vars(row).items() if k in REPEATABLE or k == "trial"} for row in rows]
 
 
-def digests(folder: Path) -> dict[str, str]:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def test_a_restored_sweep_equals_an_undisturbed_one(first_experiment: Any, tmp_path: Path) -> None:
+def test_a_restored_sweep_equals_an_undisturbed_one(
+    first_experiment: Any, digests: Callable[[Path], dict[str, str]], tmp_path: Path
+) -> None:
     undisturbed = Experiment.open(str(first_experiment.place / "storage" / "first"))
-    early = [
-        "--set",
-        "run.checkpoint_every=8",
-    ]  # launcher and ranks look once a second, in which a fast machine runs on
-    launched = start(tmp_path, "launch", "smoke", *early, "--name", "rough")
+    # Launcher and ranks look once a second, so a fast machine goes on for some steps: the checkpoint comes early.
+    launched = start(tmp_path, "launch", "smoke", "--set", "run.checkpoint_every=8", "--name", "rough")
     read_until(launched, "[1/2] exact-b1: checkpoint at step 8")
     os.killpg(launched.pid, signal.SIGINT)
     code, _, err = finish(launched)
