@@ -96,7 +96,11 @@ class Saver:
                 self._hooks.saved(parts.step)
             else:
                 snapshot = Snapshot(parts.now(self._copies.take), self._ranks)
-                self._under_way = parts.step, self._pool.submit(self._hooks.save, snapshot)
+                self._under_way = parts.step, self._pool.submit(self._write, snapshot)
+
+    def _write(self, snapshot: Snapshot) -> None:
+        """On the writer thread; waiting.py knows that thread by this file."""
+        self._hooks.save(snapshot)
 
     def settle(self) -> None:
         """Collective. Waits for the save that is under way, if one is; raises what it raised, on every rank."""

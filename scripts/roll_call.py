@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +31,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from nanochat.saving import WRITER
-from scripts.waiting import Answer, gone, in_collective, place_of, verdict, waits, waits_for_writer
+from nanochat.waiting import Answer, Landmarks, Stack, answer, frames_of, in_collective, who_holds_up
 
 HANG_S = 600.0  # longer than any rank computes alone: evaluation, samples, a checkpoint
 ANSWER_S = 10.0
@@ -39,6 +39,7 @@ LOOK_EVERY_S = 1.0
 GRACE_S = 3.0  # for a rank to find by itself what another one has failed of
 _ROLL_S = ANSWER_S + GRACE_S + 3 * LOOK_EVERY_S  # a roll is over by then
 _ENDED, _CALLED, _SAID = "ended", "called", "said"
+_RESUME = "add --resume latest to resume from the newest checkpoint"
 
 
 def _machine() -> str:
@@ -57,6 +58,20 @@ def _lives(process: int) -> bool:
     return True
 
 
+def gone(names: Sequence[str]) -> str:
+    """What to say of ranks whose processes have ended, though they have not said why."""
+    are = "is" if len(names) == 1 else "are"
+    who = " and ".join(names)
+    return f"{who} {are} gone: killed, or crashed outside of Python. The other ranks cannot continue; {_RESUME}"
+
+
+def verdict(names: Sequence[str], answers: Mapping[int, Answer], cause: str) -> str:
+    """Who holds the others up. `names` of all ranks; `answers` of those that gave one within ANSWER_S."""
+    found = who_holds_up(names, answers, ANSWER_S)
+    found = found or "every rank answered, so it cannot be told which of them holds the others up"
+    return f"{found}. {cause}; {_RESUME}"
+
+
 class RollCall:
     """This rank's part in it, as a context around the training.
 
@@ -68,6 +83,7 @@ class RollCall:
         self._name = f"rank {rank} ({socket.gethostname()}, process {os.getpid()})"
         self._training, self._launcher = threading.get_ident(), os.getppid()
         self._machine = _machine()
+        self._files = Landmarks.here(__file__, "")  # the threads are known by their numbers here
         self._neighbours: dict[int, int | None] = {}  # process by rank; None: on another machine
         self._waits_since_s: float | None = None
         self._answered_s: float | None = None
@@ -102,7 +118,9 @@ class RollCall:
             return
         if isinstance(error, Exception):
             first_line = str(error).strip().partition("\n")[0]
-            if self._world_size > 1 and in_collective(traceback.extract_tb(error.__traceback__)):
+            if self._world_size > 1 and in_collective(
+                frames_of(traceback.extract_tb(error.__traceback__)), self._files
+            ):
                 self._is_broken = True
                 self._tell(_CALLED, f"A collective failed ({first_line})")
                 self._thread.join(_ROLL_S)  # returns where the error itself is all there is to say
@@ -136,8 +154,8 @@ class RollCall:
 
     def _look(self, store: Store, now_s: float) -> str | None:
         """One look: notes what training does, answers a call, and returns why the run is to end."""
-        stack = self._stack()
-        is_waiting = self._is_broken or waits(stack)
+        doing = self._doing()
+        is_waiting = self._is_broken or doing.waits
         self._waits_since_s = (self._waits_since_s or now_s) if is_waiting else None
         if store.check([_ENDED]):
             self._ended_s = self._ended_s or now_s
@@ -152,7 +170,7 @@ class RollCall:
             return None
         if self._answered_s is None:
             self._answered_s = now_s
-            store.set(f"answer/{self._rank}", json.dumps(asdict(Answer(is_waiting, place_of(stack)))))
+            store.set(f"answer/{self._rank}", json.dumps(asdict(Answer(is_waiting, doing.place))))
         ranks = range(self._world_size)
         answers = {r: Answer(**json.loads(store.get(f"answer/{r}"))) for r in ranks if store.check([f"answer/{r}"])}
         if len(answers) < self._world_size and now_s - self._answered_s < ANSWER_S:
@@ -160,7 +178,7 @@ class RollCall:
         if len(answers) == self._world_size and self._is_broken:
             self._over.set()
             return None
-        return verdict(self._names(store, ranks), answers, store.get(_CALLED).decode(), ANSWER_S)
+        return verdict(self._names(store, ranks), answers, store.get(_CALLED).decode())
 
     def _names(self, store: Store, ranks: Iterable[int]) -> list[str]:
         return [store.get(f"name/{r}").decode() if store.check([f"name/{r}"]) else f"rank {r}" for r in ranks]
@@ -173,14 +191,12 @@ class RollCall:
                 self._neighbours[rank] = int(process) if machine == self._machine else None
         return [rank for rank, process in self._neighbours.items() if process is not None and not _lives(process)]
 
-    def _stack(self) -> traceback.StackSummary:
-        """Of the training thread, or of the checkpoint's writer where training waits for that."""
-        writers = [thread.ident for thread in threading.enumerate() if thread.name.startswith(WRITER)]
+    def _doing(self) -> Answer:
+        """What training does now."""
         frames = sys._current_frames()
-        stack = traceback.extract_stack(frames[self._training])
-        if waits_for_writer(stack):
-            stack = next((traceback.extract_stack(frames[w]) for w in writers if w in frames), stack)
-        return stack
+        writers = [t.ident for t in threading.enumerate() if t.name.startswith(WRITER) and t.ident in frames]
+        stacks: list[Stack] = [frames_of(traceback.extract_stack(frames[t])) for t in (self._training, *writers) if t]
+        return answer(stacks[0], stacks[1:], self._files)
 
     def _end(self, found: str) -> None:
         """Ends the process, whatever its training thread is inside of. One rank speaks for all."""

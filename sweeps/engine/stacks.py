@@ -11,15 +11,15 @@ of the C function that hangs. Asking and ending are done on the rank's own node,
 import faulthandler
 import json
 import os
-import re
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from nanochat.waiting import Landmarks, with_sources
 from sweeps.engine import family, scratch
 from sweeps.engine.patience import or_lost
 from sweeps.records.store import Store
@@ -29,14 +29,6 @@ T = TypeVar("T")
 ASK = signal.SIGUSR2
 ANSWER_S = 20.0  # for writing the stacks of a process
 NODE_S = 120.0  # for a node to do what it is asked, the start of a Ray worker there included
-
-# Innermost frames of a rank that waits for the others, or for its GPU, which then waits for the others. What torch's
-# checkpoints do under their own names is work on the disk.
-_WAITING = re.compile(r"/torch/distributed/(?!checkpoint/)|/nanochat/dist\.py|/ray/train/|/torch/cuda/")
-_THREADS = re.compile(r'/(threading|concurrent/futures/\w+)\.py"')
-_FRAME = re.compile(r'^\s+File "[^"]*", line \d+ in .*$', re.MULTILINE)
-_INNERMOST = 4
-_TRAINS, _WRITES = "in run_rank", "in store_checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +40,14 @@ class RankPlace:
     node_id: str  # Ray's
     pid: int
     stacks_file: str  # on its host
+    landmarks: Landmarks | None = None  # by which its stacks are read; older experiments have none
+
+    @classmethod
+    def stored(cls, values: dict[str, Any]) -> "RankPlace":
+        """From its JSON."""
+        stored: Any = values.get("landmarks")
+        landmarks = None if stored is None else Landmarks.stored(stored)
+        return cls(**{name: value for name, value in values.items() if name != "landmarks"}, landmarks=landmarks)
 
 
 def folder_of(trial: str) -> str:
@@ -55,7 +55,7 @@ def folder_of(trial: str) -> str:
     return f"trials/{trial}/stacks"
 
 
-def enlist(store: Store, trial: str, attempt: int) -> None:
+def enlist(store: Store, trial: str, attempt: int, landmarks: Landmarks) -> None:
     """In a rank: notes its process, and from now on answers `ASK`. Its children carry the leg's mark."""
     import socket
 
@@ -67,7 +67,9 @@ def enlist(store: Store, trial: str, attempt: int) -> None:
     faulthandler.register(ASK, file=descriptor, all_threads=True)
     os.environ[family.LEG_VARIABLE] = family.leg_mark(store.uri, trial)
     node_id = ray.get_runtime_context().get_node_id()
-    place = RankPlace(rank=rank, host=socket.gethostname(), node_id=node_id, pid=os.getpid(), stacks_file=path)
+    place = RankPlace(
+        rank=rank, host=socket.gethostname(), node_id=node_id, pid=os.getpid(), stacks_file=path, landmarks=landmarks
+    )
     name, data = f"a{attempt:03d}-r{rank:03d}.json", json.dumps(asdict(place)).encode()
     or_lost(f"the start of {trial} cannot be stored", lambda: store.write(f"{folder_of(trial)}/{name}", data))
 
@@ -76,7 +78,7 @@ def places(store: Store, trial: str, attempt: int) -> list[RankPlace]:
     """The ranks of an attempt that have started, by rank."""
     folder, prefix = folder_of(trial), f"a{attempt:03d}-r"
     names = sorted(n for n in store.list(folder) if n.startswith(prefix) and n.endswith(".json"))
-    return [RankPlace(**json.loads(store.read(f"{folder}/{name}"))) for name in names]
+    return [RankPlace.stored(json.loads(store.read(f"{folder}/{name}"))) for name in names]
 
 
 def store_stacks(store: Store, trial: str, attempt: int, stacks: Mapping[int, str]) -> str:
@@ -99,7 +101,7 @@ def on_node(node_id: str, action: Callable[..., T], *arguments: object) -> T:
 
 
 def take(pid: int, stacks_file: str) -> str:
-    """On a rank's host: its stacks now, or why it does not answer."""
+    """On a rank's host: its stacks now with their lines of source, or why it does not answer."""
     path = Path(stacks_file)
     before = path.stat().st_size if path.exists() else 0
     try:
@@ -112,7 +114,7 @@ def take(pid: int, stacks_file: str) -> str:
         time.sleep(0.5)
         size = path.stat().st_size if path.exists() else 0
         if size > before and size == seen:
-            return path.read_bytes()[before:].decode(errors="replace")
+            return with_sources(path.read_bytes()[before:].decode(errors="replace"))
         seen = size
     return f"process {pid} did not answer within {ANSWER_S:.0f} s; {_kernel_state(pid)}\n"
 
@@ -131,32 +133,6 @@ def end_leg(mark: str, ranks: Sequence[RankPlace]) -> None:
     for place in ranks:
         Path(place.stacks_file).unlink(missing_ok=True)
         scratch.remove_left(Path(place.stacks_file).parent, place.pid)
-
-
-def unmoved(stacks: Mapping[int, str]) -> list[int]:
-    """The ranks that do not wait for another one: those that the others wait for. Empty where it cannot be told."""
-    stuck = [rank for rank, text in sorted(stacks.items()) if not waits(text)]
-    return stuck if len(stuck) < len(stacks) or len(stacks) == 1 else []
-
-
-def waits(text: str) -> bool:
-    """Whether the thread that trains is inside a collective or waits for its GPU.
-
-    Where it waits for the one that writes its checkpoint, that one decides.
-    """
-    training, writing = _innermost_below(_TRAINS, text), _innermost_below(_WRITES, text)
-    caller = next((frame for frame in training if not _THREADS.search(frame)), "")
-    is_settling = caller not in training[:1] and "/nanochat/saving.py" in caller
-    if is_settling and not writing:
-        return True
-    return any(_WAITING.search(frame) for frame in (writing if is_settling else training))
-
-
-def _innermost_below(function: str, text: str) -> list[str]:
-    """The innermost frames of the thread that is in this function."""
-    threads = re.split(r"^(?:Current thread|Thread) ", text, flags=re.MULTILINE)
-    inside = next((thread.partition(function)[0] for thread in threads if function in thread), "")
-    return _FRAME.findall(inside)[:_INNERMOST]
 
 
 def _kernel_state(pid: int) -> str:

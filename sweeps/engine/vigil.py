@@ -12,8 +12,9 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
+from nanochat.waiting import Answer, answer_of_text, who_holds_up
 from sweeps.engine.resume import run_name
-from sweeps.engine.stacks import RankPlace, end_process, on_node, places, store_stacks, take, unmoved
+from sweeps.engine.stacks import ANSWER_S, RankPlace, end_process, on_node, places, store_stacks, take
 from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 
@@ -90,7 +91,7 @@ def _end(experiment: Experiment, trial: str, attempt: int, limit_s: float) -> No
     record = experiment.trial(trial)
     stored = record.attempt(attempt)
     if stored.end is None:
-        message = cause(stacks, limit_s, where)
+        message = cause(ranks, stacks, limit_s, where)
         text = "\n".join(f"rank {rank}:\n{stack}" for rank, stack in stacks.items())
         record.update_attempt(replace(stored, error=AttemptError(type=HUNG, message=message, traceback=text)))
     for place in ranks:
@@ -105,9 +106,13 @@ def _ask(place: RankPlace) -> str:
         return f"its node {place.host} cannot be asked: {type(error).__name__}: {error}\n"
 
 
-def cause(stacks: dict[int, str], limit_s: float, where: str) -> str:
-    """The sentence that is stored with the attempt."""
-    stuck = unmoved(stacks)
-    named = ", ".join(f"rank {rank}" for rank in stuck)
-    who = f"{named} did not move" if stuck else "no rank moved and each waits for another or for its GPU"
-    return f"{who}: nothing was stored for {limit_s:.0f} s; the stacks of all ranks are in {where}"
+def cause(ranks: list[RankPlace], stacks: dict[int, str], limit_s: float, where: str) -> str:
+    """The sentence that is stored with the attempt; `ranks` in order, `stacks` by rank."""
+    answers = dict[int, Answer]()
+    for index, place in enumerate(ranks):
+        found = answer_of_text(stacks[place.rank], place.landmarks) if place.landmarks is not None else None
+        if found is not None:
+            answers[index] = found
+    names = [f"rank {place.rank} ({place.host}, process {place.pid})" for place in ranks]
+    who = who_holds_up(names, answers, ANSWER_S) or "each rank waits for another one or for its GPU"
+    return f"{who}. Nothing was stored for {limit_s:.0f} s; the stacks of all ranks are in {where}"

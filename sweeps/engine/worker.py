@@ -20,6 +20,7 @@ from typing import Any
 
 from nanochat.config import TrainConfig
 from nanochat.stats import Checkpointable, Hooks, TrainResult
+from nanochat.waiting import Landmarks
 from sweeps.engine import scratch, stacks
 from sweeps.engine.output import into_log
 from sweeps.engine.patience import or_lost
@@ -39,7 +40,7 @@ def run_rank(values: dict[str, Any]) -> None:
     record = experiment.trial(task.trial)
     with contextlib.ExitStack() as output:
         or_lost("the log cannot be written", lambda: output.enter_context(into_log(record.log_path)))
-        stacks.enlist(experiment.store, task.trial, task.attempt)
+        stacks.enlist(experiment.store, task.trial, task.attempt, Landmarks.here(__file__, run_rank.__name__))
         sys.argv = experiment.manifest.argv  # the command that this process serves; its own is Ray's
         group = RayGroup(Store(record.train_uri), task.attempt)
         rank = Rank(task, group)

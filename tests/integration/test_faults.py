@@ -152,7 +152,9 @@ def test_a_hung_rank_is_named_and_every_stack_stored_before_the_leg_goes_on(run:
     assert (hung.end, completed.end, completed.first_step) == ("interrupted", "completed", 10)
     assert hung.error is not None
     assert hung.error.type == "RankHung"
-    assert hung.error.message.startswith("rank 1 did not move: nothing was stored for 20 s")
+    assert re.match(
+        r"rank 1 \(\S+, process \d+\) is in toy_train \(toy\.py:\d+\)\. Nothing was stored for 20 s", hung.error.message
+    )
     stacks = [experiment.store.read(f"{folder_of('worker_hung-b1')}/a000-r00{rank}.txt").decode() for rank in (0, 1)]
     assert "broadcast_object_list" in stacks[0]
     assert all("in toy_train" in text for text in stacks)

@@ -22,9 +22,9 @@ from nanochat.dist import Ranks
 from nanochat.optim import ParamSpec, ShardedOptimizer
 from nanochat.saving import Saver
 from nanochat.stats import Checkpointable, Hooks
+from nanochat.waiting import Answer
 from scripts import roll_call
-from scripts.roll_call import RollCall
-from scripts.waiting import waits
+from scripts.roll_call import RollCall, verdict
 
 ALONE = Ranks.from_environment(torch.device("cpu"))
 
@@ -109,7 +109,7 @@ def test_a_rank_that_is_killed_is_named_by_one_that_waits_without_an_error(launc
             rank.communicate()
     assert re.fullmatch(
         rf"error: rank 1 \(\S+, process {ranks[1].pid}\) is gone: killed, or crashed outside of Python\. "
-        r"The others wait in vain; add --resume latest to go on at the newest checkpoint\n",
+        r"The other ranks cannot continue; add --resume latest to resume from the newest checkpoint\n",
         said,
     )
     assert ranks[0].returncode == 1
@@ -129,15 +129,15 @@ def test_a_rank_whose_own_writer_is_not_done_is_where_the_writer_is():
     weights, disk = nn.Parameter(torch.ones(3, 3)), threading.Event()
     spec = ParamSpec(name="weights", param=weights, kind="muon", lr=0.1)
     optimizer = ShardedOptimizer([spec], ALONE, compute_dtype=torch.float32)
-    looks: list[tuple[bool, bool]] = []
+    looks: list[tuple[bool, str]] = []
 
     def write_slowly(_: Checkpointable) -> None:
         disk.wait()
 
     def look(roll: RollCall) -> None:
         time.sleep(0.5)
-        stack = roll._stack()
-        looks.append((waits(stack), "write_slowly" in [frame.name for frame in stack]))
+        doing = roll._doing()
+        looks.append((doing.waits, doing.place.partition(" ")[0]))
         disk.set()
 
     hooks = Hooks(save=write_slowly)
@@ -148,4 +148,13 @@ def test_a_rank_whose_own_writer_is_not_done_is_where_the_writer_is():
         other.start()
         saver.settle()
         other.join()
-    assert looks == [(False, True)]
+    assert looks == [(False, "write_slowly")]
+
+
+def test_the_verdict_says_why_the_roll_was_called_and_what_to_do_next():
+    waits, packs = Answer(waits=True, place="wait (dist.py:9)"), Answer(waits=False, place="pack (dataloader.py:7)")
+    cause, names = "The others have waited for 60 s", ("rank 0", "rank 1")
+    assert verdict(names, {0: waits, 1: packs}, cause) == (
+        f"rank 1 is in pack (dataloader.py:7). {cause}; add --resume latest to resume from the newest checkpoint"
+    )
+    assert verdict(names, {0: waits, 1: waits}, cause).startswith("every rank answered, so it cannot be told which")

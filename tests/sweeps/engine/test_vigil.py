@@ -1,7 +1,9 @@
 """How long an attempt may store nothing new. A rank that really hangs: tests/integration/test_faults.py."""
 
+from nanochat.waiting import Landmarks
 from sweeps.engine import process_group
 from sweeps.engine.cluster import COLLECTIVE_TIMEOUT_S
+from sweeps.engine.stacks import RankPlace
 from sweeps.engine.vigil import Clock, Limits, cause
 
 LIMITS = Limits(first_step_s=100, step_s=10)
@@ -37,7 +39,14 @@ def test_the_limits_end_before_the_collectives_timeouts() -> None:
 
 
 def test_the_cause_names_the_rank_or_says_that_it_cannot() -> None:
-    stuck = 'Thread 1\n  File "a.py", line 1 in f\n  File "w.py", line 1 in run_rank\n'
-    waiting = stuck.replace("a.py", "/x/torch/distributed/c.py")
-    assert cause({0: waiting, 1: stuck}, 600, "EXP/s").startswith("rank 1 did not move: nothing was stored for 600 s")
-    assert cause({0: waiting, 1: waiting}, 600, "EXP/s").startswith("no rank moved")
+    landmarks = Landmarks.here(__file__, "train")
+    stuck = f'Thread 1\n  File "a.py", line 1 in f\n  File "{__file__}", line 1 in train\n'
+    waiting = stuck.replace("a.py", f"{landmarks.collectives[0]}c.py")
+    ranks = [
+        RankPlace(rank=r, host="h", node_id="n", pid=10 + r, stacks_file="", landmarks=landmarks) for r in range(2)
+    ]
+    told = cause(ranks, {0: waiting, 1: stuck}, 600, "EXP/s")
+    assert told.startswith("rank 1 (h, process 11) is in f (a.py:1). Nothing was stored for 600 s")
+    assert cause(ranks, {0: waiting, 1: waiting}, 600, "EXP/s").startswith("each rank waits")
+    stopped = "process 11 did not answer within 20 s; its state is T (stopped)"
+    assert cause(ranks, {0: waiting, 1: stopped}, 600, "EXP/s").startswith("rank 1 (h, process 11) did not answer")
