@@ -21,12 +21,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nanochat import dataset, tokenizer
-from nanochat.shards import TEXT_COLUMN, open_shard
+from nanochat.data import corpus as dataset
+from nanochat.data import tokenizer
+from nanochat.data.shards import TEXT_COLUMN, open_shard
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
 from sweeps.records.rows import StepRow
-from sweeps.results.snapshot import read_snapshot
+from sweeps.results.measures.snapshot import read_snapshot
 from sweeps.results.status import status_json
 from sweeps.smoke import SWEEP
 from sweeps.spec.plan import make_plan

@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from nanochat import checkpoint_folders
+from nanochat.checkpoints import folders as checkpoint_folders
+from nanochat.checkpoints.saving import Saver, is_over
 from nanochat.config import TrainConfig, with_overrides
+from nanochat.loop.setup import Run, prepare
+from nanochat.loop.stepping import Stepper
 from nanochat.recipes import d12_moe, d12_moe_fp8
-from nanochat.saving import Saver, is_over
-from nanochat.setup import Run, prepare
 from nanochat.stats import Checkpointable, Hooks
-from nanochat.stepping import Stepper
 
 MIN_BYTES = 10**9
 KEPT = 2

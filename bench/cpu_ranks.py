@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat.config import with_overrides
+from nanochat.loop.setup import prepare
+from nanochat.loop.stepping import Stepper
 from nanochat.recipes import d12_moe, shrink_to_tiny
-from nanochat.setup import prepare
 from nanochat.stats import Hooks
-from nanochat.stepping import Stepper
-from sweeps.engine.trial import cpu_environment
+from sweeps.engine.trials.driver import cpu_environment
 
 _WARMUP_STEPS = 3
 _RANKS = cpu_environment(num_threads=1)

@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanochat.stats import REPEATABLE
-from sweeps.engine import family
-from sweeps.engine.stacks import places
+from sweeps.engine.processes import launch_processes as family
+from sweeps.engine.ranks.stacks import places
 from sweeps.records.experiment import Experiment
 
 PROGRAM = Path(sys.executable).parent / "nanochat-sweep"

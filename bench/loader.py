@@ -30,11 +30,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat import tokenizer
-from nanochat.dataloader import Lanes
-from nanochat.dataset import Corpus, prepare_embedded
-from nanochat.feed import Feed, Upload
-from nanochat.shards import RowGroups, write_shard
+from nanochat.data import tokenizer
+from nanochat.data.corpus import Corpus, prepare_embedded
+from nanochat.data.feed import Feed, Upload
+from nanochat.data.lanes import Lanes
+from nanochat.data.shards import RowGroups, write_shard
 
 BATCH_SIZE, SEQ_LEN = 16, 1024
 MICRO_BATCH_TOKENS = BATCH_SIZE * SEQ_LEN

@@ -29,15 +29,16 @@ from typing import Any
 import torch
 
 from bench.gap_stats import CONTROL, Result, append_result, read_results, table
-from nanochat import clock, loss_eval
 from nanochat.config import TrainConfig, digest, with_overrides
-from nanochat.device import keep_freed_memory
-from nanochat.logs import git_commit
+from nanochat.evaluation import loss as loss_eval
+from nanochat.loop.logs import git_commit
+from nanochat.loop.setup import Run, prepare
+from nanochat.loop.stepping import Stepper
+from nanochat.machine.device import keep_freed_memory
+from nanochat.metering import meter as clock
+from nanochat.metering.step_flags import WARMUP_STEPS
 from nanochat.recipes import d12_moe, shrink_to_tiny
-from nanochat.setup import Run, prepare
 from nanochat.stats import Hooks
-from nanochat.step_flags import WARMUP_STEPS
-from nanochat.stepping import Stepper
 
 ROLES: dict[str, dict[str, Any]] = {
     "all": {"precision.linears": "fp8", "precision.experts": "fp8"},

@@ -26,12 +26,12 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
 from bench.step import VARIANTS
-from nanochat.clock import PHASES, RankStep, phase_columns
 from nanochat.config import with_overrides
+from nanochat.loop.setup import prepare
+from nanochat.loop.stepping import Stepper
+from nanochat.metering.meter import PHASES, RankStep, phase_columns
 from nanochat.recipes import d12_moe_fp8, shrink_to_tiny
-from nanochat.setup import prepare
 from nanochat.stats import Hooks
-from nanochat.stepping import Stepper
 
 
 @dataclass(frozen=True)

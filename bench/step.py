@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 
-from nanochat import clock, compiling
 from nanochat.config import TrainConfig, with_overrides
+from nanochat.loop.setup import prepare
+from nanochat.loop.stepping import Stepper
+from nanochat.metering import meter as clock
+from nanochat.model import compiling
 from nanochat.recipes import d12_moe_fp8, shrink_to_tiny
-from nanochat.setup import prepare
 from nanochat.stats import Hooks
-from nanochat.stepping import Stepper
 
 _BF16 = {"precision.linears": "bf16", "precision.experts": "bf16"}
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -32,7 +32,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from nanochat import checkpoint_folders
+from nanochat.checkpoints import folders as checkpoint_folders
 from scripts import base_train
 
 FLAGS = shlex.split(

@@ -86,8 +86,8 @@ def compiler() -> Check:
 
 
 def run_probe() -> dict[str, Any]:
-    """What `nanochat.gpu_probe` prints; where it cannot, {"error": why}. Whatever it has started ends with it."""
-    command = [sys.executable, "-m", "nanochat.gpu_probe"]
+    """What nanochat.machine.gpu_probe prints; where it cannot, {"error": why}. Whatever it has started ends with it."""
+    command = [sys.executable, "-m", "nanochat.machine.gpu_probe"]
     pipe = subprocess.PIPE
     probe = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True)
     try:
@@ -107,7 +107,9 @@ def run_probe() -> dict[str, Any]:
 def gpus(probe: dict[str, Any]) -> list[Check]:
     """torch and the GPUs, from what the probe has measured."""
     if "error" in probe:
-        advice = "see what it says: python -m nanochat.gpu_probe; after an Xid in dmesg the node needs a restart"
+        advice = (
+            "see what it says: python -m nanochat.machine.gpu_probe; after an Xid in dmesg the node needs a restart"
+        )
         return [Check(name="torch", level="problem", seen=probe["error"], advice=advice)]
     build = f"built for CUDA {probe['cuda_build']}" if probe["cuda_build"] else "built without CUDA"
     driver = f"driver {probe['driver']}" if probe["driver"] else "no NVIDIA driver"
@@ -170,7 +172,7 @@ def _all_reduce(gb_per_s: float | None, num_gpus: int) -> Check:
 
 def ray_head() -> Check:
     """Whether a launch here would meet another cluster."""
-    from sweeps.engine.preflight import foreign_heads
+    from sweeps.engine.cluster.checks import foreign_heads
 
     address, heads = os.environ.get("RAY_ADDRESS"), foreign_heads()
     if address:
@@ -234,8 +236,8 @@ def compile_cache() -> Check:
 def corpus() -> Check:
     """Whether the text in the package can be prepared; does it if it was not done before."""
     from nanochat.config import ConfigError
-    from nanochat.dataset import cache_folder, prepare_embedded
-    from nanochat.tokenizer import load
+    from nanochat.data.corpus import cache_folder, prepare_embedded
+    from nanochat.data.tokenizer import load
 
     try:
         prepared = prepare_embedded()

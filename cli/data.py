@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from nanochat.corpus_size import PartSize
-    from nanochat.dataset import Corpus
-    from nanochat.tokenizer import Tokenizer
+    from nanochat.data.corpus import Corpus
+    from nanochat.data.size import PartSize
+    from nanochat.data.tokenizer import Tokenizer
 
 
 def data(
@@ -18,9 +18,9 @@ def data(
 ) -> None:
     """Prepare the text and its tokenizer, and describe them."""
     from cli.console import note, out
-    from nanochat.corpus_size import measure_corpus
-    from nanochat.dataset import cache_folder, open_corpus
-    from nanochat.tokenizer import load
+    from nanochat.data.corpus import cache_folder, open_corpus
+    from nanochat.data.size import measure_corpus
+    from nanochat.data.tokenizer import load
 
     note(f"preparing what is not in {cache_folder()} yet")
     corpus = open_corpus(source)

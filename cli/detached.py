@@ -23,7 +23,7 @@ def check_detachable(root: str, detach: bool, *, preflight: bool = False) -> Non
     """Raises UsageError where a detached run could not be: its log needs a local folder, a job's end would end it."""
     if not detach:
         return
-    from sweeps.engine.job import submitted_job
+    from sweeps.engine.processes.job import submitted_job
     from sweeps.records.store import Store
     from sweeps.spec.errors import UsageError
 

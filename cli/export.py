@@ -17,7 +17,7 @@ def export(
     """Write legs.parquet and steps.parquet; docs/parquet.md explains every column."""
     from cli.console import out
     from cli.stored import open_snapshot, writing
-    from sweeps.results.parquet import export_snapshot, export_store
+    from sweeps.results.tables.parquet import export_snapshot, export_store
 
     experiment, snapshot = open_snapshot(exp, storage)
     with writing("--out"):

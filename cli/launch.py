@@ -40,7 +40,7 @@ def launch(
 
     from cli.detached import check_detachable, start_detached
     from cli.running import check_places, run_and_tell, run_options
-    from sweeps.engine.preflight import check_before_start, check_disk, free_bytes
+    from sweeps.engine.cluster.checks import check_before_start, check_disk, free_bytes
     from sweeps.records.home import new_experiment_id, storage_root
     from sweeps.records.provenance import new_manifest
     from sweeps.records.store import Store

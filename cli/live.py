@@ -15,9 +15,9 @@ from cli.console import counted, has_colour, note, out, warn
 from cli.screen import Screen
 
 if TYPE_CHECKING:
-    from sweeps.engine.events import Event
+    from sweeps.engine.watching.events import Event
     from sweeps.records.experiment import Experiment
-    from sweeps.results.progress import ExperimentProgress, LegProgress
+    from sweeps.results.measures.progress import ExperimentProgress, LegProgress
 
 LOCAL_INTERVAL_S, REMOTE_INTERVAL_S = 1.0, 5.0
 PLAIN_STEP_INTERVAL_S = 10.0
@@ -27,7 +27,7 @@ class LiveTable:
     """An experiment's table at the bottom of a terminal."""
 
     def __init__(self, experiment: "Experiment", screen: Screen) -> None:
-        from sweeps.results.progress import ProgressReader
+        from sweeps.results.measures.progress import ProgressReader
 
         self.screen = screen
         self._reader = ProgressReader(experiment)
@@ -90,7 +90,7 @@ def _in_words(leg: "LegProgress") -> str:
 
 
 def _tell_plainly(event: "Event") -> None:
-    from sweeps.engine.events import Warned
+    from sweeps.engine.watching.events import Warned
 
     warn(event.message) if isinstance(event, Warned) else note(str(event))
 
@@ -108,7 +108,7 @@ class _LiveTeller:
 
     def tell(self, event: "Event") -> None:
         """Says what the table does not show."""
-        from sweeps.engine import events
+        from sweeps.engine.watching import events
 
         shown = (events.LegStarted, events.LegTraining, events.LegProgress, events.LegCheckpointed, events.LegCompleted)
         if isinstance(event, events.ExperimentEnded):
@@ -146,7 +146,7 @@ def _watch_live(experiment: "Experiment") -> None:
 
 def _watch_plainly(experiment: "Experiment") -> None:
     """A running leg's steps are told now and then, everything else at once."""
-    from sweeps.results.progress import ProgressReader
+    from sweeps.results.measures.progress import ProgressReader
 
     reader = ProgressReader(experiment)
     told: ExperimentProgress | None = None

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.console import counted
-from sweeps.results.progress import ExperimentProgress, LegProgress
+from sweeps.results.measures.progress import ExperimentProgress, LegProgress
 
 _STYLES = {
     "completed": "green",

@@ -23,7 +23,7 @@ def report(
     from cli.console import out
     from cli.stored import open_snapshot, writing
     from sweeps.records.store import Store
-    from sweeps.results.report import write_chosen, write_snapshots
+    from sweeps.results.report.build import write_chosen, write_snapshots
 
     opened = [open_snapshot(exp, storage) for exp in dict.fromkeys(exps)]
     snapshots = [snapshot for _, snapshot in opened]

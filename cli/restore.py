@@ -21,8 +21,8 @@ def restore(
 ) -> int:
     """Continue an experiment: completed legs stay as they are, the interrupted one goes on at its checkpoint."""
     from cli.running import check_places, planned_workers, run_and_tell, run_options
+    from sweeps.engine.cluster.checks import LOCAL, check_before_start
     from sweeps.engine.launch import is_open
-    from sweeps.engine.preflight import LOCAL, check_before_start
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment
 

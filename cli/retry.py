@@ -27,7 +27,7 @@ def retry(
     """Try failed legs again, then continue the experiment as restore does."""
     from cli.console import note
     from cli.running import check_places, planned_workers, run_and_tell, run_options
-    from sweeps.engine.preflight import check_before_start
+    from sweeps.engine.cluster.checks import check_before_start
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment
     from sweeps.spec.errors import Locked

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from sweeps.engine.events import Event
+    from sweeps.engine.watching.events import Event
     from sweeps.records.experiment import Experiment
-    from sweeps.results.milestone import ReportCopy
+    from sweeps.results.report.publish import ReportCopy
     from sweeps.spec.plan import Plan
 
 Address = Annotated[
@@ -42,7 +42,7 @@ def run_options(
 ) -> RunOptions:
     """The options as typed. Raises UsageError for a time or a place that cannot be."""
     from cli.duration import seconds_of
-    from sweeps.results.milestone import ReportCopy
+    from sweeps.results.report.publish import ReportCopy
     from sweeps.spec.errors import UsageError
 
     if not grace_s >= 0:
@@ -51,7 +51,7 @@ def run_options(
         raise UsageError("--commit needs --report-to DIR: the folder, in a git repository, where the report is shown")
     report_copy = None
     if report_to is not None:
-        from sweeps.engine.job import check_place, submitted_job
+        from sweeps.engine.processes.job import check_place, submitted_job
         from sweeps.records.home import check_on_disk
 
         check_on_disk("--report-to", report_to)
@@ -63,7 +63,7 @@ def run_options(
 
 def check_places(storage: str | None, exp: str | None = None) -> None:
     """Raises UsageError where this is a submitted job and a place that was given is relative."""
-    from sweeps.engine.job import check_place, submitted_job
+    from sweeps.engine.processes.job import check_place, submitted_job
 
     job = submitted_job()
     variable = "NANOCHAT_SWEEP_STORAGE"
@@ -111,8 +111,8 @@ def run_and_tell(
 
 def _refresh(experiment: "Experiment", report_copy: "ReportCopy | None", tell: "Callable[[Event], None]") -> None:
     """Tables and report, and the report's copy; that one's failure is a warning."""
-    from sweeps.engine.events import Warned
-    from sweeps.results.report import refresh
+    from sweeps.engine.watching.events import Warned
+    from sweeps.results.report.build import refresh
     from sweeps.spec.errors import SweepToolError
 
     refresh(experiment)

@@ -17,8 +17,8 @@ def status(
     """Print the state of every trial and its numbers so far."""
     from cli.console import out, table
     from cli.stored import open_snapshot
+    from sweeps.results.measures.untimed import untimed_trials
     from sweeps.results.status import run_table, status_json
-    from sweeps.results.untimed import untimed_trials
     from sweeps.spec.errors import UsageError
 
     if watch and as_json:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sweeps.records.experiment import Experiment
-    from sweeps.results.snapshot import Snapshot
+    from sweeps.results.measures.snapshot import Snapshot
 
 
 def open_snapshot(name: str, storage: str | None) -> "tuple[Experiment, Snapshot]":
@@ -14,7 +14,7 @@ def open_snapshot(name: str, storage: str | None) -> "tuple[Experiment, Snapshot
     from cli.console import warn
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment
-    from sweeps.results.snapshot import read_snapshot
+    from sweeps.results.measures.snapshot import read_snapshot
 
     experiment = Experiment.open(find_experiment(name, storage))
     snapshot = read_snapshot(experiment)

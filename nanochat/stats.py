@@ -43,7 +43,7 @@ class StepStats:
     dt_ms: float  # wall time of the step on its slowest rank
     dt_median_ms: float
     slowest_rank: int
-    data_ms: float | None = None  # waiting for batches; the slowest rank's, as the next five (nanochat.phases)
+    data_ms: float | None = None  # waiting for batches; the slowest rank's, as the next five (nanochat.metering.phases)
     forward_ms: float | None = None
     backward_ms: float | None = None  # with the communication that runs along
     optimizer_ms: float | None = None

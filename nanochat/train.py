@@ -11,16 +11,21 @@ from dataclasses import replace
 
 import torch
 
-from nanochat import clock, compiling, core_eval, generate, logs, loss_eval
+from nanochat.checkpoints.saving import Saver, is_over
 from nanochat.config import TrainConfig
-from nanochat.fp8 import conversion_line
-from nanochat.saving import Saver, is_over
-from nanochat.setup import Run, core_folder, prepare
+from nanochat.evaluation import core as core_eval
+from nanochat.evaluation import generate
+from nanochat.evaluation import loss as loss_eval
+from nanochat.loop import logs
+from nanochat.loop.setup import Run, core_folder, prepare
+from nanochat.loop.step_stats import step_stats
+from nanochat.loop.stepping import Stepper
+from nanochat.metering import meter as clock
+from nanochat.metering.step_flags import Flags
+from nanochat.metering.telemetry import NUM_FLOATS, GpuReading, GpuSampler, combine
+from nanochat.model import compiling
+from nanochat.model.fp8 import conversion_line
 from nanochat.stats import Hooks, TrainResult
-from nanochat.step_flags import Flags
-from nanochat.step_stats import step_stats
-from nanochat.stepping import Stepper
-from nanochat.telemetry import NUM_FLOATS, GpuReading, GpuSampler, combine
 
 MAX_SKIPPED_IN_A_ROW = 10
 

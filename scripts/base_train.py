@@ -21,17 +21,17 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-from nanochat import checkpoint_folders
-from nanochat.advice import is_out_of_memory, memory_advice, peak_mib
-from nanochat.checkpoint import CheckpointError
-from nanochat.compile_failures import CompileError
+from nanochat.checkpoints import folders as checkpoint_folders
+from nanochat.checkpoints.format import CheckpointError
 from nanochat.config import ConfigError, TrainConfig
-from nanochat.dataset import cache_folder
-from nanochat.device import keep_freed_memory
+from nanochat.data.corpus import cache_folder
 from nanochat.flags import RunOptions, help_text, in_flag_names, parse_flags
+from nanochat.loop.compile_failures import CompileError
+from nanochat.machine.device import keep_freed_memory
+from nanochat.machine.memory import is_out_of_memory, memory_advice, peak_mib
 from nanochat.stats import Checkpointable, Hooks, TrainResult
 from nanochat.train import DivergedError, train
-from scripts.roll_call import RollCall
+from scripts.rank_watch import RollCall
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=15)  # longer than a roll call takes to come, which names a rank
 CHECKPOINTS_KEPT = 2

@@ -23,7 +23,7 @@ from sweeps.records.documents import AttemptRecord, Manifest, TrialResult, utc_n
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
 from sweeps.records.rows import StepRow
-from sweeps.results.snapshot import Snapshot, TrialSnapshot
+from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec import Axis, Control, Gate, Sweep, TailWindow
 from sweeps.spec.names import moe_leg_name
 from sweeps.spec.plan import Plan, Trial, make_plan
@@ -36,7 +36,7 @@ MAKE_ADDS = ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")  # what `mak
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files whose tests take minutes come first, then those that train, so that no core waits for one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("integration")}
-    items.sort(key=lambda item: (item.path.name != LONGEST, item.path not in slow, item.path.parent.name != "nanochat"))
+    items.sort(key=lambda item: (item.path.name != LONGEST, item.path not in slow, "nanochat" not in item.path.relative_to(ROOT).parts))
 
 
 FACTS: dict[str, Any] = {

@@ -18,10 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps.engine import family
-from sweeps.engine import rehearsal as rehearsing
-from sweeps.engine.cluster import connected
-from sweeps.engine.events import (
+from sweeps.engine import preflight as rehearsing
+from sweeps.engine.cluster.checks import LOCAL, Resources, check_plan, device_of
+from sweeps.engine.cluster.nodes import check_nodes
+from sweeps.engine.cluster.session import connected
+from sweeps.engine.processes import launch_processes as family
+from sweeps.engine.processes.output import others_into_log
+from sweeps.engine.ranks.worker import TrainFunction
+from sweeps.engine.trials.driver import TrialTask, run_trial
+from sweeps.engine.trials.next_move import Policy
+from sweeps.engine.watching.events import (
     Event,
     ExperimentEnded,
     ExperimentStarted,
@@ -31,15 +37,9 @@ from sweeps.engine.events import (
     Stopping,
     Warned,
 )
-from sweeps.engine.moves import Policy
-from sweeps.engine.nodes import check_nodes
-from sweeps.engine.output import others_into_log
-from sweeps.engine.preflight import LOCAL, Resources, check_plan, device_of
-from sweeps.engine.stop import EXIT_CODES, StopAtOnce, StopState, signals_into
-from sweeps.engine.trial import TrialTask, run_trial
-from sweeps.engine.vigil import Limits
-from sweeps.engine.watch import Watch
-from sweeps.engine.worker import TrainFunction
+from sweeps.engine.watching.hang_watch import Limits
+from sweeps.engine.watching.stop import EXIT_CODES, StopAtOnce, StopState, signals_into
+from sweeps.engine.watching.stored_events import Watch
 from sweeps.records.documents import TrialState
 from sweeps.records.experiment import Experiment
 from sweeps.records.home import typed_name
@@ -184,7 +184,7 @@ class _Run:
         limits: Limits,
         also_asked: Callable[[], str | None] = lambda: None,  # a stop of what this run is a part of
     ) -> None:
-        from sweeps.engine.order import PlanOrder
+        from sweeps.engine.trials.order import PlanOrder
 
         self._experiment, self._num_workers, self._resources = experiment, num_workers, resources
         self._stop, self._on_event, self._refresh, self._train = stop, on_event, refresh, train

@@ -1,160 +1,72 @@
-"""What must hold before anything is started: enough workers' places, sizes a CPU can carry, no cluster overlooked.
+"""A few steps of every leg before the first one runs in earnest: what cannot compile or fit shows in minutes.
 
-The decisions are pure; only `local_resources` and `foreign_heads` look at the machine, and neither needs Ray. So a
-launch is refused before it leaves anything behind.
+The rehearsal is an experiment of its own inside the real one, in `EXP/preflight`: the same attempts, rows and logs, but
+each leg once, three steps, and no checkpoint. A leg that fails here is told at once and tried all the same: only its
+own run decides about it. Compiled graphs stay in the cache, so the real legs start with them.
 """
 
-import os
-import shutil
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
-from nanochat.config import TrainConfig
-from nanochat.sizes import batch_tokens, checkpoint_bytes, flops_per_token
-from sweeps.engine.family import is_marked
-from sweeps.engine.gpus import visible_gpus
-from sweeps.engine.resume import KEEP_CHECKPOINTS
-from sweeps.spec.errors import NoCluster, UsageError
-from sweeps.spec.plan import Plan
+from nanochat.config import digest, with_overrides
+from sweeps.engine.watching.events import (
+    Event,
+    LegCompleted,
+    LegFailed,
+    LegInterrupted,
+    Refused,
+    Rehearsed,
+    Stopping,
+    Warned,
+)
+from sweeps.records.experiment import Experiment
+from sweeps.spec.plan import Plan, Trial, plan_to_json
 
-# A step of this size takes a two-core machine some ten seconds. A full-size recipe needs hundreds of times as much.
-MAX_CPU_STEP_FLOPS = 1e12
-LOCAL = "local"
+FOLDER = "preflight"
+NUM_STEPS = 3
+
+
+def short_plan(plan: Plan, completed: Collection[str] = ()) -> Plan:
+    """Each leg once, in the plan's order, without those whose trials are all among the completed."""
+    firsts: dict[str, Trial] = {}
+    for trial in plan.trials:
+        if trial.name not in completed:
+            firsts.setdefault(trial.leg.name, _short(trial))
+    return replace(plan, num_blocks=1, window_steps=1, trials=tuple(firsts.values()))
+
+
+def _short(trial: Trial) -> Trial:
+    changes = {"schedule.num_steps": NUM_STEPS, "run.checkpoint_every": None, "run.final_checkpoint": False}
+    return replace(trial, config=with_overrides(trial.config, changes))
+
+
+def create(experiment: Experiment) -> Experiment:
+    """The rehearsal's own experiment, inside the real one."""
+    completed = [record.name for record in experiment.trials() if record.result() is not None]
+    plan = plan_to_json(short_plan(experiment.plan, completed))
+    manifest = replace(experiment.manifest, id=f"{experiment.id}-preflight", plan=plan, plan_digest=digest(plan))
+    return Experiment.create(experiment.uri, FOLDER, manifest)
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What there is to run workers on."""
+class Telling:
+    """Passes on of a rehearsal what a person wants to know: each leg's end, and what concerns the whole launch."""
 
-    num_cpus: int | None  # None: declared as needed, since workers without a GPU only share the cores
-    num_gpus: int
-    where: str  # "this machine", or a cluster's address
-    is_private: bool = False  # nobody else can have a worker on it
+    rehearsal: Experiment
+    on_event: Callable[[Event], None]
 
-
-def device_of(config: TrainConfig, num_gpus: int) -> Literal["cpu", "cuda"]:
-    """Where a trial's workers run: as the config says, else on GPUs if there are any."""
-    return config.run.device or ("cuda" if num_gpus > 0 else "cpu")
-
-
-def check_before_start(plan: Plan, num_workers: int, address: str | None) -> str:
-    """The cluster to use, an address or `LOCAL`; what can be refused without starting Ray is refused here."""
-    cluster = check_address(address, foreign_heads())
-    if cluster == LOCAL:
-        check_plan(plan, num_workers, local_resources())
-    return cluster
-
-
-def check_plan(plan: Plan, num_workers: int, resources: Resources) -> None:
-    """Raises NoCluster where a trial of the plan has no place, saying what would have one; UsageError if none has."""
-    for trial in plan.trials:
-        if device_of(trial.config, resources.num_gpus) == "cuda":
-            _check_gpus(plan.sweep, num_workers, resources)
-        elif trial.config.model.attention == "flash":
-            raise UsageError(
-                f"leg {trial.leg.name} has model.attention=flash, which runs on GPUs only, and would run on a CPU; "
-                f"leave it at auto"
+    def __call__(self, event: Event) -> None:
+        """Called for every event of the rehearsal."""
+        if isinstance(event, LegCompleted):
+            rows = self.rehearsal.trial(event.at.trial).rows()
+            first_step_s, peak_mib = rows[0].dt_ms / 1e3, max(row.peak_mib for row in rows)
+            fell_back = any("fallback" in row.flags for row in rows)
+            how = "could not be compiled, runs uncompiled" if fell_back else "runs"
+            text = f"{how}; first step {first_step_s:.1f} s, peak {peak_mib:,.0f} MiB"
+            self.on_event(Rehearsed(at=event.at, is_ok=True, text=text))
+        elif isinstance(event, LegFailed):
+            self.on_event(
+                Rehearsed(at=event.at, is_ok=False, text=f"failed and will be tried all the same: {event.error}")
             )
-        else:
-            _check_cpus(plan.sweep, trial.config, num_workers, resources)
-
-
-def _check_gpus(sweep: str, num_workers: int, resources: Resources) -> None:
-    if num_workers <= resources.num_gpus:
-        return
-    fewer = f"--num-workers {resources.num_gpus}" if resources.num_gpus else "--num-workers on a machine with GPUs"
-    raise NoCluster(
-        f"sweep {sweep} wants {_counted(num_workers, 'GPU')}, one per worker; {resources.where} has "
-        f"{resources.num_gpus}. Give it fewer with {fewer} (the total batch stays), a cluster with --address, "
-        f"or try it at a small size on the CPU with --preset tiny"
-    )
-
-
-def _check_cpus(sweep: str, config: TrainConfig, num_workers: int, resources: Resources) -> None:
-    step_flops = flops_per_token(config) * batch_tokens(config)
-    if config.run.device is None and step_flops > MAX_CPU_STEP_FLOPS:
-        raise NoCluster(
-            f"sweep {sweep} wants {_counted(num_workers, 'GPU')}; {resources.where} has none, and a step of "
-            f"{step_flops:.1e} floating-point operations is too much for its CPU. Try it at a small size with "
-            f"--preset tiny, or run it where there are GPUs (with fewer of them: --num-workers; a cluster: --address)"
-        )
-    if resources.num_cpus is not None and num_workers > resources.num_cpus:
-        raise NoCluster(
-            f"sweep {sweep} wants {_counted(num_workers, 'CPU')}, one per worker; {resources.where} has "
-            f"{resources.num_cpus}. Give it fewer with --num-workers (the total batch stays)"
-        )
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-def check_disk(plan: Plan, storage: str, num_free_bytes: int | None) -> None:
-    """Raises UsageError where the checkpoints of a plan do not fit into its storage; None: unknown what is free."""
-    saving = [t.config for t in plan.trials if t.config.run.checkpoint_every or t.config.run.final_checkpoint]
-    if num_free_bytes is None or not saving:
-        return
-    sizes = [checkpoint_bytes(config) for config in saving]
-    num_needed = KEEP_CHECKPOINTS * sum(sizes) + max(sizes)  # the newest is written before the oldest goes
-    if num_needed > num_free_bytes:
-        raise UsageError(
-            f"storage {storage} has {num_free_bytes / 2**30:,.1f} GiB free; the checkpoints of "
-            f"{_counted(len(saving), 'leg')} take about {num_needed / 2**30:,.1f} GiB, {KEEP_CHECKPOINTS} each. Make "
-            f"room, choose another place with --storage, or keep none with --set run.final_checkpoint=False "
-            f"--set run.checkpoint_every=None"
-        )
-
-
-def free_bytes(storage: str) -> int | None:
-    """What is free on the disk of a folder that may not exist yet; None for what is no disk."""
-    if "://" in storage:
-        return None
-    folder = Path(storage).expanduser().absolute()
-    while not folder.exists():
-        folder = folder.parent
-    usage = shutil.disk_usage(folder)
-    return usage.free if usage.total else None
-
-
-def check_address(address: str | None, heads: list[str]) -> str:
-    """The cluster to use, an address or `LOCAL`. Raises UsageError where a running head was perhaps overlooked."""
-    if address is not None and address.startswith("ray://"):
-        raise UsageError(f"--address {address} is a Ray client's; give the cluster's own address, like host:6379")
-    if address is not None:
-        return address
-    if heads:
-        raise UsageError(
-            f"a Ray head is running on this machine ({', '.join(heads)}) and neither --address nor RAY_ADDRESS says "
-            f"whether to use it; run there with --address {heads[0]}, or beside it with --address {LOCAL}"
-        )
-    return LOCAL
-
-
-def local_resources() -> Resources:
-    """This machine's, for a private cluster."""
-    return Resources(num_cpus=None, num_gpus=num_visible_gpus(), where="this machine", is_private=True)
-
-
-def num_visible_gpus() -> int:
-    """NVIDIA GPUs, or parts of one, that CUDA_VISIBLE_DEVICES leaves to us, counted without starting CUDA."""
-    parts = [item for item in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if item.startswith("MIG-")]
-    return len(parts) or len(visible_gpus())
-
-
-def foreign_heads() -> list[str]:
-    """Addresses of Ray heads on this machine that no launch of this tool has started for itself."""
-    heads: list[str] = []
-    for folder in sorted(Path("/proc").glob("[0-9]*")):
-        arguments = _command_line(folder)
-        if arguments and Path(arguments[0]).name == "gcs_server" and not is_marked(int(folder.name)):
-            options = dict(item.removeprefix("--").split("=", 1) for item in arguments[1:] if "=" in item)
-            heads.append(f"{options.get('node-ip-address', '127.0.0.1')}:{options.get('gcs_server_port', '6379')}")
-    return heads
-
-
-def _command_line(process: Path) -> list[str]:
-    try:
-        return [part.decode(errors="replace") for part in (process / "cmdline").read_bytes().split(b"\0") if part]
-    except OSError:
-        return []
+        elif isinstance(event, LegInterrupted | Refused | Stopping | Warned):
+            self.on_event(event)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeps.records.documents import TrialState
-from sweeps.results.snapshot import Snapshot, TrialSnapshot
-from sweeps.results.tail import measure
+from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
+from sweeps.results.measures.trial import measure
 
 
 @dataclass(frozen=True, kw_only=True)

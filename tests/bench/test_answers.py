@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench import answers
-from sweeps.results.snapshot import read_snapshot
+from sweeps.results.measures.snapshot import read_snapshot
 
 
 def test_its_experiment_is_as_large_as_asked(tmp_path: Path):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from bench import loader
-from nanochat import tokenizer
-from nanochat.dataloader import Lanes
-from nanochat.feed import Feed
+from nanochat.data import tokenizer
+from nanochat.data.feed import Feed
+from nanochat.data.lanes import Lanes
 
 
 def _lanes(folder: Path) -> Lanes:

@@ -14,7 +14,7 @@ from torch import nn
 
 from bench import loss_gap
 from bench.gap_stats import Result, append_result, gap, read_results, t_quantile_95, table
-from nanochat import compiling
+from nanochat.model import compiling
 
 RUN = Result(
     variant="bf16", seed=1, config_sha256="0", device="card", torch="2", commit=None, num_steps=9, epoch=1,

@@ -12,8 +12,8 @@ from playwright.sync_api import Browser, sync_playwright
 from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
-from sweeps.results.report import write_chosen
-from sweeps.results.snapshot import Snapshot, read_snapshot
+from sweeps.results.measures.snapshot import Snapshot, read_snapshot
+from sweeps.results.report.build import write_chosen
 
 QUIET = [
     "--disable-gpu",

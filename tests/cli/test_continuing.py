@@ -14,7 +14,7 @@ from cli.detached import words_of
 from cli.running import RunOptions
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
-from sweeps.results.milestone import ReportCopy
+from sweeps.results.report.publish import ReportCopy
 from sweeps.spec.find import load_sweep
 from sweeps.spec.plan import make_plan
 

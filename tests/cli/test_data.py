@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from nanochat.shards import write_shard
+from nanochat.data.shards import write_shard
 
 
 def test_the_embedded_text_is_described(program: Callable) -> None:

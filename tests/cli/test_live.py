@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from cli.live import changes, telling
-from sweeps.engine.events import (
+from sweeps.engine.watching.events import (
     ExperimentEnded,
     ExperimentStarted,
     LegCompleted,
@@ -33,7 +33,7 @@ from sweeps.engine.events import (
 )
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
-from sweeps.results.progress import ProgressReader
+from sweeps.results.measures.progress import ProgressReader
 
 Make = Callable[..., Experiment]
 MakeRow = Callable[..., StepRow]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli.progress_table import Look, duration, shortened, table_lines, visible
-from sweeps.results.progress import ExperimentProgress, LegProgress
+from sweeps.results.measures.progress import ExperimentProgress, LegProgress
 
 GOLDEN = Path(__file__).parent / "golden"
 PLAIN = Look(has_colour=False)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanochat import compiling, gpt
-from nanochat.compile_failures import CompileError
 from nanochat.config import CompileMode, TrainConfig, with_overrides
+from nanochat.loop.compile_failures import CompileError
+from nanochat.loop.stepping import _RecordedMicroStep
+from nanochat.model import compiling, gpt
 from nanochat.recipes import d12_moe_fp8
 from nanochat.stats import Hooks, StepStats
-from nanochat.stepping import _RecordedMicroStep
 from nanochat.train import train
 
 pytestmark = pytest.mark.gpu

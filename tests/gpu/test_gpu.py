@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nanochat.attention import attend_flash
 from nanochat.config import Fp8Recipe, MoEConfig, Precision, PrecisionConfig
-from nanochat.fp8 import QuantizedWeight, convert_linears, fp8_grouped_linear, project
-from nanochat.moe import Experts, MoE
+from nanochat.model.attention import attend_flash
+from nanochat.model.fp8 import QuantizedWeight, convert_linears, fp8_grouped_linear, project
+from nanochat.model.moe import Experts, MoE
 
 pytestmark = pytest.mark.gpu
 WIDTH, NUM_EXPERTS = 128, 8

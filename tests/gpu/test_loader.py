@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from bench.loader import InLine
-from nanochat import tokenizer
-from nanochat.dataloader import Lanes
-from nanochat.dataset import prepare_embedded
-from nanochat.feed import Feed
+from nanochat.data import tokenizer
+from nanochat.data.corpus import prepare_embedded
+from nanochat.data.feed import Feed
+from nanochat.data.lanes import Lanes
 
 pytestmark = pytest.mark.gpu
 NUM_BATCHES = 40

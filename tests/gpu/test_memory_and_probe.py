@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from nanochat.advice import is_out_of_memory, memory_advice, peak_mib
-from nanochat.gpu_probe import matmul_tflop_per_s, probe
+from nanochat.machine.gpu_probe import matmul_tflop_per_s, probe
+from nanochat.machine.memory import is_out_of_memory, memory_advice, peak_mib
 from nanochat.recipes import d12_moe
 
 pytestmark = pytest.mark.gpu

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from nanochat.config import TrainConfig, with_overrides
+from nanochat.loop.setup import prepare
+from nanochat.loop.stepping import Stepper
 from nanochat.recipes import d12_moe
-from nanochat.setup import prepare
 from nanochat.stats import Hooks, StepStats
-from nanochat.stepping import Stepper
 from nanochat.train import train
 
 pytestmark = pytest.mark.gpu

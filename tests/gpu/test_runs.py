@@ -14,12 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanochat import checkpoint_folders, compiling
+from nanochat.checkpoints import folders as checkpoint_folders
 from nanochat.config import CompileMode, TrainConfig, with_overrides
+from nanochat.loop.setup import prepare
+from nanochat.loop.stepping import Stepper
+from nanochat.model import compiling
 from nanochat.recipes import d12_moe, d12_moe_fp8
-from nanochat.setup import prepare
 from nanochat.stats import Checkpointable, Hooks, StepStats
-from nanochat.stepping import Stepper
 from nanochat.train import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("fresh_process")]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from nanochat import checkpoint
+from nanochat.checkpoints import format as checkpoint
+from nanochat.checkpoints.host_copies import HostCopies
 from nanochat.config import TrainConfig, with_overrides
-from nanochat.host_copies import HostCopies
 from nanochat.recipes import d12_moe
 from nanochat.stats import Checkpointable, Hooks, StepStats
 from nanochat.train import train

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from nanochat.config import RunConfig, with_overrides
-from nanochat.device import open_device
+from nanochat.machine.device import open_device
+from nanochat.metering.telemetry import NOTHING, THREAD_NAME, GpuSampler, card_uuid, driver_readings
 from nanochat.recipes import d12_moe
 from nanochat.stats import Hooks, StepStats
-from nanochat.telemetry import NOTHING, THREAD_NAME, GpuSampler, card_uuid, driver_readings
 from nanochat.train import train
 
 pytestmark = pytest.mark.gpu
@@ -59,7 +59,9 @@ def test_the_card_is_the_right_one_whatever_cuda_visible_devices_renumbers(by: s
     last = int(outer) if outer.isdecimal() else pynvml.nvmlDeviceGetCount() - 1
     uuid = pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(last))
     pynvml.nvmlShutdown()
-    program = "import torch; from nanochat.telemetry import card_uuid; print(card_uuid(torch.device('cuda', 0)))"
+    program = (
+        "import torch; from nanochat.metering.telemetry import card_uuid; print(card_uuid(torch.device('cuda', 0)))"
+    )
     seen = subprocess.run(
         [sys.executable, "-c", program],
         env=os.environ | {"CUDA_VISIBLE_DEVICES": uuid if by == "uuid" else str(last)},

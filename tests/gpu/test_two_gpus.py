@@ -15,12 +15,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from nanochat.clock import RankStep
 from nanochat.config import TrainConfig, with_overrides
+from nanochat.loop.setup import Run, prepare
+from nanochat.loop.stepping import Stepper
+from nanochat.metering.meter import RankStep
 from nanochat.recipes import d12_moe
-from nanochat.setup import Run, prepare
 from nanochat.stats import Hooks
-from nanochat.stepping import Stepper
 
 pytestmark = pytest.mark.gpu
 _NUM_STEPS = 6

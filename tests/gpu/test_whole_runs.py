@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat.checkpoint import verify
+from nanochat.checkpoints.format import verify
 
 pytestmark = pytest.mark.gpu
 

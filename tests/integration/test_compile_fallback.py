@@ -10,7 +10,7 @@ from nanochat.recipes import d12_moe, shrink_to_tiny
 from sweeps.engine.launch import run_experiment
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
-from sweeps.results.report import refresh
+from sweeps.results.report.build import refresh
 from sweeps.spec import Axis, Gate, Sweep, TailWindow
 from sweeps.spec.plan import make_plan
 

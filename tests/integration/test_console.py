@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.dataset import prepare_embedded
+from nanochat.data.corpus import prepare_embedded
 
 pytestmark = pytest.mark.integration
 

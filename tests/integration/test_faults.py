@@ -18,11 +18,11 @@ import ray.cloudpickle
 
 from nanochat.config import with_overrides
 from nanochat.recipes import d12_moe, shrink_to_tiny
-from sweeps.engine import family
-from sweeps.engine.events import Event, LegCheckpointed, LegFailed, LegInterrupted, LegTraining
 from sweeps.engine.launch import Outcome, run_experiment
-from sweeps.engine.stacks import RankPlace, folder_of, places
-from sweeps.engine.vigil import Limits
+from sweeps.engine.processes import launch_processes as family
+from sweeps.engine.ranks.stacks import RankPlace, folder_of, places
+from sweeps.engine.watching.events import Event, LegCheckpointed, LegFailed, LegInterrupted, LegTraining
+from sweeps.engine.watching.hang_watch import Limits
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
 from sweeps.spec import Axis, Sweep, TailWindow

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.engine import family
+from sweeps.engine.processes import launch_processes as family
 from sweeps.records.experiment import Experiment
 
 pytestmark = pytest.mark.integration

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from nanochat.stats import REPEATABLE
-from sweeps.engine import family
+from sweeps.engine.processes import launch_processes as family
 from sweeps.records.experiment import Experiment
 
 pytestmark = pytest.mark.integration

@@ -53,11 +53,11 @@ def run_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[An
 @pytest.fixture(scope="session")
 def small_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of shards of real paragraphs, with a tokenizer of one token per byte and a vocabulary of 300."""
-    from nanochat import dataset
-    from nanochat.shards import write_shard
-    from nanochat.tokenizer import Tokenizer
+    from nanochat.data import corpus as dataset
+    from nanochat.data.shards import write_shard
+    from nanochat.data.tokenizer import Tokenizer
 
-    novel = (Path(dataset.__file__).parent / "data" / "austen" / "persuasion.txt").read_text(encoding="utf-8")
+    novel = (Path(dataset.__file__).parent / "austen" / "persuasion.txt").read_text(encoding="utf-8")
     paragraphs = [p for p in novel.split("\n\n") if 5 < len(p) < 200][:400]
     folder = tmp_path_factory.mktemp("small_text")
     write_shard(folder / "shard_00000.parquet", [paragraphs[i::12] for i in range(12)])
@@ -67,7 +67,7 @@ def small_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _work(rank: int, task: tuple[str, str, tuple[Any, ...], int, int, str]) -> None:
-    from nanochat.dist import Ranks
+    from nanochat.machine.ranks import Ranks
 
     file, name, args, world_size, port, folder = task
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))

@@ -196,6 +196,6 @@ def test_no_flag_is_left_out():
 
 def test_what_is_tested_elsewhere_is_there():
     text = "".join(
-        path.read_text() for path in Path(__file__).parent.glob("test_*.py") if path.name != Path(__file__).name
+        path.read_text() for path in Path(__file__).parent.rglob("test_*.py") if path.name != Path(__file__).name
     )
     assert [name for name in ELSEWHERE.values() if name not in text] == []

@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from nanochat import checkpoint, checkpoint_folders, device, optim
-from nanochat.clock import PHASES, RankStep
+from nanochat.checkpoints import folders as checkpoint_folders
+from nanochat.checkpoints import format as checkpoint
 from nanochat.config import ConfigError, TrainConfig, with_overrides
-from nanochat.dist import Ranks
+from nanochat.loop.setup import Progress
+from nanochat.machine import device
+from nanochat.machine.ranks import Ranks
+from nanochat.metering.meter import PHASES, RankStep
+from nanochat.optimizer import sharded as optim
 from nanochat.recipes import d12_moe
-from nanochat.setup import Progress
 from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats, TrainResult
 from nanochat.train import MAX_SKIPPED_IN_A_ROW, DivergedError, advance, train
 

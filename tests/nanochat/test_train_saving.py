@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from nanochat import checkpoint, checkpoint_folders
+from nanochat.checkpoints import folders as checkpoint_folders
+from nanochat.checkpoints import format as checkpoint
 from nanochat.config import TrainConfig, with_overrides
+from nanochat.data.shards import write_shard
 from nanochat.recipes import d12_moe
-from nanochat.shards import write_shard
 from nanochat.stats import Checkpointable, Hooks, StepStats
 from nanochat.train import train
 

@@ -8,7 +8,8 @@ import signal
 import sys
 import time
 
-from scripts import base_train, roll_call
+from scripts import base_train
+from scripts import rank_watch as roll_call
 
 roll_call.HANG_S, roll_call.ANSWER_S = 6.0, 3.0
 _asked: list[int] = []

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.checkpoint import verify
+from nanochat.checkpoints.format import verify
 from nanochat.config import ConfigError, TrainConfig
-from nanochat.dataset import prepare_embedded
+from nanochat.data.corpus import prepare_embedded
 from nanochat.flags import RunOptions
 from scripts import base_train
 

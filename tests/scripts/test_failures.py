@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.checkpoint import verify
-from nanochat.dataset import prepare_embedded
+from nanochat.checkpoints.format import verify
+from nanochat.data.corpus import prepare_embedded
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]

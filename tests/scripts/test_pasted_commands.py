@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cli.plan import plan
-from nanochat.checkpoint import verify
-from nanochat.dataset import prepare_embedded
+from nanochat.checkpoints.format import verify
+from nanochat.data.corpus import prepare_embedded
 from nanochat.flags import parse_flags
 
 CUT = shlex.split(

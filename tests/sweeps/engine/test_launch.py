@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 from ray.exceptions import RayTaskError
 
-from sweeps.engine.events import Event, ExperimentEnded, Warned
 from sweeps.engine.launch import is_open, outcome_of, reason_of, run_experiment
-from sweeps.engine.stop import StopState
+from sweeps.engine.watching.events import Event, ExperimentEnded, Warned
+from sweeps.engine.watching.stop import StopState
 from sweeps.records.documents import TrialState
 from sweeps.records.experiment import Experiment
 from sweeps.records.owner import Owner

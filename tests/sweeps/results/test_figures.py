@@ -6,12 +6,12 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from sweeps.results.figures.bars import Bar, bar_chart
-from sweeps.results.figures.effects import Bound, Effect, Panel, effect_chart
-from sweeps.results.figures.lines import Line, Point, line_chart, uncounted_spans
-from sweeps.results.figures.scales import inner_ticks, linear_ticks, log_ticks, percent_text
-from sweeps.results.figures.strip import STATE_MARKS, StripCell, StripRow, strip_chart
-from sweeps.results.figures.svg import NARROW, ROLE_MARKS, WIDE, Drawing, line_look, mark_of, name_lines
+from sweeps.results.report.figures.bars import Bar, bar_chart
+from sweeps.results.report.figures.effects import Bound, Effect, Panel, effect_chart
+from sweeps.results.report.figures.lines import Line, Point, line_chart, uncounted_spans
+from sweeps.results.report.figures.scales import inner_ticks, linear_ticks, log_ticks, percent_text
+from sweeps.results.report.figures.strip import STATE_MARKS, StripCell, StripRow, strip_chart
+from sweeps.results.report.figures.svg import NARROW, ROLE_MARKS, WIDE, Drawing, line_look, mark_of, name_lines
 
 SVG = "{http://www.w3.org/2000/svg}"
 LONG = "a_leg_with_a_name_of_a_hundred_characters_" + "x" * 58

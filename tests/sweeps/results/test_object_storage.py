@@ -13,8 +13,8 @@ from sweeps.records import store as store_module
 from sweeps.records.documents import Manifest
 from sweeps.records.experiment import Experiment
 from sweeps.records.home import find_experiment, list_experiments
-from sweeps.results.report import refresh
-from sweeps.results.snapshot import read_snapshot
+from sweeps.results.measures.snapshot import read_snapshot
+from sweeps.results.report.build import refresh
 from sweeps.spec.errors import Locked, UsageError
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from sweeps.records.continuation import copy
 from sweeps.records.experiment import Experiment
-from sweeps.results.parquet import export_experiment
-from sweeps.results.report import write_report
-from sweeps.results.snapshot import read_snapshot
+from sweeps.results.measures.snapshot import read_snapshot
+from sweeps.results.report.build import write_report
 from sweeps.results.status import status_json
+from sweeps.results.tables.parquet import export_experiment
 
 Make = Callable[..., Experiment]
 

@@ -9,7 +9,7 @@ import pytest
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.records.store import Store
-from sweeps.results.snapshot import read_snapshot
+from sweeps.results.measures.snapshot import read_snapshot
 from sweeps.results.status import number, run_table, status_json
 
 Make = Callable[..., Experiment]

@@ -1,0 +1,333 @@
+"""A moment of training on storage: complete and proven, or refused by name.
+
+In a folder: the sharded values and moments (`__{rank}_0.distcp` and `.metadata`, by torch.distributed.checkpoint, which
+also cuts them anew for another number of ranks), `rank_{r}.pt` (the rank's data lanes and random states),
+`trainer.json` (the loop's own numbers) and, written last, `checkpoint.json` with the size and sha256 of every other
+file. A folder is a checkpoint if that index exists and all files match it.
+
+Each rank writes into the folder that it is given, shared or its own; where they are its own, whoever merges them (Ray
+Train uploads them into one place) gets the same complete folder.
+"""
+
+import hashlib
+import io
+import json
+import os
+import random
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
+from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
+from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
+
+from nanochat.machine.ranks import Ranks
+from nanochat.optimizer.sharded import ShardedOptimizer
+from nanochat.stats import CHECKPOINT_INDEX
+
+INDEX = CHECKPOINT_INDEX
+_FORMAT = 1
+_TRAINER = "trainer.json"
+
+T = TypeVar("T")
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be written, or must not be used: names the file and what was seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """One rank's share of a checkpoint, by value; the tensors may be live ones."""
+
+    step: int
+    config_digest: str
+    tensors: Mapping[str, Tensor]
+    rank_state: bytes  # data lanes and random states, as torch.save has them
+    trainer: str  # JSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What one rank brings to a checkpoint. Buffers and trainer numbers are equal on all ranks and stored once."""
+
+    step: int  # optimizer steps done
+    config_digest: str
+    optimizer: ShardedOptimizer
+    lanes: Mapping[int, Any]  # the states of this rank's own lanes
+    trainer: Mapping[str, Any]  # whatever JSON can hold
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)  # the model's state beside its parameters
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by the names they are stored under, not copied."""
+        return {**self.optimizer.state_dict(), **_buffer_entries(self.buffers)}
+
+    def now(self, copy: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None) -> Moment:
+        """This moment, with the random states of now. Without `copy` training must not go on until it is written."""
+        tensors, rank_state = self.tensors(), io.BytesIO()
+        random_states = _random_states(self.optimizer.ranks.device)
+        torch.save({"lanes": dict(self.lanes), "random": random_states}, rank_state)
+        return Moment(
+            step=self.step,
+            config_digest=self.config_digest,
+            tensors=copy(tensors) if copy else tensors,
+            rank_state=rank_state.getvalue(),
+            trainer=json.dumps(dict(self.trainer), indent=1),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerState:
+    """What `read` hands back, beside what it loaded in place."""
+
+    step: int
+    config_digest: str
+    world_size: int  # of the ranks that wrote it
+    lanes: dict[int, Any]  # of all ranks
+    trainer: dict[str, Any]
+
+
+def write(folder: Path, moment: Moment, ranks: Ranks) -> None:
+    """Collective over `ranks`, on any one thread. All is on the disk before the index is.
+
+    Raises CheckpointError on every rank if it fails on one; the folder is then no checkpoint.
+    """
+    together(ranks, lambda: _claim(folder))
+    try:
+        writer = _Writer(folder, per_thread_copy_ahead=0)  # copying ahead would wait for a GPU's queue
+        save_sharded(
+            dict(moment.tensors), storage_writer=writer, process_group=ranks.group, no_dist=ranks.world_size == 1
+        )
+    except (CheckpointException, OSError, RuntimeError) as error:
+        raise CheckpointError(_refusal(folder, error)) from error
+    facts = together(ranks, lambda: _write_rank_files(folder, moment, ranks))
+    index = {
+        "format": _FORMAT,
+        "step": moment.step,
+        "world_size": ranks.world_size,
+        "config_digest": moment.config_digest,
+        "written_unix_s": time.time(),
+        "files": {name: fact for rank_facts in facts for name, fact in sorted(rank_facts.items())},
+    }
+    content = json.dumps(index, indent=1).encode()
+    together(ranks, lambda: _write_whole(folder / INDEX, content) if ranks.is_first else None)
+
+
+def verify(folder: Path) -> None:
+    """Raises CheckpointError unless the folder holds a complete checkpoint, every byte as it was written."""
+    files: dict[str, Any] = read_index(folder)["files"]
+    for name, fact in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing, though {INDEX} lists it with {fact['bytes']} bytes")
+        num_bytes = path.stat().st_size
+        if num_bytes < fact["bytes"]:
+            raise CheckpointError(f"{path} is truncated: {num_bytes} of {fact['bytes']} bytes")
+        if num_bytes > fact["bytes"]:
+            raise CheckpointError(f"{path} has {num_bytes} bytes, {fact['bytes']} were written")
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(lambda name: _sha256(folder / name), files)
+    for (name, fact), seen in zip(files.items(), digests, strict=True):
+        if seen != fact["sha256"]:
+            raise CheckpointError(f"{folder / name} is damaged: its sha256 is {seen}, {fact['sha256']} was written")
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The checkpoint's index, its fields present. Raises CheckpointError where there is none or it is no index."""
+    path = folder / INDEX
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is no complete checkpoint: it has no {INDEX}, which is written last")
+    try:
+        index = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is no JSON ({path.stat().st_size} bytes): {error}") from error
+    wanted = {"format", "step", "world_size", "config_digest", "files"}
+    if not isinstance(index, dict) or not wanted <= index.keys():
+        raise CheckpointError(f"{path} is no checkpoint index: it lacks some of {', '.join(sorted(wanted))}")
+    if index["format"] != _FORMAT:
+        raise CheckpointError(f"{path} has format {index['format']}; this version reads format {_FORMAT}")
+    return index
+
+
+def read(
+    folder: Path, ranks: Ranks, into: ShardedOptimizer, buffers: Mapping[str, Tensor] | None = None
+) -> TrainerState:
+    """Collective. Loads optimizer, parameters, buffers and random states in place, whatever number of ranks wrote them.
+
+    The folder is taken to be verified (`latest_valid`). Random states are the same rank's, where it existed before.
+    """
+    silence_notice()
+    index = read_index(folder)
+    tensors = into.state_dict()
+    try:
+        everything = {**tensors, **_buffer_entries(buffers or {})}
+        load_sharded(everything, storage_reader=FileSystemReader(folder), no_dist=ranks.world_size == 1)
+    except (CheckpointException, OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"the state in {folder} does not fit this model: {error}") from error
+    into.load_state_dict(tensors)
+    lanes: dict[int, Any] = {}
+    old_ranks = range(index["world_size"])
+    for old_rank in old_ranks:
+        stored = torch.load(folder / f"rank_{old_rank}.pt", weights_only=False)
+        lanes.update(stored["lanes"])
+        if old_rank == ranks.rank % len(old_ranks):
+            _restore_random_states(stored["random"], ranks.device)
+    return TrainerState(
+        step=index["step"],
+        config_digest=index["config_digest"],
+        world_size=index["world_size"],
+        lanes=dict(sorted(lanes.items())),
+        trainer=json.loads((folder / _TRAINER).read_bytes()),
+    )
+
+
+def latest_valid(candidates: Iterable[Path], ranks: Ranks) -> tuple[Path | None, list[str]]:
+    """Collective. The first candidate that verifies, and one sentence about each that did not.
+
+    Rank 0 decides; the others take their own candidate of the same place, as paths may differ between machines.
+    """
+    place, folder, remarks = _first_valid(candidates) if ranks.is_first else (None, None, [])
+    place, remarks = ranks.broadcast_object((place, remarks))
+    if place is not None and not ranks.is_first:
+        folder = next(islice(candidates, place, None), None)
+        if folder is None:
+            raise CheckpointError(f"rank 0 continues from its candidate {place}; rank {ranks.rank} has not as many")
+    return folder, remarks
+
+
+def _first_valid(candidates: Iterable[Path]) -> tuple[int | None, Path | None, list[str]]:
+    remarks: list[str] = []
+    for place, folder in enumerate(candidates):
+        try:
+            verify(folder)
+        except (CheckpointError, OSError) as error:
+            remarks.append(f"checkpoint not used: {error}")
+        else:
+            return place, folder, remarks
+    return None, None, remarks
+
+
+def together(ranks: Ranks, action: Callable[[], T]) -> list[T]:
+    """Collective. Runs `action` on every rank and returns all results; raises CheckpointError on all if one failed."""
+    result, failure = None, None
+    try:
+        result = action()
+    except (CheckpointError, OSError, RuntimeError) as error:
+        failure = f"rank {ranks.rank}: {error}"
+    gathered = ranks.all_gather_object((result, failure))
+    failures = [failure for _, failure in gathered if failure]
+    if failures:
+        raise CheckpointError("cannot write the checkpoint; " + "; ".join(failures))
+    return [result for result, _ in gathered]
+
+
+def silence_notice() -> None:
+    """Silences torch's remark that one process is a world of one; by the training thread, for all threads and for good.
+
+    Filters belong to the process: a writer thread that set and unset them would undo what others do meanwhile.
+    """
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+
+
+class _Writer(FileSystemWriter):
+    """Tells what the file system said: torch hides a full disk behind what its archive says of the cut file."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            raise _told_by_the_system(error) from error
+
+
+def _told_by_the_system(error: BaseException) -> BaseException:
+    """The first error of the file system that this one came of; itself, where there is none."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error
+
+
+def _refusal(folder: Path, error: BaseException) -> str:
+    """The sentence of a write that failed. torch wraps the ranks' own exceptions, with their tracebacks."""
+    failures = error.failures if isinstance(error, CheckpointException) else {}
+    causes = [f"rank {rank}: {cause}" for rank, (cause, _) in failures.items()] or [str(error)]
+    return (
+        f"cannot write model and optimizer state into {folder}; {'; '.join(causes)}; earlier checkpoints are untouched"
+    )
+
+
+def _claim(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / INDEX).exists():
+        raise CheckpointError(f"{folder} already holds a checkpoint; write into a new folder")
+
+
+def _write_rank_files(folder: Path, moment: Moment, ranks: Ranks) -> dict[str, dict[str, Any]]:
+    """Writes what is this rank's alone; size and digest of all files it wrote, the sharded ones included."""
+    rank_file = folder / f"rank_{ranks.rank}.pt"
+    _write_whole(rank_file, moment.rank_state)
+    mine = [rank_file, *folder.glob(f"__{ranks.rank}_*.distcp")]
+    if ranks.is_first:
+        _write_whole(folder / _TRAINER, moment.trainer.encode())
+        mine += [folder / _TRAINER, folder / ".metadata"]
+    return {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in mine}
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Forces a file's content, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _buffer_entries(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"buffer.{name}": tensor for name, tensor in buffers.items()}
+
+
+def _random_states(device: torch.device) -> dict[str, Any]:
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def _restore_random_states(states: Mapping[str, Any], device: torch.device) -> None:
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["torch"])
+    if device.type == "cuda" and states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,0 +1,274 @@
+"""Documents become training rows, in lanes that do not depend on how many processes there are.
+
+A lane is one endless stream of batches with its own documents and its own packing buffer. An optimizer step takes one
+batch of every lane; rank r serves lanes r, r+W, r+2W, ... So another number of ranks sees the same batches, and a lane
+moves to another rank as one small state: where it reads, and what is in its buffer.
+
+Rows hold T+1 tokens and start with BOS, as every document does. A row is filled best-fit from the buffer: the longest
+document that still fits, and when none fits the shortest one, cropped; the rest of that one is thrown away. Every
+position is used. Among equally long documents the one that came first is taken, so the rows follow from the documents'
+order alone.
+
+Lane l owns row groups l, l+L, l+2L, ... of the split. With fewer row groups than lanes, lanes share: lane l takes row
+group l mod G, of which its n sharers take every n-th document each; where there are not even n documents, some lanes
+read the same one. The buffer holds 1,000 documents, or all that the lane has if these are fewer, so that a small corpus
+is not in the buffer many times over.
+"""
+
+import bisect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from nanochat.config import ConfigError
+from nanochat.data.corpus import Corpus
+from nanochat.data.shards import RowGroup, RowGroups
+from nanochat.data.tokenizer import Tokenizer
+
+BUFFER_DOCUMENTS = 1000
+_REFILLS_PER_BUFFER = 8
+
+Split = Literal["train", "val"]
+Tokens = np.ndarray[Any, np.dtype[Any]]
+
+
+class PackingBuffer:
+    """Tokenized documents, found by length."""
+
+    def __init__(self) -> None:
+        self._order: list[tuple[int, int]] = []  # (length, arrival), ascending
+        self._documents: dict[int, Tokens] = {}  # by arrival
+        self._num_arrived = 0
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def add(self, document: Tokens) -> None:
+        """Puts a document in; it has at least one token."""
+        bisect.insort(self._order, (len(document), self._num_arrived))
+        self._documents[self._num_arrived] = document
+        self._num_arrived += 1
+
+    def take(self, space: int) -> Tokens:
+        """Removes and returns the longest document of at most `space` tokens, else `space` tokens of the shortest."""
+        num_fitting = bisect.bisect_left(self._order, (space + 1, -1))
+        longest = self._order[num_fitting - 1][0] if num_fitting else None
+        position = 0 if longest is None else bisect.bisect_left(self._order, (longest, -1))
+        _, arrival = self._order.pop(position)
+        return self._documents.pop(arrival)[:space]
+
+    def documents(self) -> tuple[Tokens, ...]:
+        """What is in the buffer, in order of arrival."""
+        return tuple(self._documents.values())
+
+
+@dataclass(frozen=True)
+class Position:
+    """A place in a lane's stream: where it reads on, and which documents wait in its buffer.
+
+    It shares the documents, so that one can be taken after every batch; `state` copies them.
+    """
+
+    epoch: int  # of the next document that is read, from 1
+    turn: int  # which of its row groups the lane reads, from 0
+    next_text: int  # which of the lane's documents in there comes next
+    num_read: int  # documents read in this epoch
+    documents: tuple[Tokens, ...]  # in order of arrival
+
+    @property
+    def packing_epoch(self) -> int:
+        """The pass, from 1, that the next packed document belongs to, by counting packed documents."""
+        return max(1, self.epoch - (len(self.documents) > self.num_read))
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint, the documents as one array of tokens with their lengths."""
+        return {
+            "epoch": self.epoch,
+            "turn": self.turn,
+            "next_text": self.next_text,
+            "num_read": self.num_read,
+            "tokens": np.concatenate(self.documents) if self.documents else np.zeros(0, np.uint16),
+            "lengths": np.array([len(document) for document in self.documents], dtype=np.int32),
+        }
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Which row groups a lane reads in one epoch, in turn, and which of their documents."""
+
+    groups: RowGroups
+    first_group: int
+    group_stride: int | None  # None: the first one alone
+    first_row: int = 0
+    row_stride: int = 1
+
+    @staticmethod
+    def of(groups: RowGroups, lane: int, num_lanes: int) -> "_Share":
+        """The share of a lane among all lanes."""
+        if groups.get(num_lanes - 1) is not None:
+            return _Share(groups, lane, num_lanes)
+        num_groups = next(number for number in range(num_lanes) if groups.get(number) is None)
+        first_group = lane % num_groups
+        num_sharers = len(range(first_group, num_lanes, num_groups))
+        group = groups.get(first_group)
+        num_rows = 1 if group is None else group.num_rows
+        return _Share(groups, first_group, None, (lane // num_groups) % num_rows, min(num_sharers, num_rows))
+
+    def group(self, turn: int) -> RowGroup | None:
+        """The row group of this turn; None when the epoch is over."""
+        if self.group_stride is None:
+            return self.groups.get(self.first_group) if turn == 0 else None
+        return self.groups.get(self.first_group + turn * self.group_stride)
+
+    def read(self, turn: int) -> list[str]:
+        """The lane's documents of the row group of this turn."""
+        group = self.group(turn)
+        return [] if group is None else self.groups.read(group)[self.first_row :: self.row_stride]
+
+    def count_documents(self, enough: int) -> int:
+        """How many documents one epoch has; stops counting at `enough`."""
+        count = turn = 0
+        while count < enough and (group := self.group(turn)) is not None:
+            count += len(range(self.first_row, group.num_rows, self.row_stride))
+            turn += 1
+        return count
+
+
+class Lane:
+    """One stream of documents and its packing buffer."""
+
+    def __init__(self, groups: RowGroups, tokenizer: Tokenizer, lane: int, num_lanes: int) -> None:
+        self._tokenizer = tokenizer
+        self._dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
+        self._share = _Share.of(groups, lane, num_lanes)
+        self._buffer_size = min(BUFFER_DOCUMENTS, self._share.count_documents(BUFFER_DOCUMENTS))
+        self._batch_size = max(1, self._buffer_size // _REFILLS_PER_BUFFER)
+        self._texts: list[str] | None = None  # this lane's documents of the current row group, once read
+        self._epoch, self._turn, self._next_text, self._num_read = 1, 0, 0, 0
+        self._buffer = PackingBuffer()
+
+    def fill_row(self, row: Tokens) -> None:
+        """Packs documents into every position of `row`."""
+        filled = 0
+        while filled < len(row):
+            while len(self._buffer) < self._buffer_size:
+                self._refill()
+            document = self._buffer.take(len(row) - filled)
+            row[filled : filled + len(document)] = document
+            filled += len(document)
+
+    def _refill(self) -> None:
+        """Tokenizes the next few documents, at most up to the end of the row group."""
+        texts = self._read_group()
+        chosen = texts[self._next_text : self._next_text + self._batch_size]
+        for ids in self._tokenizer.encode_batch(chosen):
+            self._buffer.add(np.array([self._tokenizer.bos_id, *ids], dtype=self._dtype))
+        self._next_text += len(chosen)
+        self._num_read += len(chosen)
+
+    def _read_group(self) -> list[str]:
+        """The current row group's documents; moves on, and into the next epoch, when they are used up."""
+        while True:
+            if self._texts is None:
+                self._texts = self._share.read(self._turn)
+            if self._next_text < len(self._texts):
+                return self._texts
+            self._texts, self._next_text, self._turn = None, 0, self._turn + 1
+            if self._share.group(self._turn) is None:
+                self._turn, self._num_read, self._epoch = 0, 0, self._epoch + 1
+
+    def position(self) -> Position:
+        """Where the lane is now."""
+        return Position(self._epoch, self._turn, self._next_text, self._num_read, self._buffer.documents())
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on where `state` was taken; nothing is tokenized again."""
+        self._epoch, self._turn = state["epoch"], state["turn"]
+        self._next_text, self._num_read = state["next_text"], state["num_read"]
+        self._texts = None
+        self._buffer = PackingBuffer()
+        tokens = np.asarray(state["tokens"]).astype(self._dtype)
+        for document in np.split(tokens, np.cumsum(np.asarray(state["lengths"]))[:-1]):
+            if len(document):
+                self._buffer.add(document)
+
+
+class Lanes:
+    """The lanes that one rank serves. `next_batch` is called by one thread at a time."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        *,
+        split: Split,
+        num_lanes: int,
+        rank: int,
+        world_size: int,
+        batch_size: int,
+        seq_len: int,
+    ) -> None:
+        if num_lanes < 1 or num_lanes % world_size:
+            raise ConfigError(
+                f"a step of {num_lanes} micro-batches cannot be shared evenly by {world_size} ranks; use a number of "
+                f"ranks that divides {num_lanes}, or change the total batch or the micro-batch"
+            )
+        self.my_lanes = range(rank, num_lanes, world_size)
+        self._corpus_digest = corpus.digest
+        self._num_lanes = num_lanes
+        self._tokenizer = tokenizer
+        self._batch_size, self._seq_len = batch_size, seq_len
+        self._groups = RowGroups(corpus.train_shards if split == "train" else (corpus.val_shard,))
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the first document of every lane."""
+        self._lanes = {lane: Lane(self._groups, self._tokenizer, lane, self._num_lanes) for lane in self.my_lanes}
+
+    def next_batch(self, lane: int) -> torch.Tensor:
+        """The lane's next micro-batch (2, B, T) int64: inputs, and the targets one token later."""
+        rows = np.empty((self._batch_size, self._seq_len + 1), dtype=np.int64)  # (B, T+1)
+        for row in rows:
+            self._lanes[lane].fill_row(row)
+        # Copied by numpy, which uses no threads: torch's would take cores from the training thread.
+        return torch.from_numpy(np.stack((rows[:, :-1], rows[:, 1:])))
+
+    def position(self, lane: int) -> Position:
+        """Where a lane of this rank is, after the last batch that was taken from it."""
+        return self._lanes[lane].position()
+
+    def positions(self) -> dict[int, Position]:
+        """Where every lane of this rank is."""
+        return {number: lane.position() for number, lane in self._lanes.items()}
+
+    def state(self, positions: Mapping[int, Position]) -> dict[int, dict[str, Any]]:
+        """The state of every lane of this rank at certain positions.
+
+        Together with the other ranks' it is the whole data position.
+        """
+        common = {"corpus_digest": self._corpus_digest, "num_lanes": self._num_lanes}
+        return {number: common | place.state() for number, place in positions.items()}
+
+    def load_state(self, states: Mapping[int, Mapping[str, Any]]) -> None:
+        """Takes this rank's lanes out of the states of all lanes."""
+        for number, lane in self._lanes.items():
+            if number not in states:
+                raise ConfigError(
+                    f"the checkpoint holds no data position for lane {number} of {self._num_lanes}, only for lanes "
+                    f"{sorted(states)}; resume with the total batch and micro-batch that it was written with"
+                )
+            state = states[number]
+            if state["num_lanes"] != self._num_lanes:
+                raise ConfigError(
+                    f"the checkpoint was written with {state['num_lanes']} micro-batches per step and this run has "
+                    f"{self._num_lanes}; resume with the same total batch and micro-batch"
+                )
+            if state["corpus_digest"] != self._corpus_digest:
+                raise ConfigError(
+                    f"the checkpoint was written on another corpus (digest {state['corpus_digest'][:8]}, this one is "
+                    f"{self._corpus_digest[:8]}); resume on the same shards"
+                )
+            lane.load_state(state)

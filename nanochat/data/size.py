@@ -1,0 +1,56 @@
+"""How much text a corpus holds: documents from the shards' footers, tokens counted, or estimated where there are many.
+
+An estimate reads row groups from all over the corpus, in an order that is always the same, until it has seen enough.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanochat.data import shards
+from nanochat.data.corpus import Corpus
+from nanochat.data.tokenizer import Tokenizer
+
+MAX_SAMPLE_CHARS = 20_000_000  # some seconds of one core
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSize:
+    """The training or the validation part of a corpus."""
+
+    num_shards: int
+    num_row_groups: int  # as many lanes have one of their own
+    num_documents: int
+    num_tokens: int  # each document with the token that begins it
+    is_exact: bool  # all documents were encoded
+
+
+def measure(part: Sequence[Path], tokenizer: Tokenizer, max_sample_chars: int = MAX_SAMPLE_CHARS) -> PartSize:
+    """The size of some shards, of `corpus.train_shards` or `[corpus.val_shard]`."""
+    reader = shards.RowGroups(part)
+    groups: list[shards.RowGroup] = []
+    while (group := reader.get(len(groups))) is not None:
+        groups.append(group)
+    num_documents = sum(group.num_rows for group in groups)
+    num_seen = num_tokens = num_chars = 0
+    for group in random.Random(0).sample(groups, len(groups)):
+        if num_chars >= max_sample_chars:
+            break
+        texts = reader.read(group)
+        num_seen += len(texts)
+        num_chars += sum(map(len, texts))
+        num_tokens += sum(len(ids) + 1 for ids in tokenizer.encode_batch(texts))
+    is_exact = num_seen == num_documents
+    return PartSize(
+        num_shards=len(part),
+        num_row_groups=len(groups),
+        num_documents=num_documents,
+        num_tokens=num_tokens if is_exact else round(num_tokens * num_documents / num_seen),
+        is_exact=is_exact,
+    )
+
+
+def measure_corpus(corpus: Corpus, tokenizer: Tokenizer) -> tuple[PartSize, PartSize]:
+    """Training and validation."""
+    return measure(corpus.train_shards, tokenizer), measure([corpus.val_shard], tokenizer)

@@ -1,0 +1,243 @@
+"""Everything a run needs, built from its config: device, data, model, optimizer, and where it continues from."""
+
+import random
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanochat import sizes
+from nanochat.checkpoints import format as checkpoint
+from nanochat.config import ConfigError, EvalConfig, TrainConfig, digest
+from nanochat.data.corpus import cache_folder, open_corpus
+from nanochat.data.feed import Feed
+from nanochat.data.lanes import Lanes
+from nanochat.data.tokenizer import Tokenizer
+from nanochat.data.tokenizer import load as load_tokenizer
+from nanochat.evaluation.core_tasks import Task, open_bundle
+from nanochat.loop.parameters import param_specs
+from nanochat.machine.device import Device, open_device
+from nanochat.machine.ranks import Ranks
+from nanochat.model import compiling
+from nanochat.model.attention import resolve_backend
+from nanochat.model.fp8 import convert_linears
+from nanochat.model.gpt import GPT, fp8_roles
+from nanochat.optimizer import schedule
+from nanochat.optimizer.sharded import ShardedOptimizer
+from nanochat.stats import Hooks, StartFacts
+
+_STATE_SECTIONS = ("model", "moe", "precision", "optim", "schedule", "data")
+
+
+@dataclass
+class Progress:
+    """The loop's own numbers; all of them travel in a checkpoint."""
+
+    steps_done: int = 0
+    loss_ema: float = 0.0  # before debiasing, which divides by ema_weight
+    ema_weight: float = 0.0
+    train_time_s: float = 0.0
+    min_val_bpb: float | None = None
+    skipped_in_a_row: int = 0
+    num_skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready for its next step."""
+
+    config: TrainConfig
+    device: Device
+    ranks: Ranks
+    model: GPT
+    optimizer: ShardedOptimizer
+    feed: Feed
+    val_lanes: Lanes | None
+    tokenizer: Tokenizer
+    token_bytes: Tensor  # (V,) int64
+    core_tasks: tuple[Task, ...] | None
+    progress: Progress
+    num_steps: int
+    peak_weight_decay: float
+    backends: dict[str, str]
+
+    def parts(self) -> checkpoint.Parts:
+        """This rank's share of a checkpoint at this moment."""
+        return checkpoint.Parts(
+            step=self.progress.steps_done,
+            config_digest=state_digest(self.config),
+            optimizer=self.optimizer,
+            lanes=self.feed.state(),
+            trainer=vars(self.progress),
+            buffers=self.model.router_biases(),
+        )
+
+    def start_facts(self) -> StartFacts:
+        """What is known before the first step; the compile cache's state is known after it."""
+        counts = sizes.count_params(self.config)
+        return StartFacts(
+            world_size=self.ranks.world_size,
+            device=self.device.torch_device.type,
+            device_name=self.device.name,
+            peak_bf16_flops=self.device.peak_flops,
+            num_steps=self.num_steps,
+            first_step=self.progress.steps_done,
+            total_batch_tokens=sizes.batch_tokens(self.config),
+            grad_accum_steps=self.feed.num_micro_steps,
+            flops_per_token=sizes.flops_per_token(self.config),
+            num_params=counts.total,
+            num_active_params=counts.active_total,
+            backends=self.backends,
+            compile_cache=compiling.cache_state(self.config.compile.mode),
+        )
+
+
+def state_digest(config: TrainConfig) -> str:
+    """What a checkpoint must agree in to be continued: all that shapes the state and the path it was on.
+
+    Fields at their default are left out, so a new field that changes nothing by default keeps older checkpoints good.
+    """
+    sections = {name: getattr(config, name) for name in _STATE_SECTIONS}
+    chosen = {name: None if section is None else _not_default(section) for name, section in sections.items()}
+    return digest(chosen | {"seed": config.run.seed})
+
+
+def _not_default(section: Any) -> dict[str, Any]:
+    """The fields of a config's section that were set to something else than their default."""
+    values = [(field, getattr(section, field.name)) for field in fields(section)]
+    return {field.name: value for field, value in values if value != field.default}
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds every generator equally on all ranks: weights are drawn alike, and nothing else is random."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _lanes(config: TrainConfig, ranks: Ranks) -> tuple[Lanes, Lanes | None, Tokenizer]:
+    corpus = open_corpus(config.data.source)
+    tokenizer = load_tokenizer(corpus)
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size is {config.model.vocab_size:,} but the tokenizer of {corpus.name} has "
+            f"{tokenizer.vocab_size:,} entries; set model.vocab_size to that"
+        )
+    rows = {"batch_size": config.data.device_batch_size, "seq_len": config.model.seq_len}
+    where = {"rank": ranks.rank, "world_size": ranks.world_size}
+    num_lanes = sizes.num_lanes(config)  # of validation as many, so that it too is the same on any number of ranks
+    train = Lanes(corpus, tokenizer, split="train", num_lanes=num_lanes, **rows, **where)
+    val = None
+    if config.eval.every is not None:
+        val = Lanes(corpus, tokenizer, split="val", num_lanes=num_lanes, **rows, **where)
+    return train, val, tokenizer
+
+
+def core_folder(evaluation: EvalConfig) -> Path:
+    """Where the questions of the CORE metric lie."""
+    return Path(evaluation.core_bundle).expanduser() if evaluation.core_bundle else cache_folder() / "eval_bundle"
+
+
+def _core_tasks(evaluation: EvalConfig, ranks: Ranks) -> tuple[Task, ...] | None:
+    """What the CORE metric asks. A run with default settings goes without where there is no bundle."""
+    if evaluation.core_every is None:
+        return None
+    folder, unset = core_folder(evaluation), EvalConfig()
+    by_default = (evaluation.core_every, evaluation.core_bundle) == (unset.core_every, unset.core_bundle)
+    if by_default and not ranks.all(folder.is_dir()):
+        return None
+    return open_bundle(folder)
+
+
+def _build_model(config: TrainConfig, device: Device, backend: str) -> GPT:
+    """The model with fp32 initial weights, drawn on the CPU: the same on every device and any number of ranks."""
+    with torch.device("meta"):  # else torch's own initial values would be drawn first, for nothing
+        model = GPT(config, backend)
+    model.to_empty(device="cpu")
+    seed_everything(config.run.seed)
+    model.initialize(device.torch_device, device.compute_dtype)
+    roles = fp8_roles(config.precision)
+    if roles:
+        convert_linears(model, config.precision.recipe, roles, emulate=not device.is_cuda)
+    return model.to(device.torch_device)
+
+
+def prepare(config: TrainConfig, hooks: Hooks) -> Run:
+    """Collective. Builds a run and, where `hooks` has a good checkpoint, puts it at that point.
+
+    Raises ConfigError for what cannot be run here, checkpoint.CheckpointError for a state of another run.
+    """
+    uses_fp8 = (config.precision.linears, config.precision.experts) != ("bf16", "bf16")
+    device = open_device(config.run, uses_fp8)
+    ranks = Ranks.from_environment(device.torch_device)
+    sizes.check_world_size(config, ranks.world_size)
+    sizes.check_width(config, in_bf16=device.compute_dtype == torch.bfloat16, has_fp8_units=device.is_cuda)
+    attention = resolve_backend(config.model.attention, device.torch_device, config.model.head_dim)
+    train_lanes, val_lanes, tokenizer = _lanes(config, ranks)
+    model = _build_model(config, device, attention)
+    total = sizes.batch_tokens(config)
+    optimizer = ShardedOptimizer(
+        param_specs(model, config.optim, total),
+        ranks,
+        compute_dtype=device.compute_dtype,
+        compile_updates=device.is_cuda and config.compile.mode != "none",
+    )
+    decay_scale = schedule.weight_decay_scale(total, 1.0, sizes.scaling_ratio(config))
+    run = Run(
+        config=config,
+        device=device,
+        ranks=ranks,
+        model=model,
+        optimizer=optimizer,
+        feed=Feed(train_lanes, device.torch_device),
+        val_lanes=val_lanes,
+        tokenizer=tokenizer,
+        token_bytes=torch.tensor(tokenizer.token_bytes(), dtype=torch.int64, device=device.torch_device),
+        core_tasks=_core_tasks(config.eval, ranks),
+        progress=Progress(),
+        num_steps=sizes.num_steps(config),
+        peak_weight_decay=config.optim.weight_decay * decay_scale,
+        backends={
+            "attention": attention,
+            "linears": _kernel_name(config.precision.linears, device),
+            "experts": _kernel_name(config.precision.experts, device),
+            "compute": str(device.compute_dtype).removeprefix("torch."),
+        },
+    )
+    _continue_from_checkpoint(run, hooks)
+    model.refresh_fp8()
+    compiling.compile_model(model, config.compile.mode)
+    return run
+
+
+def _kernel_name(precision: str, device: Device) -> str:
+    return f"{precision} (emulated)" if precision.startswith("fp8") and not device.is_cuda else precision
+
+
+def _continue_from_checkpoint(run: Run, hooks: Hooks) -> None:
+    folder, warnings = checkpoint.latest_valid(hooks.checkpoints(), run.ranks)
+    if run.ranks.is_first:
+        for warning in warnings:
+            print(f"warning: {warning}", flush=True)
+    if folder is None:
+        if warnings and not hooks.may_start_anew:
+            raise checkpoint.CheckpointError(
+                "none of the checkpoints to continue from is good, each for the reason above; name an older one by "
+                "--resume-from-step, or start a new run under another --model-tag"
+            )
+        return
+    index = checkpoint.read_index(folder)
+    if index["config_digest"] != state_digest(run.config):
+        raise checkpoint.CheckpointError(
+            f"{folder} was written by a run with another config, or by a version of the trainer whose config has other "
+            f"fields (digest {index['config_digest'][:8]}, this one is {state_digest(run.config)[:8]}); continue with "
+            f"the same settings and version, or start a new run elsewhere"
+        )
+    state = checkpoint.read(folder, run.ranks, run.optimizer, run.model.router_biases())
+    run.feed.load_state(state.lanes)
+    vars(run.progress).update(state.trainer)
+    if run.ranks.is_first:
+        print(f"Continuing from {folder.name} at step {state.step}", flush=True)

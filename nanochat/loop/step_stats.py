@@ -1,0 +1,61 @@
+"""From what each rank measured to the one record of a step."""
+
+import dataclasses
+import math
+import statistics
+
+from nanochat import sizes
+from nanochat.loop.setup import Run
+from nanochat.metering import meter as clock
+from nanochat.metering.telemetry import GpuReading
+from nanochat.optimizer import schedule
+from nanochat.stats import StepStats
+
+_NO_ROUTER = dict.fromkeys(field.name for field in dataclasses.fields(clock.RouterSummary))
+
+
+def step_stats(
+    run: Run,
+    every_rank: list[clock.RankStep],
+    step: int,
+    val_bpb: float | None,
+    core_metric: float | None,
+    flags: tuple[str, ...],
+    gpu: GpuReading,
+) -> StepStats:
+    """The step's record: its time is the slowest rank's, its losses are means over ranks."""
+    dts = [r.dt_ms for r in every_rank]
+    dt_ms = max(dts)
+    tok_per_sec = sizes.batch_tokens(run.config) / dt_ms * 1e3
+    router = clock.summarize_router(run.config, every_rank)
+    mfu = useful = None
+    if run.device.peak_flops is not None:
+        peak = run.device.peak_flops * run.ranks.world_size
+        mfu, useful = clock.mfu_pct(run.config, tok_per_sec, peak, router.dropped_pct if router else 0.0)
+    is_finite = math.isfinite(every_rank[0].last_loss)
+    return StepStats(
+        step=step,
+        num_steps=run.num_steps,
+        loss=statistics.fmean(r.loss for r in every_rank)
+        if all(math.isfinite(r.loss) for r in every_rank)
+        else math.nan,
+        loss_ema=run.progress.loss_ema / run.progress.ema_weight if is_finite else math.nan,
+        bal=statistics.fmean(r.balance for r in every_rank) if router else None,
+        lr_mult=schedule.lr_multiplier(step, run.num_steps, run.config.schedule),
+        dt_ms=dt_ms,
+        dt_median_ms=statistics.median(dts),
+        slowest_rank=dts.index(dt_ms),
+        **clock.phase_columns(every_rank),
+        tok_per_sec=tok_per_sec,
+        bf16_mfu_pct=mfu,
+        useful_mfu_pct=useful,
+        compiled_graphs=int(max(r.compiled_graphs for r in every_rank)),
+        epoch=run.feed.epoch,
+        train_time_s=run.progress.train_time_s,
+        **(vars(router) if router else _NO_ROUTER),
+        peak_mib=max(r.peak_mib for r in every_rank),
+        **vars(gpu),
+        val_bpb=val_bpb,
+        core_metric=core_metric,
+        flags=flags,
+    )

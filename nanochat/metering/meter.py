@@ -1,0 +1,177 @@
+"""Time and numbers of one step: measured on each rank, reduced over ranks, turned into a StepStats.
+
+The loss, the router's statistics and whether the step counted are gathered on the device over the micro-steps and read
+once, where the step ends in a synchronisation anyway; so are the marks of the step's phases.
+"""
+
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nanochat import sizes
+from nanochat.config import TrainConfig
+from nanochat.machine.device import Device
+from nanochat.metering.phases import MEASURED, PhaseClock
+from nanochat.model import compiling
+from nanochat.model.moe import stat_names
+
+EMA_DECAY = 0.9
+UNTIMED_STEPS = 11  # total time leaves out steps 0 to 10
+PHASES = (*MEASURED, "checkpoint")  # the last: how long a save held up training between the step before and this one
+
+
+class Meter:
+    """Collects one step's numbers on the device, without waiting for it."""
+
+    def __init__(self, device: Device, num_layers: int, num_stats: int) -> None:
+        """`num_stats` numbers (S) are kept per layer: those of `moe.stat_names`."""
+        self._device = device
+        self._totals = torch.zeros(3, device=device.torch_device)  # loss, last loss, balance
+        self._router = torch.zeros(num_layers, num_stats, device=device.torch_device)
+        self._start_s, self._num_graphs = 0.0, 0
+        self.phases = PhaseClock(device.torch_device)
+
+    def start(self) -> None:
+        """Begins a step; the device must be idle."""
+        self.clear()
+        self._num_graphs = compiling.num_graphs()
+        self._start_s = time.perf_counter()
+        self.phases.start()
+
+    def clear(self) -> None:
+        """Forgets the micro-steps of this step, not when it began."""
+        self._totals.zero_()
+        self._router.zero_()
+
+    @torch.no_grad()
+    def add(self, loss: Tensor, balance: Tensor, router: Tensor) -> None:
+        """One micro-step: cross-entropy (), balance loss (), router statistics (L, S)."""
+        self._totals[0] += loss
+        self._totals[1] = loss
+        self._totals[2] += balance
+        self._router += router
+
+    def stop(self, active: Tensor, num_micro_steps: int, checkpoint_ms: float) -> "RankStep":
+        """Waits for the device and reads everything. `active` () is 0 where the update was skipped.
+
+        What has passed since the last mark counts as `optimizer`; `checkpoint_ms` was measured by the caller.
+        """
+        self.phases.mark("optimizer")
+        packed = torch.cat((self._totals.double(), active.double().view(1), self._router.double().view(-1)))
+        numbers = packed.tolist()
+        self._device.synchronize()
+        dt_ms = (time.perf_counter() - self._start_s) * 1e3
+        loss, last_loss, balance, was_active = numbers[:4]
+        return RankStep(
+            dt_ms=dt_ms,
+            loss=loss / num_micro_steps,
+            last_loss=last_loss,
+            balance=balance / num_micro_steps,
+            active=was_active,
+            peak_mib=self._device.peak_mib(),
+            compiled_graphs=float(compiling.num_graphs() - self._num_graphs),
+            phases_ms=[*self.phases.read_ms(), checkpoint_ms],
+            router=[number / num_micro_steps for number in numbers[4:]],
+        )
+
+
+@dataclass(frozen=True)
+class RankStep:
+    """What one rank measured in one step; means over its micro-steps."""
+
+    dt_ms: float
+    loss: float
+    last_loss: float
+    balance: float
+    active: float
+    peak_mib: float
+    compiled_graphs: float  # in this step; not those of an evaluation before it
+    phases_ms: list[float]  # of PHASES; all but the last add up to at most dt
+    router: list[float]  # L x S
+
+    def as_floats(self) -> list[float]:
+        """Flat, for a collective; `from_floats` is the inverse."""
+        return [
+            self.dt_ms, self.loss, self.last_loss, self.balance, self.active, self.peak_mib, self.compiled_graphs,
+            *self.phases_ms, *self.router,
+        ]  # fmt: skip
+
+    @staticmethod
+    def from_floats(values: list[float]) -> "RankStep":
+        """The inverse of `as_floats`."""
+        split = 7 + len(PHASES)
+        return RankStep(*values[:7], phases_ms=values[7:split], router=values[split:])
+
+
+def phase_columns(every_rank: list[RankStep]) -> dict[str, float]:
+    """Each phase's milliseconds as `NAME_ms`, of the rank that spent most, and `NAME_median_ms`, over ranks.
+
+    Different ranks may be the slowest in different phases, so only one rank's phases add up to its dt.
+    """
+    columns: dict[str, float] = {}
+    for name, spent_ms in zip(PHASES, zip(*(step.phases_ms for step in every_rank), strict=True), strict=True):
+        columns |= {f"{name}_ms": max(spent_ms), f"{name}_median_ms": statistics.median(spent_ms)}
+    return columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterSummary:
+    """Router statistics over ranks: over all layers, and of each layer with experts, in their order."""
+
+    dropped_pct: float  # mean over layers
+    max_vio: float  # of the worst layer
+    dead_experts: float  # summed over layers
+    lost_tokens_pct: float  # mean over layers
+    z_loss: float | None  # summed over layers; None where it has no weight
+    largest_router_bias: float | None  # of any expert of any layer, by magnitude; None without biases
+    layer_dropped_pct: tuple[float, ...]
+    layer_max_vio: tuple[float, ...]
+    layer_dead_experts: tuple[float, ...]
+    layer_lost_tokens_pct: tuple[float, ...]
+
+
+def summarize_router(config: TrainConfig, steps: list[RankStep]) -> RouterSummary | None:
+    """None for a model without experts. Layers without experts do not count."""
+    if config.moe is None:
+        return None
+    layers = [i for i in range(config.model.depth) if sizes.is_moe_layer(config, i)]
+    names = stat_names(config.moe)
+
+    def mean_over_ranks(layer: int, stat: str) -> float:
+        place = layer * len(names) + names.index(stat)
+        return statistics.fmean(step.router[place] for step in steps)
+
+    by_stat = {stat: [mean_over_ranks(layer, stat) for layer in layers] for stat in names}
+    return RouterSummary(
+        dropped_pct=100 * statistics.fmean(by_stat["dropped"]),
+        max_vio=max(by_stat["max_vio"]),
+        dead_experts=sum(by_stat["dead_experts"]),
+        lost_tokens_pct=100 * statistics.fmean(by_stat["lost_tokens"]),
+        z_loss=sum(by_stat["z_loss"]) if "z_loss" in by_stat else None,
+        largest_router_bias=max(by_stat["largest_bias"]) if "largest_bias" in by_stat else None,
+        layer_dropped_pct=_short(100 * share for share in by_stat["dropped"]),
+        layer_max_vio=_short(by_stat["max_vio"]),
+        layer_dead_experts=_short(by_stat["dead_experts"]),
+        layer_lost_tokens_pct=_short(100 * share for share in by_stat["lost_tokens"]),
+    )
+
+
+def _short(values: Iterable[float]) -> tuple[float, ...]:
+    """To four decimals: a row is written for every step, and holds many of these."""
+    return tuple(round(value, 4) for value in values)
+
+
+def mfu_pct(config: TrainConfig, tok_per_sec: float, peak_flops: float, dropped_pct: float) -> tuple[float, float]:
+    """Model FLOP utilisation in percent of the peak of all cards: as usually counted, and without dropped work."""
+    flops = sizes.flops_per_token(config)
+    wasted = 0.0
+    if config.moe is not None:
+        num_layers = sum(sizes.is_moe_layer(config, i) for i in range(config.model.depth))
+        per_assignment = 6 * 2 * config.moe.hidden_mult * config.model.width**2
+        wasted = num_layers * config.moe.top_k * per_assignment * dropped_pct / 100
+    scale = 100 * tok_per_sec / peak_flops
+    return flops * scale, (flops - wasted) * scale

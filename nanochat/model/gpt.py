@@ -1,0 +1,230 @@
+"""The transformer: a nanochat-style GPT with value embeddings, residual scalars, windows and, optionally, experts.
+
+RMSNorm without parameters after the embedding, before attention, before the MLP and before the head; queries and keys
+are normalised after rotary embedding; squared ReLU; no biases; untied head; logits softly capped at 15.
+
+A block is the unit of compilation. It takes what it needs as arguments and knows no layer number, so that blocks of
+the same kind share one compiled graph.
+
+Legend: B rows, T positions, N = B T tokens, D width, H heads, K head_dim, V padded vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanochat.config import ModelConfig, PrecisionConfig, TrainConfig
+from nanochat.model.attention import attend, rotary_tables, rotate
+from nanochat.model.fp8 import project
+from nanochat.model.moe import Experts, MoE, Router, RouterLosses, stat_names
+from nanochat.sizes import GATE_INPUTS, is_moe_layer
+
+LOGIT_CAP = 15.0
+_HEAD, _QKV, _OUT = frozenset({"lm_head"}), frozenset({"q", "k", "v"}), frozenset({"out"})
+FP8_LINEARS = {
+    "bf16": frozenset[str](),
+    "fp8": _HEAD | _QKV | _OUT,
+    "fp8_head": _HEAD,
+    "fp8_attention": _QKV | _OUT,
+    "fp8_qkv": _QKV,
+    "fp8_out": _OUT,
+}
+
+
+def norm(x: Tensor) -> Tensor:
+    """RMSNorm over the last dimension, without parameters."""
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+def _embedding(num_entries: int, width: int) -> nn.Embedding:
+    """A table (V, D) without values: torch's own first ones would import its whole compiler on the meta device."""
+    return nn.Embedding(num_entries, width, _weight=torch.empty(num_entries, width))
+
+
+class Attention(nn.Module):
+    """Causal self-attention; on every second layer a gated embedding of the token itself is added to its value."""
+
+    def __init__(self, model: ModelConfig, layer: int, backend: str) -> None:
+        super().__init__()
+        width = model.width
+        self.num_heads, self.head_dim = model.num_heads, model.head_dim
+        self.window, self.backend = model.window_tokens(layer), backend
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.value_embed: nn.Embedding | None = None
+        self.value_gate: nn.Linear | None = None
+        if model.has_value_embedding(layer):
+            self.value_embed = _embedding(model.padded_vocab_size, width)
+            self.value_gate = nn.Linear(GATE_INPUTS, model.num_heads, bias=False)
+
+    def forward(self, x: Tensor, ids: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x (B, T, D), ids (B, T), tables (1, T, 1, K/2) -> (B, T, D)."""
+        heads = (*x.shape[:2], self.num_heads, self.head_dim)
+        q, k, v = (project(linear, x).view(heads) for linear in (self.q, self.k, self.v))  # (B, T, H, K)
+        if self.value_embed is not None and self.value_gate is not None:
+            gate = 2 * torch.sigmoid(self.value_gate(x[..., :GATE_INPUTS]))  # (B, T, H)
+            v = v + gate[..., None] * self.value_embed(ids).view(heads)
+        q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
+        return project(self.out, attend(q, k, v, self.window, self.backend).reshape(x.shape))
+
+
+class MLP(nn.Module):
+    """D -> 4D -> D with squared ReLU."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 4 * width, bias=False)
+        self.down = nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)."""
+        return self.down(F.relu(self.up(x)).square())
+
+
+class Block(nn.Module):
+    """Attention and MLP or experts around the residual stream, which is first remixed with the embedding."""
+
+    def __init__(self, config: TrainConfig, layer: int, backend: str) -> None:
+        super().__init__()
+        self.residual_scale = nn.Parameter(torch.empty(()))
+        self.embedding_scale = nn.Parameter(torch.empty(()))
+        self.attention = Attention(config.model, layer, backend)
+        self.num_stats = len(stat_names(config.moe))
+        self.mlp: MLP | MoE
+        if config.moe is not None and is_moe_layer(config, layer):
+            self.mlp = MoE(config.model.width, config.moe, config.precision)
+        else:
+            self.mlp = MLP(config.model.width)
+
+    def forward(
+        self, x: Tensor, x0: Tensor, ids: Tensor, cos: Tensor, sin: Tensor, capacity: int | None
+    ) -> tuple[Tensor, RouterLosses, Tensor]:
+        """x, x0 (B, T, D), ids (B, T) -> x (B, T, D), the router's losses, its statistics (S,).
+
+        `capacity` is the experts' queue length, None for exact routing (see MoE.capacity).
+        """
+        x = self.residual_scale * x + self.embedding_scale * x0
+        x = x + self.attention(norm(x), ids, cos, sin)
+        if isinstance(self.mlp, MoE):
+            out, losses, stats = self.mlp(norm(x), capacity)
+        else:
+            out = self.mlp(norm(x))
+            losses = RouterLosses(x.new_zeros((), dtype=torch.float32), None)
+            stats = x.new_zeros(self.num_stats, dtype=torch.float32)
+        return x + out, losses, stats
+
+
+class Head(nn.Module):
+    """From the residual stream to the loss: norm, unembedding, soft cap, cross-entropy."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        super().__init__()
+        self.lm_head = nn.Linear(model.width, model.padded_vocab_size, bias=False)
+        self.vocab_size = model.vocab_size
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, vocab_size) fp32, capped."""
+        raw = project(self.lm_head, norm(x))[..., : self.vocab_size].float()
+        return LOGIT_CAP * torch.tanh(raw / LOGIT_CAP)
+
+    def forward(self, x: Tensor, targets: Tensor) -> Tensor:
+        """(B, T, D), (B, T) -> cross-entropy of each position (B, T) fp32, in nats; 0 where the target is -1."""
+        logits = self.logits(x)
+        flat = F.cross_entropy(logits.view(-1, self.vocab_size), targets.view(-1), ignore_index=-1, reduction="none")
+        return flat.view(targets.shape)
+
+
+class GPT(nn.Module):
+    """The whole model."""
+
+    def __init__(self, config: TrainConfig, attention_backend: str) -> None:
+        super().__init__()
+        model = config.model
+        self.config = config
+        self.wte = _embedding(model.padded_vocab_size, model.width)
+        self.blocks = nn.ModuleList(Block(config, layer, attention_backend) for layer in range(model.depth))
+        self.head = Head(model)
+        self.cos: Tensor
+        self.sin: Tensor
+        self.register_buffer("cos", torch.empty(0), persistent=False)
+        self.register_buffer("sin", torch.empty(0), persistent=False)
+
+    def forward(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, RouterLosses, Tensor]:
+        """ids, targets (B, T) -> cross-entropy (B, T), router losses summed over layers, statistics (L, S)."""
+        capacities = (block.mlp.capacity(ids.numel()) for block in self.blocks if isinstance(block.mlp, MoE))
+        capacity = next(capacities, None)  # of all layers alike
+        # Copies: the compiler tells a view from a tensor of its own, and would compile everything again for a batch, or
+        # a first block, that comes the other way.
+        ids, targets = ids.clone(), targets.clone()
+        x0 = norm(self.wte(ids))  # (B, T, D)
+        x, balances, zs, stats = x0.clone(), [], [], []
+        for block in self.blocks:
+            x, losses, layer_stats = block(x, x0, ids, self.cos, self.sin, capacity)
+            balances.append(losses.balance)
+            zs += [] if losses.z is None else [losses.z]
+            stats.append(layer_stats)
+        summed = RouterLosses(torch.stack(balances).sum(), torch.stack(zs).sum() if zs else None)
+        return self.head(x, targets), summed, torch.stack(stats)
+
+    def residual(self, ids: Tensor) -> Tensor:
+        """ids (B, T), T up to the model's context -> the residual stream that `head.logits` reads (B, T, D).
+
+        For a model in evaluation. The blocks run uncompiled and route exactly: texts have any length, and none of them
+        shall compile a graph.
+        """
+        num_positions = ids.shape[1]
+        cos, sin = self.cos[:, :num_positions], self.sin[:, :num_positions]
+        x = x0 = norm(self.wte(ids))  # (B, T, D)
+        for block in self.blocks:
+            x, _, _ = block.forward(x, x0, ids, cos, sin, None)
+        return x
+
+    @torch.no_grad()
+    def initialize(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Draws all weights in fp32 from torch's global generator, and sets all buffers; rotary tables in `dtype`.
+
+        The router starts small but not at zero: with equal scores every token would choose the same experts.
+        """
+        bound = 3**0.5 * self.config.model.width**-0.5
+        for name, parameter in self.named_parameters():
+            last = name.removesuffix(".weight").rsplit(".", 1)[-1]
+            match last:
+                case "wte":
+                    parameter.normal_(0.0, 1.0)
+                case "lm_head":
+                    parameter.normal_(0.0, 0.001)
+                case "out" | "down" | "w2" | "value_gate":
+                    parameter.zero_()
+                case "q" | "k" | "v" | "up" | "w1" | "value_embed":
+                    parameter.uniform_(-bound, bound)
+                case "router":
+                    parameter.normal_(0.0, 0.02)
+                case "residual_scale":
+                    parameter.fill_(1.0)
+                case "embedding_scale":
+                    parameter.fill_(0.1)
+                case _:
+                    raise AssertionError(f"no initial value is defined for {name}")
+        for router in self.routers().values():
+            for buffer in router.buffers():
+                buffer.zero_()
+        self.cos, self.sin = rotary_tables(self.config.model.seq_len, self.config.model.head_dim, device, dtype)
+
+    def routers(self) -> dict[int, Router]:
+        """The routers by layer."""
+        return {i: block.mlp.router for i, block in enumerate(self.blocks) if isinstance(block.mlp, MoE)}
+
+    def router_biases(self) -> dict[str, Tensor]:
+        """The model's state beside its parameters, under stable names; nothing where routers have no bias."""
+        routers = self.routers().items()
+        return {f"router_bias.{layer}": router.bias for layer, router in routers if router.bias is not None}
+
+    def refresh_fp8(self) -> None:
+        """Quantises the experts' weights anew; call it after every optimizer step and after loading."""
+        for module in self.modules():
+            if isinstance(module, Experts):
+                module.refresh_fp8()
+
+
+def fp8_roles(precision: PrecisionConfig) -> frozenset[str]:
+    """The nn.Linear names that torchao converts; the experts are converted by `moe.Experts` itself."""
+    return FP8_LINEARS[precision.linears]

@@ -1,0 +1,289 @@
+"""Mixture of experts: a router picks k experts for each token, a bounded or unbounded queue feeds each expert.
+
+Nothing here depends on the data's values for a shape, and nothing is read back to the host: ranks, counts and offsets
+stay on the device, so a block compiles as one graph and never waits.
+
+Dispatch. Each of the N x k assignments gets a row: assignments are sorted by expert and, inside an expert, by falling
+router weight (ties: earlier token first). Exact routing multiplies these ragged groups as they are. A capacity factor
+c cuts every queue at C = max(1, ceil(N k c / E)) rows, so the lowest weights are dropped first, which is deterministic
+and costs least; a dropped assignment adds nothing to its token. Evaluation is always exact.
+
+Both ways, moving rows is a gather forward and a gather backward: no atomics, so results repeat bit for bit.
+
+Legend: N tokens, k experts per token, E experts, C queue length, R rows (N k, or E C), D width, H hidden width.
+"""
+
+import math
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanochat.config import MoEConfig, PrecisionConfig
+from nanochat.model.fp8 import QuantizedWeight, fp8_grouped_linear, grouped_linear
+
+ROUTER_STATS = ("dropped", "max_vio", "dead_experts", "lost_tokens")  # the order of router_stats
+
+
+def stat_names(moe: MoEConfig | None) -> tuple[str, ...]:
+    """What a layer's statistics hold, in order: ROUTER_STATS, then z_loss and largest_bias where they are in use."""
+    with_z = moe is not None and moe.router_z_loss_coeff > 0
+    with_bias = moe is not None and moe.router_bias_rate > 0
+    return (*ROUTER_STATS, *(["z_loss"] if with_z else []), *(["largest_bias"] if with_bias else []))
+
+
+class Dispatch(NamedTuple):
+    """Who sits where in the experts' input."""
+
+    token_of_row: Tensor  # (R,) int64, N where the row is empty
+    row_of_assignment: Tensor  # (N, k) int64, R where the assignment was dropped
+    offsets: Tensor | None  # (E,) int32 ends of the ragged groups; None: every expert has R / E rows
+
+
+def queue_length(num_tokens: int, top_k: int, num_experts: int, capacity_factor: float) -> int:
+    """C = max(1, ceil(N k c / E)), exactly for the factor as it is written."""
+    places = num_tokens * top_k * Fraction(str(capacity_factor)) / num_experts
+    return max(math.ceil(places), 1)
+
+
+def sort_by_expert(weights: Tensor, experts: Tensor, num_experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Orders assignments by expert, then by falling weight, then by index.
+
+    Args: weights (N, k) fp32, not negative; experts (N, k) int64.
+    Returns: order (N k,) assignment at each sorted place; rank (N k,) place inside its expert; counts (E,).
+    """
+    flat_experts = experts.reshape(-1)
+    # A float that is not negative sorts like its bits, so expert and weight fit into one integer key.
+    weight_bits = weights.reshape(-1).float().contiguous().view(torch.int32).long()
+    key = (flat_experts << 32) | (0x7FFFFFFF - weight_bits)
+    order = torch.argsort(key, stable=True)  # (N k,)
+    is_expert = flat_experts[:, None] == torch.arange(num_experts, device=experts.device)  # (N k, E)
+    counts = is_expert.sum(0)  # (E,)
+    starts = counts.cumsum(0) - counts  # (E,)
+    rank = torch.arange(order.shape[0], device=order.device) - starts[flat_experts[order]]  # (N k,)
+    return order, rank, counts
+
+
+def dispatch_exact(order: Tensor, counts: Tensor, top_k: int) -> Dispatch:
+    """Every assignment has a row; groups are ragged. order (N k,), counts (E,)."""
+    row_of_assignment = torch.empty_like(order).scatter_(0, order, torch.arange(order.shape[0], device=order.device))
+    return Dispatch(order // top_k, row_of_assignment.view(-1, top_k), counts.cumsum(0).to(torch.int32))
+
+
+def dispatch_bounded(order: Tensor, rank: Tensor, experts: Tensor, num_experts: int, capacity: int) -> Dispatch:
+    """Each expert has `capacity` rows; assignments past it have none. order, rank (N k,), experts (N, k)."""
+    num_tokens, top_k = experts.shape
+    num_rows = num_experts * capacity
+    row = experts.reshape(-1)[order] * capacity + rank
+    row = torch.where(rank < capacity, row, num_rows)  # (N k,), the dropped share one place past the end
+    token_of_row = torch.full((num_rows + 1,), num_tokens, device=order.device, dtype=torch.int64)
+    token_of_row = token_of_row.scatter(0, row, order // top_k)[:num_rows]
+    row_of_assignment = torch.empty_like(row).scatter_(0, order, row)
+    return Dispatch(token_of_row, row_of_assignment.view(num_tokens, top_k), None)
+
+
+def _take_rows(x: Tensor, index: Tensor) -> Tensor:
+    """x[index], with zeros where the index is one past the end."""
+    inside = index < x.shape[0]
+    return torch.where(inside[..., None], x[torch.where(inside, index, 0)], 0)
+
+
+class _Scatter(torch.autograd.Function):
+    """Tokens (N, D) to rows (R, D). Backward gathers each token's rows, instead of adding into tokens by atomics."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, token_of_row: Tensor, row_of_assignment: Tensor) -> Tensor:
+        ctx.save_for_backward(row_of_assignment)
+        return _take_rows(x, token_of_row)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (row_of_assignment,) = ctx.saved_tensors
+        per_assignment = _take_rows(grads[0], row_of_assignment)  # (N, k, D)
+        return per_assignment.float().sum(1).to(grads[0].dtype), None, None
+
+
+class _Combine(torch.autograd.Function):
+    """Rows (R, D) and router weights (N, k) to tokens (N, D). Backward gathers each row's token."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, weights: Tensor, token_of_row: Tensor, row_of_assignment: Tensor) -> Tensor:
+        ctx.save_for_backward(y, weights, token_of_row, row_of_assignment)
+        per_assignment = _take_rows(y, row_of_assignment)  # (N, k, D)
+        return (per_assignment.float() * weights[:, :, None]).sum(1).to(y.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        y, weights, token_of_row, row_of_assignment = ctx.saved_tensors
+        out_grad = grads[0]
+        per_assignment = _take_rows(y, row_of_assignment)  # (N, k, D)
+        weights_grad = (per_assignment.float() * out_grad.float()[:, None, :]).sum(2)
+        num_rows = y.shape[0]
+        weight_of_row = torch.zeros(num_rows + 1, device=y.device, dtype=torch.float32)
+        weight_of_row = weight_of_row.scatter(0, row_of_assignment.reshape(-1), weights.float().reshape(-1))[:num_rows]
+        y_grad = _take_rows(out_grad, token_of_row).float() * weight_of_row[:, None]
+        return y_grad.to(y.dtype), weights_grad.to(weights.dtype), None, None
+
+
+class RouterLosses(NamedTuple):
+    """What a router is trained by beside the cross-entropy; both differentiable."""
+
+    balance: Tensor  # () fp32; top_k means perfect balance
+    z: Tensor | None  # () fp32; None where it has no weight
+
+
+class Routing(NamedTuple):
+    """What the router decided for N tokens."""
+
+    weights: Tensor  # (N, k) fp32, a token's sum is 1
+    experts: Tensor  # (N, k) int64
+    losses: RouterLosses
+
+
+class Router(nn.Module):
+    """Scores in fp32: softmax over all experts, the k best, renormalised to sum 1.
+
+    With a bias (see `router_bias`) the k best of score + bias are chosen; their weights are made of the scores alone.
+    """
+
+    def __init__(self, width: int, moe: MoEConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(moe.num_experts, width))
+        self.top_k = moe.top_k
+        self.has_z_loss = moe.router_z_loss_coeff > 0
+        has_bias = moe.router_bias_rate > 0
+        self.bias: Tensor | None
+        self.loads: Tensor | None  # assignments per expert since the last change of the bias
+        self.register_buffer("bias", torch.zeros(moe.num_experts) if has_bias else None)
+        loads = torch.zeros(moe.num_experts, dtype=torch.int64) if has_bias else None
+        self.register_buffer("loads", loads, persistent=False)
+
+    def forward(self, x: Tensor) -> Routing:
+        """x (N, D).
+
+        The balance loss is the Switch Transformer's (arXiv 2101.03961) over k choices, before dropping; the z-loss is
+        ST-MoE's (arXiv 2202.08906), the mean of log(sum(exp(logits)))^2.
+        """
+        num_experts = self.weight.shape[0]
+        logits = x.float() @ self.weight.float().t()  # (N, E)
+        probs = F.softmax(logits, dim=-1)  # (N, E)
+        every_expert = torch.arange(num_experts, device=x.device)  # (E,)
+        if self.bias is None:
+            top, experts = torch.topk(probs, self.top_k, dim=-1)  # (N, k)
+            is_expert = experts[:, :, None] == every_expert  # (N, k, E)
+        else:
+            experts = torch.topk(probs.detach() + self.bias, self.top_k, dim=-1).indices  # (N, k)
+            is_expert = experts[:, :, None] == every_expert  # (N, k, E)
+            top = torch.where(is_expert, probs[:, None, :], 0).sum(-1)  # (N, k)
+        load = is_expert.sum((0, 1)).float() / x.shape[0]  # (E,)
+        balance = num_experts * (probs.mean(0) * load).sum()
+        z = torch.logsumexp(logits, dim=-1).square().mean() if self.has_z_loss else None
+        return Routing(top / top.sum(-1, keepdim=True), experts, RouterLosses(balance, z))
+
+
+def router_stats(counts: Tensor, row_of_assignment: Tensor, num_rows: int) -> Tensor:
+    """The numbers of ROUTER_STATS, (4,) fp32. counts (E,) before dropping; row_of_assignment (N, k)."""
+    mean_load = counts.sum() / counts.shape[0]
+    dropped = row_of_assignment >= num_rows  # (N, k)
+    return torch.stack(
+        (
+            dropped.float().mean(),
+            counts.max() / mean_load - 1.0,
+            (counts < 0.1 * mean_load).sum().float(),
+            dropped.all(dim=1).float().mean(),
+        )
+    )
+
+
+class Experts(nn.Module):
+    """E two-layer MLPs with squared ReLU, their matrices stacked: w1 (E, H, D), w2 (E, D, H)."""
+
+    def __init__(self, width: int, moe: MoEConfig, precision: PrecisionConfig) -> None:
+        super().__init__()
+        hidden = moe.hidden_mult * width
+        self.w1 = nn.Parameter(torch.empty(moe.num_experts, hidden, width))
+        self.w2 = nn.Parameter(torch.empty(moe.num_experts, width, hidden))
+        self.recipe = precision.recipe
+        self.w1_fp8: QuantizedWeight | None = None
+        self.w2_fp8: QuantizedWeight | None = None
+        self.uses_fp8 = precision.experts == "fp8"
+
+    @torch.no_grad()
+    def refresh_fp8(self) -> None:
+        """Quantises the weights for the next micro-steps; call it after every optimizer step."""
+        if not self.uses_fp8:
+            return
+        if self.w1_fp8 is None or self.w2_fp8 is None:
+            self.w1_fp8 = QuantizedWeight(self.w1, self.recipe)
+            self.w2_fp8 = QuantizedWeight(self.w2, self.recipe)
+        self.w1_fp8.refresh(self.w1)
+        self.w2_fp8.refresh(self.w2)
+
+    def _linear(self, x: Tensor, weight: Tensor, quantized: QuantizedWeight | None, offsets: Tensor | None) -> Tensor:
+        if quantized is None or not self.training:
+            return grouped_linear(x, weight, offsets)
+        return fp8_grouped_linear(x, weight, quantized, offsets, self.recipe)
+
+    def forward(self, x: Tensor, offsets: Tensor | None) -> Tensor:
+        """Rows (R, D), grouped by expert as `offsets` says (None: equally many each), to rows (R, D)."""
+        hidden = F.relu(self._linear(x, self.w1, self.w1_fp8, offsets)).square()  # (R, H)
+        return self._linear(hidden, self.w2, self.w2_fp8, offsets)
+
+
+class MoE(nn.Module):
+    """A router and its experts in place of an MLP."""
+
+    def __init__(self, width: int, moe: MoEConfig, precision: PrecisionConfig) -> None:
+        super().__init__()
+        self.router = Router(width, moe)
+        self.experts = Experts(width, moe, precision)
+        self.moe = moe
+
+    def capacity(self, num_tokens: int) -> int | None:
+        """The queue length C for a micro-batch of N tokens; None where routing is exact, as in every evaluation.
+
+        It is not part of `forward`, because in a dynamically compiled block its formula would spread through every
+        shape, and its float could not be traced.
+        """
+        if self.moe.capacity_factor is None or not self.training:
+            return None
+        return queue_length(num_tokens, self.moe.top_k, self.moe.num_experts, self.moe.capacity_factor)
+
+    def _dispatch(
+        self, routing: Routing, counts: Tensor, order: Tensor, rank: Tensor, capacity: int | None
+    ) -> Dispatch:
+        num_tokens, num_experts = routing.experts.shape[0], self.moe.num_experts
+        if capacity is not None:
+            return dispatch_bounded(order, rank, routing.experts, num_experts, capacity)
+        if self.experts.w1.dtype == torch.bfloat16:
+            return dispatch_exact(order, counts, self.moe.top_k)
+        # torch's grouped product compiles in bf16 only. Elsewhere queues of N rows, which nothing overflows.
+        return dispatch_bounded(order, rank, routing.experts, num_experts, num_tokens)
+
+    def _stats(self, counts: Tensor, dispatch: Dispatch, z: Tensor | None) -> Tensor:
+        """The numbers of `stat_names`. In training the loads are counted for the bias, too."""
+        stats = router_stats(counts, dispatch.row_of_assignment, dispatch.token_of_row.shape[0])
+        router = self.router
+        if router.loads is not None and self.training:
+            router.loads.add_(counts)
+        more = ([] if z is None else [z.detach()]) + ([] if router.bias is None else [router.bias.abs().max()])
+        return torch.cat((stats, torch.stack(more))) if more else stats
+
+    def forward(self, x: Tensor, capacity: int | None) -> tuple[Tensor, RouterLosses, Tensor]:
+        """x (B, T, D) -> the experts' sum (B, T, D), the router's losses and its statistics (S,), as `stat_names` says.
+
+        `capacity` is what the method of that name says.
+        """
+        tokens = x.reshape(-1, x.shape[-1])  # (N, D)
+        routing = self.router(tokens)
+        with torch.no_grad():
+            order, rank, counts = sort_by_expert(routing.weights, routing.experts, self.moe.num_experts)
+            d = self._dispatch(routing, counts, order, rank, capacity)
+            stats = self._stats(counts, d, routing.losses.z)
+        rows = _Scatter.apply(tokens, d.token_of_row, d.row_of_assignment)
+        assert isinstance(rows, Tensor)
+        out = _Combine.apply(self.experts(rows, d.offsets), routing.weights, d.token_of_row, d.row_of_assignment)
+        assert isinstance(out, Tensor)
+        return out.view_as(x), routing.losses, stats

@@ -1,0 +1,128 @@
+"""The Ray cluster that one launch runs on: a private one that lives and dies with the launcher, or one to attach to.
+
+Settings go to every process of the job by its runtime environment.
+"""
+
+# Ray and pyarrow are typed in parts only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import contextlib
+import os
+import socket
+import subprocess
+import warnings
+from collections.abc import Generator
+from typing import Any
+
+from sweeps.engine.cluster.checks import LOCAL, Resources, local_resources
+from sweeps.engine.processes import launch_processes as family
+from sweeps.spec.errors import NoCluster
+
+COLLECTIVE_TIMEOUT_S = 1800  # longer than a vigil, which stores stacks first
+_ANSWER_S = 10.0
+OBJECT_STORE_BYTES = 200 * 2**20  # nothing large passes through it
+
+# For this process, before ray is imported. Ray's own boxes, tips, usage reports and result files stay away.
+_LAUNCHER_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Else Ray starts a process per core in advance, for a default environment that nothing of ours has.
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_worker_niceness": "0",  # Ray's default is 15: the ranks would starve beside anything else that runs
+}
+_JOB_ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(COLLECTIVE_TIMEOUT_S),
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+
+
+@contextlib.contextmanager
+def connected(address: str, *, num_workers: int, mark: str) -> Generator[Resources]:
+    """Starts a private cluster or attaches to one; afterwards nothing of it that we started is left on this host."""
+    os.environ.update(_LAUNCHER_ENVIRONMENT)
+    if address == LOCAL:
+        os.environ[family.MARK_VARIABLE] = mark
+    watchdog = family.start_watchdog(mark)
+    import ray
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield _start_private(num_workers, mark) if address == LOCAL else _attach(address, mark)
+    finally:
+        ray.shutdown()
+        os.environ.pop(family.MARK_VARIABLE, None)
+        _dismiss(watchdog)
+
+
+def _start_private(num_workers: int, mark: str) -> Resources:
+    """CPUs are declared by need, so that workers on fewer cores share them instead of waiting for ever."""
+    import ray
+
+    resources = local_resources()
+    job = {**_JOB_ENVIRONMENT, family.MARK_VARIABLE: mark}
+    job["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody is going to drain this host
+    num_cpus = max(os.cpu_count() or 1, num_workers + 2)
+    ray.init(address="local", num_cpus=num_cpus, num_gpus=resources.num_gpus, include_dashboard=False, **_quiet(job))
+    return resources
+
+
+def _attach(address: str, mark: str) -> Resources:
+    import ray
+    from ray.exceptions import RayError
+
+    job = {**_JOB_ENVIRONMENT, family.MARK_VARIABLE: mark}
+    if address != "auto":
+        _check_answers(address)
+    try:
+        ray.init(address=address, **_quiet(job))
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise NoCluster(f"the Ray cluster at {address} cannot be joined: {_reason(error)}") from error
+    total = ray.cluster_resources()
+    return Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), where=f"the cluster at {address}")
+
+
+def _check_answers(address: str) -> None:
+    """Raises NoCluster where nothing listens at host:port, which Ray itself would go on trying for many minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return  # Ray says what an address must look like
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise NoCluster(
+            f"nothing answers at {address} ({error}); is the cluster up, and is this its head's address and port?"
+        ) from None
+
+
+def _reason(error: BaseException) -> str:
+    """Ray tells why in the cause of the cause, over several lines; of the token it is what to do that matters."""
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__
+    if any("AuthToken" in text for text in texts):
+        return "it asks for a token; set RAY_AUTH_MODE=token, with the token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    return texts[0].strip().partition("\n")[0]
+
+
+def _quiet(job: dict[str, str]) -> dict[str, Any]:
+    return {"log_to_driver": False, "logging_level": "ERROR", "runtime_env": {"env_vars": job}}
+
+
+def _dismiss(watchdog: "subprocess.Popen[bytes]") -> None:
+    """Closing the pipe makes it end what is left of the family, then itself."""
+    assert watchdog.stdin is not None
+    watchdog.stdin.close()
+    watchdog.wait(timeout=15)

@@ -1,0 +1,128 @@
+"""All processes of one launch carry its mark in their environment, so what outlives the launcher is found and ended.
+
+Ray's daemons die with the launcher, but its workers train on for seconds and its agents stay for half a minute after a
+SIGKILL; meanwhile they hold GPUs and could still write into a trial's folder. Two measures, both by mark and never by
+name: a watchdog process ends the family as soon as the launcher is gone, and a restore, holding the experiment's lock,
+ends whatever is left of earlier launches of that very folder on this host before it starts an attempt.
+"""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+MARK_VARIABLE = "NANOCHAT_SWEEP_FAMILY"
+LEG_VARIABLE = "NANOCHAT_SWEEP_LEG"  # set by each rank for its children
+
+
+def mark_of(experiment_uri: str, owner_id: str) -> str:
+    """The mark of one launch: which folder, which owner."""
+    return f"{_folder_mark(experiment_uri)}.{owner_id[:16]}"
+
+
+def members(mark: str) -> list[int]:
+    """The living processes of a launch on this host, except the caller."""
+    return [pid for pid, seen in _marked_processes() if seen == mark]
+
+
+def leg_mark(experiment_uri: str, trial: str) -> str:
+    """The mark of what a trial's ranks start."""
+    return f"{_folder_mark(experiment_uri)}/{trial}"
+
+
+def end_leg(mark: str, ranks: list[int]) -> bool:
+    """Ends what is left of a leg on this host: its ranks and what they started. False if some would not go."""
+    return end(lambda: [pid for pid in ranks if is_marked(pid)] + _with(LEG_VARIABLE, mark))
+
+
+def leftovers(experiment_uri: str, own_mark: str) -> list[int]:
+    """Processes of other launches of the experiment. All of them are left over if the caller holds its lock."""
+    folder = _folder_mark(experiment_uri)
+    return [pid for pid, seen in _marked_processes() if seen.startswith(folder + ".") and seen != own_mark]
+
+
+def is_marked(pid: int) -> bool:
+    """Whether a process belongs to any launch of this tool."""
+    return _mark(pid) is not None
+
+
+def is_related(pid: int, mark: str) -> bool:
+    """Whether a process belongs to a launch of the same experiment as `mark`."""
+    folder = mark.partition(".")[0]
+    return bool(folder) and (_mark(pid) or "").partition(".")[0] == folder
+
+
+def end(find: Callable[[], list[int]], timeout_s: float = 10.0) -> bool:
+    """Kills what `find` finds until it finds nothing more. False if some would not go in time."""
+    deadline = time.monotonic() + timeout_s
+    while left := find():
+        if time.monotonic() > deadline:
+            return False
+        for pid in left:
+            kill(pid)
+        time.sleep(0.05)
+    return True
+
+
+def start_watchdog(mark: str) -> "subprocess.Popen[bytes]":
+    """A process that ends the family once this process is gone, however it goes. Close its stdin to end it."""
+    environment = {k: v for k, v in os.environ.items() if k != MARK_VARIABLE}
+    return subprocess.Popen(
+        [sys.executable, "-m", "sweeps.engine.processes.launch_processes", mark],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env=environment,
+    )
+
+
+def _folder_mark(experiment_uri: str) -> str:
+    return hashlib.sha256(experiment_uri.encode()).hexdigest()[:16]
+
+
+def _with(variable: str, value: str) -> list[int]:
+    return [pid for pid, seen in _marked_processes(variable) if seen == value]
+
+
+def _marked_processes(variable: str = MARK_VARIABLE) -> Iterator[tuple[int, str]]:
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else []:
+        if entry.isdigit() and int(entry) != os.getpid():
+            mark = _mark(int(entry), variable)
+            if mark is not None:
+                yield int(entry), mark
+
+
+def _mark(pid: int, variable: str = MARK_VARIABLE) -> str | None:
+    """The mark in a living process's environment; None too for other users' processes and for the dead."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return None
+    prefix = f"{variable}=".encode()
+    found = next((item for item in environment.split(b"\0") if item.startswith(prefix)), None)
+    return found[len(prefix) :].decode(errors="replace") if found else None
+
+
+def kill(pid: int) -> None:
+    """Ends a process at once; nothing happens if it is gone or another user's."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _watch(mark: str) -> None:
+    """Reads until the launcher's end of the pipe closes, which the kernel does whatever killed it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.stdin.buffer.read()
+    end(lambda: members(mark))
+
+
+if __name__ == "__main__":
+    _watch(sys.argv[1])

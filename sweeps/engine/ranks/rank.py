@@ -1,0 +1,230 @@
+"""What one rank of an attempt lends to the trainer: its hooks, over storage.
+
+Rank 0 stores rows in parts, at least five seconds apart, and always before a checkpoint that covers them, so that a
+resume never finds a gap. Whoever is about to store first makes sure that the attempt is still the newest one: an orphan
+of a killed launch must not touch what its successor has built on.
+"""
+
+import contextlib
+import errno
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from nanochat.config import TrainConfig, from_dict
+from nanochat.machine.memory import is_out_of_memory, memory_advice, peak_mib
+from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats, TrainResult, stats_as_dict
+from sweeps.engine.processes.storage_retry import StorageLost, or_lost
+from sweeps.records.checkpoints import KEEP_CHECKPOINTS, stored_checkpoints, superseded
+from sweeps.records.documents import AttemptEnd, AttemptError, utc_now
+from sweeps.records.experiment import Experiment
+from sweeps.records.rows import StepRow
+from sweeps.records.store import Store
+from sweeps.spec.errors import SweepToolError
+
+ROW_PART_S = 5.0
+STOP_POLL_S = 1.0
+REMOTE_STOP_POLL_S = 5.0  # asking object storage takes tens of milliseconds, in which nothing trains
+_MAX_TRACEBACK = 20_000
+
+
+class Superseded(SweepToolError):
+    """A newer attempt of the same trial has started: this one is an orphan and must end."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Which attempt a rank works for; plain values, so that it travels."""
+
+    experiment: str
+    trial: str
+    attempt: int
+
+
+class Group(Protocol):
+    """The ranks of the attempt, as Ray Train knows them."""
+
+    is_first: bool
+
+    def agree(self, names: list[str]) -> list[str]:
+        """Collective: rank 0's list."""
+        ...
+
+    def write(self, state: Checkpointable) -> None:
+        """Collective, on any one thread: every rank writes its part of a checkpoint to where it stays, or none."""
+        ...
+
+    def report(self, step: int) -> None:
+        """Collective, on the training thread: counts the checkpoint that `write` has completed."""
+        ...
+
+    def local_folder(self, name: str) -> Path:
+        """A stored checkpoint on this rank's disk, by its path below the trial's training storage."""
+        ...
+
+
+class Rank:
+    """The hooks of one rank and what they share."""
+
+    def __init__(self, task: Task, group: Group) -> None:
+        self._task, self._group = task, group
+        self._experiment = or_lost(
+            f"experiment {task.experiment} cannot be read", lambda: Experiment.open(task.experiment)
+        )
+        self._record = self._experiment.trial(task.trial)
+        self._train_store = Store(self._record.train_uri)
+        self._rows: list[StepRow] = []
+        self._rows_stored_at = time.monotonic()
+        self._last_row: int | None = None
+        self._last_step_utc: str | None = None
+        self._stop_poll_s = STOP_POLL_S if self._experiment.store.is_local else REMOTE_STOP_POLL_S
+        self._stop_seen_at = -self._stop_poll_s
+        self._is_storage_away = False
+
+    def config(self) -> TrainConfig:
+        """The trial's config, as the manifest has it."""
+        values = next(t["config"] for t in self._experiment.manifest.plan["trials"] if t["name"] == self._task.trial)
+        return from_dict(values)
+
+    def hooks(self) -> Hooks:
+        """What the trainer calls."""
+        return Hooks(
+            on_start=self.on_start,
+            on_step=self.on_step,
+            before_save=self.before_save,
+            save=self.save,
+            saved=self.saved,
+            checkpoints=self.checkpoints,
+            should_stop=self.should_stop,
+        )
+
+    def on_start(self, facts: StartFacts) -> None:
+        """Rank 0: the attempt's facts; earlier attempts' checkpoints that nothing needs any more are deleted."""
+        or_lost(f"the start of {self._task.trial} cannot be stored", lambda: self._start(facts))
+
+    def _start(self, facts: StartFacts) -> None:
+        self._check_newest()
+        self._update_attempt(facts=stats_as_dict(facts), first_step=facts.first_step)
+        for old in superseded(
+            stored_checkpoints(self._train_store),
+            attempt=self._task.attempt,
+            first_step=facts.first_step,
+            keep=KEEP_CHECKPOINTS,
+        ):
+            self._train_store.delete_tree(old.name)
+
+    def on_step(self, stats: StepStats) -> None:
+        """Rank 0: a row. It may wait in memory, but not for long."""
+        self._rows.append(StepRow.of(stats, trial=self._task.trial, attempt=self._task.attempt))
+        if self._last_row is None:
+            with contextlib.suppress(OSError):  # only the report's time between legs would lack it
+                self._update_attempt(first_step_utc=utc_now())
+        self._last_row, self._last_step_utc = stats.step, utc_now()
+        if time.monotonic() - self._rows_stored_at >= ROW_PART_S:
+            try:
+                self._store_rows()
+            except OSError as error:
+                print(f"rows cannot be stored yet, they wait in memory: {error}")
+                self._rows_stored_at = time.monotonic()
+
+    def before_save(self, step: int) -> None:
+        """Rank 0: rows are stored before a checkpoint covers them."""
+        if not self._group.is_first:
+            return
+        if self._last_row is not None and self._last_row < step - 1:
+            raise RuntimeError(f"checkpoint at step {step}, but the last row is of step {self._last_row}")
+        or_lost(f"rows of {self._task.trial} cannot be stored", self._store_rows_of_newest)
+
+    def save(self, state: Checkpointable) -> None:
+        """Every rank, beside training: writes its part. On a local disk straight to where it stays, without a copy."""
+        try:
+            self._group.write(state)
+        except Exception as error:
+            raise StorageLost(f"the checkpoint at step {state.step} cannot be stored: {error}") from error
+
+    def saved(self, step: int) -> None:
+        """Every rank: tells Ray Train, which keeps the two newest of this attempt."""
+        try:
+            self._group.report(step)
+        except Exception as error:
+            raise StorageLost(f"the checkpoint at step {step} is stored but cannot be reported: {error}") from error
+
+    def checkpoints(self) -> Iterator[Path]:
+        """Every rank: the trial's checkpoints, newest first, the same ones on each rank.
+
+        The ranks agree on the list here and now; a folder is fetched when it is looked at, which a rank may do alone.
+        """
+        refusal = f"checkpoints of {self._task.trial} cannot be read"
+        found = or_lost(refusal, lambda: stored_checkpoints(self._train_store)) if self._group.is_first else []
+        names = self._group.agree([checkpoint.name for checkpoint in found])
+        return (or_lost(refusal, partial(self._group.local_folder, name)) for name in names)
+
+    def should_stop(self) -> bool:
+        """Whether somebody asked for a stop: rank 0 looks for all, once a second at most; not to be seen is no wish."""
+        if not self._group.is_first or time.monotonic() - self._stop_seen_at < self._stop_poll_s:
+            return False
+        self._stop_seen_at = time.monotonic()
+        try:
+            self._check_newest()
+            is_asked = self._experiment.stop_requested() is not None
+        except OSError as error:
+            if not self._is_storage_away:
+                print(f"requests to stop cannot be read, training goes on: {error}")
+            self._is_storage_away = True
+            return False
+        self._is_storage_away = False
+        return is_asked
+
+    def finish(self, result: TrainResult) -> None:
+        """Rank 0: everything is stored, then the attempt has ended. The driver makes the result of it."""
+        if not self._group.is_first:
+            return
+        end: AttemptEnd = "completed" if result.completed else "stopped"
+        or_lost(f"the end of {self._task.trial} cannot be stored", lambda: self._finish(end))
+
+    def _finish(self, end: AttemptEnd) -> None:
+        self._store_rows_of_newest()
+        self._update_attempt(end=end, last_step_utc=self._last_step_utc, ended_utc=utc_now())
+
+    def store_error(self, error: Exception) -> bool:
+        """Any rank: its own exception, unless another rank was first, because the later ones follow from that."""
+        try:
+            attempt = self._record.attempt(self._task.attempt)
+            if attempt.error is not None or attempt.end is not None:
+                return False
+            text = "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
+            message = self._explained(error)
+            self._update_attempt(error=AttemptError(type=type(error).__name__, message=message, traceback=text))
+        except OSError as refused:
+            print(f"this error cannot be stored: {refused}")
+        return True
+
+    def _explained(self, error: Exception) -> str:
+        return memory_advice(error, self.config(), peak_mib()) if is_out_of_memory(error) else str(error)
+
+    def _check_newest(self) -> None:
+        attempts = self._record.attempts()
+        if not attempts:
+            raise FileNotFoundError(errno.ENOENT, "no attempt is in storage any more", self._experiment.uri)
+        newest = attempts[-1].number
+        if newest != self._task.attempt or self._record.result() is not None:
+            raise Superseded(
+                f"attempt {self._task.attempt} of {self._task.trial} is superseded by attempt {newest}; it ends here"
+            )
+
+    def _store_rows_of_newest(self) -> None:
+        self._check_newest()
+        self._store_rows()
+
+    def _store_rows(self) -> None:
+        """Stores what has gathered; what storage refuses stays in memory."""
+        self._record.append_rows(self._task.attempt, self._rows)
+        self._rows.clear()
+        self._rows_stored_at = time.monotonic()
+
+    def _update_attempt(self, **changes: Any) -> None:
+        self._record.update_attempt(replace(self._record.attempt(self._task.attempt), **changes))

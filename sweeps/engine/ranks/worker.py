@@ -1,0 +1,160 @@
+"""The process of one rank, as Ray Train starts it: the only place that calls the trainer.
+
+On a local disk a checkpoint is written straight to where it stays, without a second copy; elsewhere into a temporary
+folder, and from there into storage. Both happen beside training. Ray Train is told when it is complete: its report is a
+barrier that belongs to the training thread.
+"""
+
+# Ray and pyarrow are typed in parts only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
+
+import contextlib
+import shutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nanochat.config import TrainConfig
+from nanochat.loop.waiting import Landmarks
+from nanochat.stats import Checkpointable, Hooks, TrainResult
+from sweeps.engine.processes import scratch
+from sweeps.engine.processes.output import into_log
+from sweeps.engine.processes.storage_retry import or_lost
+from sweeps.engine.ranks import stacks
+from sweeps.engine.ranks.rank import Rank, Task
+from sweeps.records.checkpoints import checkpoint_name, run_name
+from sweeps.records.experiment import Experiment
+from sweeps.records.store import Store
+
+TrainFunction = Callable[[TrainConfig, Hooks], TrainResult]
+
+
+def run_rank(values: dict[str, Any]) -> None:
+    """Ray Train's loop function. `values` holds a task's fields and, for tests, another `train` function."""
+    train: TrainFunction | None = values.get("train")
+    task = Task(values["experiment"], values["trial"], values["attempt"])
+    experiment = or_lost(f"experiment {task.experiment} cannot be read", lambda: Experiment.open(task.experiment))
+    record = experiment.trial(task.trial)
+    with contextlib.ExitStack() as output:
+        or_lost("the log cannot be written", lambda: output.enter_context(into_log(record.log_path)))
+        stacks.enlist(experiment.store, task.trial, task.attempt, Landmarks.here(__file__, run_rank.__name__))
+        sys.argv = experiment.manifest.argv  # the command that this process serves; its own is Ray's
+        group = RayGroup(Store(record.train_uri), task.attempt)
+        rank = Rank(task, group)
+        try:
+            rank.finish((train or _trainer())(rank.config(), rank.hooks()))
+        except Exception as error:
+            if rank.store_error(error):
+                traceback.print_exc()
+            else:
+                print(f"another rank ends too: {type(error).__name__}: {error}")
+            raise
+        finally:
+            group.remove_download()
+
+
+def _trainer() -> TrainFunction:
+    from nanochat.train import train
+
+    return train
+
+
+class RayGroup:
+    """The ranks of an attempt, which is one Ray Train run."""
+
+    def __init__(self, train_store: Store, attempt: int) -> None:
+        import ray.train
+
+        context = ray.train.get_context()
+        self.is_first: bool = context.get_world_rank() == 0
+        storage: Any = context.get_storage()  # its file system, or Ray Train takes a checkpoint for somebody else's
+        self._filesystem, self._run_folder = storage.storage_filesystem, storage.experiment_fs_path
+        self._store, self._attempt = train_store, attempt
+        self._download: Path | None = None
+
+    def agree(self, names: list[str]) -> list[str]:
+        """Collective: rank 0's list."""
+        from ray.train.collective import broadcast_from_rank_zero
+
+        return broadcast_from_rank_zero(names)
+
+    def write(self, state: Checkpointable) -> None:
+        """Collective, beside training."""
+        self.remove_download()
+        name = f"{run_name(self._attempt)}/{checkpoint_name(state.step)}"
+        place = self._place(state.step)
+        store_checkpoint(state, self._store, name, self._filesystem, place, removes=self.is_first)
+
+    def report(self, step: int) -> None:
+        """Collective, on the training thread: Ray Train counts the checkpoint, which is where it stays already."""
+        import ray.train
+
+        ray.train.report(
+            {"step": step},
+            checkpoint=ray.train.Checkpoint(self._place(step), filesystem=self._filesystem),
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.NO_UPLOAD,
+        )
+
+    def _place(self, step: int) -> str:
+        """A checkpoint's path in Ray Train's file system."""
+        return f"{self._run_folder}/{checkpoint_name(step)}"
+
+    def local_folder(self, name: str) -> Path:
+        """Where the checkpoint lies, or a copy of it that lives until the next call."""
+        return self._store.local_path(name) or self._fetch(name)
+
+    def _fetch(self, name: str) -> Path:
+        import pyarrow.fs
+
+        self.remove_download()
+        self._download = scratch.new_folder()
+        filesystem, base = pyarrow.fs.FileSystem.from_uri(self._store.uri)
+        pyarrow.fs.copy_files(f"{base}/{name}", str(self._download), source_filesystem=filesystem)
+        return self._download
+
+    def remove_download(self) -> None:
+        """Removes the copy of a checkpoint that was read."""
+        if self._download is not None:
+            shutil.rmtree(self._download, ignore_errors=True)
+            self._download = None
+
+
+def store_checkpoint(
+    state: Checkpointable, store: Store, name: str, filesystem: Any, place: str, *, removes: bool
+) -> None:
+    """Collective: the checkpoint is complete at `name` in the store, which is `place` in pyarrow's file system.
+
+    Raises what `state` raises on every rank alike. `removes`, on the rank that writes the index: what was written is
+    removed then, unless it is complete: the others may be lost after that, or it may have been there before.
+    """
+    local = store.local_path(name)
+    try:
+        if local is not None:
+            state.write(local)
+        else:
+            with tempfile.TemporaryDirectory(prefix=scratch.prefix()) as folder:
+                state.write(Path(folder))
+                upload(Path(folder), filesystem, place, state)
+    except Exception:
+        with contextlib.suppress(OSError):
+            if removes and not store.exists(f"{name}/{state.last_file}"):
+                store.delete_tree(name)
+        raise
+
+
+def upload(folder: Path, filesystem: Any, place: str, state: Checkpointable) -> None:
+    """Collective: merges the ranks' folders into one place; the file that makes it a checkpoint comes last."""
+    import pyarrow.fs
+
+    def put(names: list[str]) -> None:
+        filesystem.create_dir(place)  # an object store has no folders and makes none
+        for name in names:
+            pyarrow.fs.copy_files(str(folder / name), f"{place}/{name}", destination_filesystem=filesystem)
+
+    mine = sorted(path.name for path in folder.iterdir() if path.name != state.last_file)
+    state.together(lambda: put(mine))
+    state.together(lambda: put([state.last_file]), first_only=True)

@@ -1,0 +1,262 @@
+"""The driver of one trial: what Ray Tune runs, once per trial, in a process that it reuses for the next one.
+
+It keeps nothing in memory between two trials. In a loop it reads the trial's record, asks `next_move`, and acts: starts
+an attempt (one Ray Train run with a folder of its own), or writes the result, or lets the trial rest. Ray's own retries
+are off, because they would also repeat a leg's own error.
+"""
+
+# Ray is typed in parts only.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import contextlib
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from nanochat.config import TrainConfig
+from sweeps.engine.cluster import gpus
+from sweeps.engine.cluster.checks import device_of
+from sweeps.engine.cluster.reservations import free_reservations
+from sweeps.engine.processes import launch_processes as family
+from sweeps.engine.processes.storage_retry import StorageLost, patiently
+from sweeps.engine.ranks.rank import Superseded, Task
+from sweeps.engine.ranks.stacks import end_leg, on_node, places
+from sweeps.engine.ranks.worker import TrainFunction, run_rank
+from sweeps.engine.trials.next_move import Move, Policy, StoredTrial, next_move
+from sweeps.engine.watching.hang_watch import HUNG, Limits, watching
+from sweeps.records.checkpoints import KEEP_CHECKPOINTS, run_name
+from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord, TrialResult, utc_now
+from sweeps.records.experiment import Experiment
+from sweeps.records.provenance import running_commit
+from sweeps.records.trial import TrialRecord
+from sweeps.spec.plan import Trial
+
+_BLAMELESS = (StorageLost, Superseded)
+_CONTINUED_ERRORS = (*(kind.__name__ for kind in _BLAMELESS), HUNG)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialTask:
+    """Everything a driver needs; plain values, so that Tune can carry it."""
+
+    experiment: str
+    trial: str
+    num_workers: int
+    num_gpus: int
+    num_threads: int  # of one CPU worker
+    max_interruptions: int
+    owns_all_gpus: bool  # nobody else's legs run on this cluster's GPUs
+    step_limit_s: float
+    first_step_limit_s: float
+
+    def as_config(self) -> dict[str, Any]:
+        """The form that Tune passes to the driver."""
+        return asdict(self)
+
+
+def run_trial(config: dict[str, Any], train: TrainFunction | None = None) -> None:
+    """Tune's trainable. Returns when nothing more can be done for the trial in this launch."""
+    task = TrialTask(**config)
+    experiment = patiently(lambda: Experiment.open(task.experiment))
+    record = experiment.trial(task.trial)
+    trial = next(t for t in experiment.plan.trials if t.name == task.trial)
+    policy = Policy(max_interruptions=task.max_interruptions)
+    num_earlier = patiently(lambda: len(record.attempts()))
+    while True:
+        match next_move(patiently(lambda: stored_trial(experiment, record, num_earlier)), policy):
+            case Move.START | Move.CONTINUE:
+                if _is_refused(experiment, trial.config, task):
+                    return
+                _make_attempt(experiment, record, trial, task, train)
+            case Move.WRITE_RESULT:
+                patiently(lambda: write_result(record, trial))
+            case _:
+                return
+
+
+def _is_refused(experiment: Experiment, config: TrainConfig, task: TrialTask) -> bool:
+    """Whether others use the leg's GPUs, which the launcher is told. Where other jobs share the cluster it is not known
+    which GPUs will be the leg's."""
+    import ray
+
+    if device_of(config, task.num_gpus) != "cuda" or not task.owns_all_gpus:
+        return False
+    mark = os.environ.get(family.MARK_VARIABLE, "")
+    nodes: list[dict[str, Any]] = ray.nodes()
+    with_gpus = [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("GPU")]
+    refusals = [refusal for id in with_gpus if (refusal := on_node(id, gpus.free, mark))]
+    if refusals:
+        patiently(lambda: experiment.refuse(refusals[0]))
+    return bool(refusals)
+
+
+def stored_trial(experiment: Experiment, record: TrialRecord, num_earlier: int) -> StoredTrial:
+    """What the next move depends on, as storage has it now."""
+    attempts = record.attempts()
+    ends: list[AttemptEnd | None] = [attempt.end for attempt in attempts]
+    return StoredTrial(
+        has_result=record.result() is not None,
+        stop_requested=experiment.stop_requested() is not None,
+        ends=ends,
+        num_earlier=num_earlier,
+        retry_asked=bool(attempts) and attempts[-1].retry_utc is not None,
+    )
+
+
+def _make_attempt(
+    experiment: Experiment, record: TrialRecord, trial: Trial, task: TrialTask, train: TrainFunction | None
+) -> None:
+    """One attempt, from its record's opening to its end, after which no process of it is left."""
+    free_reservations()
+    attempt = patiently(lambda: _open_attempt(record, trial.config, task.num_workers))
+    limits = Limits(first_step_s=task.first_step_limit_s, step_s=task.step_limit_s)
+    error: Exception | None = None
+    try:
+        with watching(experiment, record.name, attempt.number, limits):
+            _fit(record, attempt.number, trial.config, task, train)
+    except Exception as raised:  # whatever it is, it ended the attempt; the record says what follows
+        error = raised
+    _end_what_is_left(experiment, record.name, attempt.number)
+    patiently(lambda: _close_attempt(record, attempt.number, error))
+
+
+def _end_what_is_left(experiment: Experiment, trial: str, attempt: int) -> None:
+    """Ray ends the ranks; compilers and loaders that they started may stay, and would hold memory of the next leg."""
+    ranks = patiently(lambda: places(experiment.store, trial, attempt))
+    mark = family.leg_mark(experiment.uri, trial)
+    for node_id in dict.fromkeys(place.node_id for place in ranks):
+        with contextlib.suppress(Exception):  # a node that is gone keeps no process
+            on_node(node_id, end_leg, mark, [place for place in ranks if place.node_id == node_id])
+
+
+def _open_attempt(record: TrialRecord, config: TrainConfig, num_workers: int) -> AttemptRecord:
+    record.write_config(config)
+    return record.start_attempt(num_workers=num_workers, git_commit=running_commit())
+
+
+def _close_attempt(record: TrialRecord, number: int, error: Exception | None) -> None:
+    stored = record.attempt(number)
+    if stored.end is None:
+        record.update_attempt(_judged(stored, error))
+
+
+def _fit(record: TrialRecord, attempt: int, config: TrainConfig, task: TrialTask, train: TrainFunction | None) -> None:
+    import ray.train
+
+    from sweeps.engine.ranks.lean_trainer import LeanTrainer
+    from sweeps.engine.ranks.process_group import ProcessGroup
+
+    on_gpu = device_of(config, task.num_gpus) == "cuda"
+    values: dict[str, Any] = asdict(Task(task.experiment, task.trial, attempt))
+    trainer = LeanTrainer(
+        run_rank,
+        ProcessGroup("cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
+        train_loop_config=values if train is None else {**values, "train": train},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=task.num_workers,
+            use_gpu=on_gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if on_gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=run_name(attempt),
+            storage_path=record.train_uri,
+            failure_config=ray.train.FailureConfig(
+                max_failures=0, controller_failure_limit=2, max_preemption_failures=0
+            ),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=KEEP_CHECKPOINTS),
+            worker_runtime_env={} if on_gpu else {"env_vars": cpu_environment(task.num_threads)},
+        ),
+    )
+    trainer.fit()
+
+
+def cpu_environment(num_threads: int) -> dict[str, str]:
+    """For workers without a GPU: their share of the cores, and a malloc that keeps what large tensors give back.
+
+    The tensors of a step come and go at every step; returned to the kernel each time, a step takes 2-3 times as long.
+    Training is not on a worker's main thread: another thread's arena gives back what is larger than 64 MiB, so there is
+    one arena for all.
+    """
+    return {
+        "OMP_NUM_THREADS": str(num_threads),
+        "MKL_NUM_THREADS": str(num_threads),
+        "MALLOC_MMAP_THRESHOLD_": "4000000000",
+        "MALLOC_TRIM_THRESHOLD_": "4000000000",
+        "MALLOC_ARENA_MAX": "1",
+    }
+
+
+def _judged(stored: AttemptRecord, error: Exception | None) -> AttemptRecord:
+    """The record of an attempt that did not say itself how it ended."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
+    end = judge(stored.error.type if stored.error else None, list(failures.values()))
+    kept = stored.error if end == "failed" or (stored.error and stored.error.type in _CONTINUED_ERRORS) else None
+    return replace(stored, end=end, error=kept or _outer_error(error, failures), ended_utc=utc_now())
+
+
+def judge(stored_error: str | None, failures: Sequence[Exception]) -> AttemptEnd:
+    """Failed only where every rank that ended was ended by its own exception.
+
+    Where one was lost (killed, its node gone), the exceptions of the others follow from that, and the attempt was
+    interrupted. So it was when storage refused or a newer attempt took over, which a rank may not have been able to
+    store, and when Ray itself gave up.
+    """
+    if stored_error in _CONTINUED_ERRORS or any(isinstance(failure, _BLAMELESS) for failure in failures):
+        return "interrupted"
+    return "failed" if failures and all(is_own_error(failure) for failure in failures) else "interrupted"
+
+
+def is_own_error(failure: Exception) -> bool:
+    """Whether a rank's failure was raised by the training function, and not Ray's news of a rank that is gone."""
+    from ray.exceptions import RayError
+    from ray.train.v2._internal.exceptions import RayTrainError
+
+    return not isinstance(failure, RayError | RayTrainError)
+
+
+def _outer_error(error: Exception | None, failures: Mapping[int, Exception]) -> AttemptError | None:
+    """What the outside saw: that storage refused, or of a lost rank Ray's description of its death."""
+    for failure in failures.values():
+        if isinstance(failure, _BLAMELESS):
+            return AttemptError(type=type(failure).__name__, message=str(failure), traceback=str(error))
+    for rank, failure in failures.items():
+        if not is_own_error(failure):
+            message = f"rank {rank} was lost: {_how_it_went(failure)}"
+            return AttemptError(type="WorkerLost", message=message, traceback=str(failure))
+    if error is None:
+        return None
+    return AttemptError(type=type(error).__name__, message=_first_line(error), traceback=str(error))
+
+
+def _how_it_went(failure: Exception) -> str:
+    from ray.exceptions import ActorDiedError
+
+    inner = getattr(failure, "health_check_failure", failure)
+    return "its process died" if isinstance(inner, ActorDiedError) else f"{type(inner).__name__}: {_first_line(inner)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def write_result(record: TrialRecord, trial: Trial) -> None:
+    """All from the stored rows, so it is the same whoever writes it and whenever."""
+    record.compact()
+    rows = record.rows()
+    evaluated = [row.val_bpb for row in rows if row.val_bpb is not None and math.isfinite(row.val_bpb)]
+    record.write_result(
+        TrialResult(
+            trial=trial.name,
+            leg=trial.leg.name,
+            block=trial.block,
+            status="completed",
+            last_step=rows[-1].step,
+            num_attempts=len(record.attempts()),
+            peak_mib=max(row.peak_mib for row in rows),
+            total_time_min=rows[-1].train_time_s / 60,
+            min_val_bpb=min(evaluated) if evaluated else None,
+            ended_utc=utc_now(),
+        )
+    )

@@ -1,0 +1,170 @@
+"""What an experiment's storage tells a watcher, as events: the launcher's only source about its legs.
+
+Results go up by file: nothing is sent to the launcher, it looks. Part files never change, so each is read once; trials
+that are settled are not looked at again.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from sweeps.engine.watching.events import (
+    Event,
+    LegCheckpointed,
+    LegCompleted,
+    LegFailed,
+    LegInterrupted,
+    LegProgress,
+    LegStarted,
+    LegStopped,
+    LegTraining,
+    LegUncompiled,
+    Place,
+)
+from sweeps.records.checkpoints import run_name
+from sweeps.records.documents import AttemptRecord, TrialResult
+from sweeps.records.experiment import Experiment
+from sweeps.records.rows import StepRow, decode_rows
+from sweeps.records.trial import TrialRecord
+
+PROGRESS_S = 10.0
+LOG_TAIL_LINES = 12
+_SNAPSHOT = "checkpoint_manager_snapshot.json"
+
+
+@dataclass
+class _Seen:
+    """What was already told about one trial."""
+
+    position: int
+    settled: bool = False
+    num_started: int = 0
+    num_training: int = 0
+    num_uncompiled: int = 0
+    num_ended: int = 0
+    parts: set[str] = field(default_factory=lambda: set[str]())
+    last_row: StepRow | None = None
+    told_step: int = -1
+    told_at: float = 0.0
+    checkpoint: str = ""
+
+
+class Watch:
+    """Compares storage with what was told before. What lies there at the start is taken as known."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        self._records = {record.name: record for record in experiment.trials()}
+        self._seen: dict[str, _Seen] = {}
+        for position, (name, record) in enumerate(self._records.items(), start=1):
+            attempts = record.attempts()
+            known = len(attempts)
+            self._seen[name] = _Seen(
+                position,
+                settled=record.result() is not None,
+                num_started=known,
+                num_training=known,
+                num_uncompiled=known,
+                num_ended=known,
+            )
+            self._seen[name].parts.update(self._part_names(name))
+
+    def poll(self) -> Iterator[Event]:
+        """What happened since the last call, oldest first within a trial. Raises OSError while storage refuses."""
+        for name, record in self._records.items():
+            seen = self._seen[name]
+            if not seen.settled:
+                yield from self._poll_trial(record, seen)
+
+    def _poll_trial(self, record: TrialRecord, seen: _Seen) -> Iterator[Event]:
+        result, attempts = record.result(), record.attempts()
+        place = Place(record.name, seen.position, len(self._records))
+        for attempt in attempts[seen.num_ended :]:
+            if attempt.number >= seen.num_started:
+                seen.num_started = attempt.number + 1
+                yield LegStarted(at=place, attempt=attempt.number)
+            if attempt.facts is not None and attempt.number >= seen.num_training:
+                seen.num_training = attempt.number + 1
+                yield _training(place, attempt)
+            reason = (attempt.facts or {}).get("compile_fallback")
+            if reason is not None and attempt.number >= seen.num_uncompiled:
+                seen.num_uncompiled = attempt.number + 1
+                yield LegUncompiled(at=place, reason=reason)
+            yield from self._progress(record.name, place, seen, attempt)
+            is_cut_off = attempt.end is None and attempt is not attempts[-1]
+            if is_cut_off or attempt.end not in (None, "completed"):
+                seen.num_ended = attempt.number + 1
+                yield self._ended(record, place, attempt)
+        if result is not None:
+            seen.settled = True
+            yield _completed(place, result, record)
+
+    def _progress(self, name: str, place: Place, seen: _Seen, attempt: AttemptRecord) -> Iterator[Event]:
+        for part in self._part_names(name):
+            if part not in seen.parts and part.startswith("a"):
+                seen.parts.add(part)
+                rows, _ = decode_rows(self._experiment.store.read(f"trials/{name}/rows/{part}"))
+                seen.last_row = rows[-1] if rows else seen.last_row
+        row, now = seen.last_row, time.monotonic()
+        runs = attempt.end is None and row is not None and row.attempt == attempt.number  # else it is an older one's
+        if row is not None and runs and row.step != seen.told_step and now - seen.told_at >= PROGRESS_S:
+            seen.told_step, seen.told_at = row.step, now
+            yield LegProgress(
+                at=place, step=row.step + 1, num_steps=row.num_steps, loss=row.loss_ema, tok_per_sec=row.tok_per_sec
+            )
+        newest = self._newest_checkpoint(name, attempt.number)
+        if newest and newest != seen.checkpoint:
+            seen.checkpoint = newest
+            yield LegCheckpointed(at=place, step=int(newest.rpartition("_")[2]))
+
+    def _part_names(self, name: str) -> list[str]:
+        return self._experiment.store.list(f"trials/{name}/rows")
+
+    def _newest_checkpoint(self, name: str, attempt: int) -> str:
+        """The last one that all ranks have reported to Ray Train in this attempt; "" before the first."""
+        try:
+            snapshot = json.loads(self._experiment.store.read(f"trials/{name}/train/{run_name(attempt)}/{_SNAPSHOT}"))
+            return snapshot["latest_checkpoint_result"]["checkpoint_dir_name"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+    def _ended(self, record: TrialRecord, place: Place, attempt: AttemptRecord) -> Event:
+        error = attempt.error
+        text = f"{error.type}: {error.message}" if error else "its driver was lost"
+        if attempt.end == "failed":
+            return LegFailed(at=place, error=text, log=record.log_path, tail=_tail(record))
+        if attempt.end == "stopped":
+            rows = record.rows()
+            return LegStopped(at=place, attempt=attempt.number, next_step=rows[-1].step + 1 if rows else 0)
+        return LegInterrupted(at=place, attempt=attempt.number, message=error.message if error else text)
+
+
+def _training(place: Place, attempt: AttemptRecord) -> Event:
+    facts = attempt.facts or {}
+    return LegTraining(
+        at=place,
+        device_name=facts["device_name"],
+        world_size=facts["world_size"],
+        first_step=facts["first_step"],
+        num_steps=facts["num_steps"],
+    )
+
+
+def _completed(place: Place, result: TrialResult, record: TrialRecord) -> Event:
+    rows = record.rows()
+    tail = rows[-50:]
+    return LegCompleted(
+        at=place,
+        num_steps=result.last_step + 1,
+        loss=rows[-1].loss_ema,
+        tok_per_sec=sum(row.tok_per_sec for row in tail) / len(tail),
+        total_time_min=result.total_time_min,
+    )
+
+
+def _tail(record: TrialRecord) -> tuple[str, ...]:
+    if record.log_path is None or not record.log_path.is_file():
+        return ()
+    lines = record.log_path.read_text(errors="replace").splitlines()
+    return tuple(line for line in lines[-LOG_TAIL_LINES:] if line.strip())

@@ -1,0 +1,159 @@
+"""How far a running experiment is, read again and again: what a live display shows.
+
+Made to be cheap: part files never change, so each is read once, and a completed trial is not looked at again. Of the
+rows only the last few of the present attempt are kept. Estimates are plain: steps left times the median step.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import median
+
+from nanochat.sizes import num_steps
+from sweeps.records.documents import AttemptRecord, ExperimentState, TrialState, parse_utc
+from sweeps.records.experiment import Experiment, experiment_state
+from sweeps.records.rows import StepRow, decode_rows
+from sweeps.records.trial import TrialRecord
+from sweeps.results.measures.trial import TAIL_STEPS
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegProgress:
+    """One trial at one moment. None: not known yet."""
+
+    name: str  # the leg's where there is one block, else the trial's
+    state: TrialState
+    is_starting: bool  # a worker group is on its way, no model yet
+    num_done: int  # steps
+    num_steps: int
+    loss: float | None  # averaged, as in the log line
+    tok_per_sec: float | None
+    seconds_left: float | None  # of a running one
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentProgress:
+    """An experiment at one moment."""
+
+    id: str
+    state: ExperimentState
+    legs: tuple[LegProgress, ...]  # in plan order
+    seconds_left: float | None
+
+    @property
+    def num_completed(self) -> int:
+        """Legs that will never run again."""
+        return sum(leg.state in ("completed", "stopped_early") for leg in self.legs)
+
+    @property
+    def done_fraction(self) -> float:
+        """Steps done over steps that will be; what a failed leg left undone counts in neither."""
+        total = sum(leg.num_done if leg.state == "failed" else leg.num_steps for leg in self.legs)
+        return sum(leg.num_done for leg in self.legs) / total if total else 1.0
+
+
+@dataclass
+class _Seen:
+    """What was read of a trial so far."""
+
+    record: TrialRecord
+    name: str
+    num_steps: int
+    parts: set[str] = field(default_factory=lambda: set[str]())
+    recent: deque[StepRow] = field(default_factory=lambda: deque[StepRow](maxlen=TAIL_STEPS))  # of the last attempt
+    settled: LegProgress | None = None
+    wall_s: float = 0.0  # of all attempts of a completed trial
+
+
+class ProgressReader:
+    """Reads an experiment's progress; keeps what cannot change."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        plan = experiment.plan
+        self._seen = [
+            _Seen(record, trial.leg.name if plan.num_blocks == 1 else trial.name, num_steps(trial.config))
+            for trial, record in zip(plan.trials, experiment.trials(), strict=True)
+        ]
+
+    def read(self) -> ExperimentProgress:
+        """The progress now."""
+        owner_lives = self._experiment.owner() is not None
+        legs = tuple(seen.settled or self._leg(seen, owner_lives) for seen in self._seen)
+        return ExperimentProgress(
+            id=self._experiment.id,
+            state=experiment_state([leg.state for leg in legs], owner_lives=owner_lives),
+            legs=legs,
+            seconds_left=self._seconds_left(legs),
+        )
+
+    def _leg(self, seen: _Seen, owner_lives: bool) -> LegProgress:
+        state, attempts, result = seen.record.progress(owner_lives=owner_lives)
+        if attempts:
+            self._read_new_rows(seen)
+        leg = _progress(seen, state, attempts)
+        if result is not None:
+            seen.settled, seen.wall_s = leg, sum(map(_wall_s, attempts))
+        return leg
+
+    def _read_new_rows(self, seen: _Seen) -> None:
+        """Rows of superseded attempts, and those that compaction shows a second time, are passed over."""
+        folder = f"trials/{seen.record.name}/rows"
+        for part in self._experiment.store.list(folder):
+            if part in seen.parts or not part.endswith(".jsonl"):
+                continue
+            try:
+                data = self._experiment.store.read(f"{folder}/{part}")
+            except FileNotFoundError:  # compacted since it was listed; the whole is there at the next look
+                continue
+            seen.parts.add(part)
+            for row in decode_rows(data)[0]:
+                last = seen.recent[-1] if seen.recent else None
+                if last is not None and row.attempt > last.attempt:
+                    seen.recent.clear()
+                if last is None or (row.attempt, row.step) > (last.attempt, last.step):
+                    seen.recent.append(row)
+
+    def _seconds_left(self, legs: tuple[LegProgress, ...]) -> float | None:
+        """The running leg's own estimate, and the rest at the pace of completed legs, their start-up included."""
+        completed = [seen for seen in self._seen if seen.settled is not None and seen.wall_s > 0]
+        running = [leg for leg in legs if leg.state == "running"]
+        open_steps = sum(leg.num_steps - leg.num_done for leg in legs if leg.state in ("pending", "interrupted"))
+        if any(leg.seconds_left is None for leg in running) or not (running or open_steps):
+            return None
+        of_running = sum(leg.seconds_left or 0.0 for leg in running)
+        if completed:
+            return of_running + open_steps * sum(s.wall_s for s in completed) / sum(s.num_steps for s in completed)
+        if not running:
+            return None
+        seconds_per_step = [_step_s(seen) for seen, leg in zip(self._seen, legs, strict=True) if leg in running]
+        return of_running + open_steps * median(seconds_per_step)
+
+
+def _progress(seen: _Seen, state: TrialState, attempts: list[AttemptRecord]) -> LegProgress:
+    rows = seen.recent
+    attempt = attempts[-1] if attempts else None
+    is_fresh = bool(attempt and rows and rows[-1].attempt != attempt.number)  # this attempt has stored no row yet
+    num_done = rows[-1].step + 1 if rows else 0
+    if is_fresh and attempt is not None and attempt.first_step is not None:
+        num_done = attempt.first_step
+    has_pace = state == "running" and bool(rows) and not is_fresh
+    return LegProgress(
+        name=seen.name,
+        state=state,
+        is_starting=state == "running" and attempt is not None and attempt.facts is None,
+        num_done=num_done,
+        num_steps=seen.num_steps,
+        loss=rows[-1].loss_ema if rows else None,
+        tok_per_sec=sum(row.tok_per_sec for row in rows) / len(rows) if rows else None,
+        seconds_left=(seen.num_steps - num_done) * _step_s(seen) if has_pace else None,
+    )
+
+
+def _step_s(seen: _Seen) -> float:
+    return median(row.dt_ms for row in seen.recent) / 1000
+
+
+def _wall_s(attempt: AttemptRecord) -> float:
+    if attempt.ended_utc is None:
+        return 0.0
+    return (parse_utc(attempt.ended_utc) - parse_utc(attempt.started_utc)).total_seconds()

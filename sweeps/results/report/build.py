@@ -1,0 +1,179 @@
+"""The report in two forms, Markdown with figures beside it and one HTML file: pure functions of the stored data.
+
+No time of generation, no absolute path, fixed digits and order: a committed report changes only where numbers changed.
+Both forms are written from the same blocks. Several experiments make one summary, whose legs are held against the
+baseline of their own experiment; the figures but the main one stay in each experiment's own report.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from sweeps.records.experiment import Experiment
+from sweeps.records.home import check_on_disk
+from sweeps.records.store import Store
+from sweeps.results.measures.phases import phase_sections
+from sweeps.results.measures.routing import routing_sections
+from sweeps.results.measures.snapshot import Snapshot, read_snapshot
+from sweeps.results.measures.throttling import throttling_sections
+from sweeps.results.measures.untimed import untimed_lines
+from sweeps.results.report import html, markdown
+from sweeps.results.report.blocks import Block, Code, Figure, Paragraph, Report, Section
+from sweeps.results.report.figures.draw import block_figure, dt_figure, effect_figure, loss_figure, memory_figure
+from sweeps.results.report.headline import candidate_facts, fp8_facts, verdict
+from sweeps.results.report.sections import (
+    across,
+    artifact_lines,
+    compile_table,
+    cpu_warning,
+    damage_lines,
+    fallback_lines,
+    gate_blocks,
+    interruption_lines,
+    listed,
+    origin_lines,
+    preflight_table,
+    provenance_table,
+    ratio_note,
+    ratio_table,
+    run_table,
+    skipped_lines,
+)
+from sweeps.results.tables.parquet import export_snapshot, export_store
+from sweeps.spec.errors import UsageError
+
+MARKDOWN_NAME, HTML_NAME = "report.md", "report.html"
+
+
+def write_report(experiment: Experiment) -> list[str]:
+    """Writes both forms into EXP/report; their addresses, Markdown first."""
+    return write_snapshots([read_snapshot(experiment)], Store(experiment.store.uri_of("report")))
+
+
+def write_snapshots(snapshots: Sequence[Snapshot], folder: Store) -> list[str]:
+    """Writes both forms of the report of one or several experiments into a folder; their addresses."""
+    report = build_report(snapshots)
+    for file, body in (markdown_files(report, MARKDOWN_NAME) | {HTML_NAME: html.render(report)}).items():
+        folder.write(file, body.encode())
+    return [folder.uri_of(MARKDOWN_NAME), folder.uri_of(HTML_NAME)]
+
+
+def write_chosen(snapshots: Sequence[Snapshot], out_md: Path | None, out_html: Path | None) -> list[str]:
+    """Writes the forms that have a place; their addresses. Raises UsageError for a place without a file's name."""
+    for option, place in (("--out-md", out_md), ("--out-html", out_html)):
+        if place is not None:
+            check_on_disk(option, place)
+            if not place.name:
+                raise UsageError(f"{option} {place} is a folder; give the file to write, like {place / 'report'}.md")
+    report = build_report(snapshots)
+    written: list[str] = []
+    if out_md is not None:
+        for file, body in markdown_files(report, out_md.name).items():
+            Store(str(out_md.parent)).write(file, body.encode())
+        written.append(Store(str(out_md.parent)).uri_of(out_md.name))
+    if out_html is not None:
+        Store(str(out_html.parent)).write(out_html.name, html.render(report).encode())
+        written.append(Store(str(out_html.parent)).uri_of(out_html.name))
+    return written
+
+
+def refresh(experiment: Experiment) -> None:
+    """Export and report of the present moment; what a running experiment calls after each leg."""
+    snapshot = read_snapshot(experiment)
+    export_snapshot(snapshot, export_store(experiment, None))
+    write_snapshots([snapshot], Store(experiment.store.uri_of("report")))
+
+
+def markdown_files(report: Report, name: str) -> dict[str, str]:
+    """The figures and then the Markdown that shows them, by file name."""
+    stem = PurePosixPath(name).stem
+    blocks = [*report.lead, *(block for section in report.sections for block in section.blocks)]
+    figures = [block for block in blocks if isinstance(block, Figure)]
+    places = {figure.key: f"{stem}-{figure.key}.svg" for figure in figures}
+    drawn = {places[figure.key]: figure.wide.document() for figure in figures}
+    return {**drawn, name: markdown.render(report, places)}
+
+
+def build_report(snapshots: Sequence[Snapshot]) -> Report:
+    """All that a report says of one experiment, or of several in one summary."""
+    single = snapshots[0] if len(snapshots) == 1 else None
+    several = single is None
+    states = sorted({s.state for s in snapshots})
+    sweeps = ", ".join(dict.fromkeys(s.manifest.sweep for s in snapshots))
+    questions = dict.fromkeys(s.plan.question for s in snapshots if s.plan.question)
+    return Report(
+        title=(f"{sweeps}: ", Code(single.manifest.id)) if single else (f"{sweeps}: {len(snapshots)} experiments",),
+        state=" / ".join(states),
+        question=" ".join(questions),
+        verdicts=[verdict(s, named=several) for s in snapshots],
+        lead=[
+            *cpu_warning(snapshots),
+            *(block for s in snapshots for block in (*candidate_facts(s, named=several), *fp8_facts(s, named=several))),
+            *_effects(snapshots),
+        ],
+        sections=_sections(snapshots, single),
+    )
+
+
+def _effects(snapshots: Sequence[Snapshot]) -> list[Block]:
+    if len(snapshots) == 1:
+        return [effect_figure(snapshots[0])]
+    return [effect_figure(s, number=i, of=s.manifest.id) for i, s in enumerate(snapshots, 1)]
+
+
+def _preflight(snapshots: Sequence[Snapshot]) -> list[Section]:
+    if not any(s.preflight for s in snapshots):
+        return []
+    return [Section(key="preflight", title="Preflight", blocks=[across(snapshots, preflight_table)])]
+
+
+def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Section]:
+    stand = Paragraph(words=(f"State of the experiment: {single.state}.",)) if single else None
+    damaged, taken_over = listed(snapshots, damage_lines), listed(snapshots, origin_lines)
+    skipped = listed(snapshots, skipped_lines)
+    fallen_back, untimed = listed(snapshots, fallback_lines), listed(snapshots, untimed_lines)
+    sections = [
+        Section(key="runs", title="Runs", blocks=[*([stand] if stand else []), across(snapshots, run_table)]),
+        Section(key="gates", title="Gates", blocks=gate_blocks(snapshots)),
+        Section(
+            key="legs",
+            title="Legs against the baseline",
+            blocks=[across(snapshots, ratio_table), ratio_note(snapshots), *([untimed] if untimed.lines else [])],
+        ),
+    ]
+    if single:
+        figures = [loss_figure(single), dt_figure(single), memory_figure(single), block_figure(single)]
+        sections.append(Section(key="figures", title="Figures", blocks=figures))
+    sections += [
+        *phase_sections(snapshots),
+        *throttling_sections(snapshots),
+        *routing_sections(snapshots),
+        *_preflight(snapshots),
+        Section(
+            key="compile",
+            title="Compile and kernels",
+            blocks=[across(snapshots, compile_table), *([fallen_back] if fallen_back.lines else [])],
+        ),
+        Section(
+            key="interruptions",
+            title="Interruptions and failures",
+            blocks=[
+                listed(snapshots, interruption_lines, "No trial was interrupted or failed."),
+                *([skipped] if skipped.lines else []),
+            ],
+        ),
+        *([Section(key="damage", title="Damaged files", blocks=[damaged])] if damaged.lines else []),
+        Section(
+            key="provenance",
+            title="Provenance",
+            blocks=[across(snapshots, provenance_table), *([taken_over] if taken_over.lines else [])],
+        ),
+        Section(
+            key="artifacts",
+            title="Artifacts",
+            blocks=[
+                Paragraph(words=("Paths are relative to the experiment's folder.",)),
+                listed(snapshots, artifact_lines),
+            ],
+        ),
+    ]
+    return sections

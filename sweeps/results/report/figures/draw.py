@@ -1,0 +1,219 @@
+"""The figures of an experiment: which numbers each shows, drawn for a wide and for a narrow page."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from sweeps.results.decisions.gates import MEASURES, GateLine, gate_lines
+from sweeps.results.measures.compare import geometric_mean, ratios_by_block
+from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
+from sweeps.results.measures.trial import counted, measure
+from sweeps.results.report.blocks import Figure, Words
+from sweeps.results.report.figures.bars import Bar, bar_chart
+from sweeps.results.report.figures.effects import Bound, Effect, Panel, effect_chart
+from sweeps.results.report.figures.lines import Line, Point, line_chart
+from sweeps.results.report.figures.scales import percent_text
+from sweeps.results.report.figures.strip import StripCell, StripRow, strip_chart
+from sweeps.results.report.figures.svg import NARROW, WIDE, Drawing
+from sweeps.spec.legs import Leg
+
+EQUIVALENT_WITHIN = 0.01
+_EARLY = 0.1  # the part of a run in which the loss falls so fast that it would flatten the rest
+_PANELS: tuple[tuple[str, str, Literal["higher", "lower"], int], ...] = (
+    ("tok_per_sec", "tok/s", "higher", 0),
+    ("peak_mib", "peak MiB", "lower", 0),
+    ("loss", "loss", "lower", 4),
+)
+
+
+def effect_figure(snapshot: Snapshot, *, number: int | None = None, of: str = "") -> Figure:
+    """Each leg against the baseline in speed, memory and loss; numbered and named among several experiments."""
+    panels = [
+        Panel(
+            heading=heading,
+            better=better,
+            effects=[_effect(snapshot, leg, metric, digits) for leg in snapshot.plan.legs],
+            bounds=_bounds(snapshot, metric),
+            margin=EQUIVALENT_WITHIN if metric == "tok_per_sec" else None,
+        )
+        for metric, heading, better, digits in _PANELS
+    ]
+    spread = (
+        "One block, so no spread is known: points without interval."
+        if snapshot.plan.num_blocks == 1
+        else f"Marks are means over {snapshot.plan.num_blocks} blocks, bars reach from the lowest to the highest block "
+        "and are no confidence intervals."
+    )
+    n = snapshot.plan.window_steps
+    return _figure(
+        "effect" if number is None else f"effect-{number}",
+        "Each leg against the baseline" + (f": {of}" if of else ""),
+        lambda width, title, about: effect_chart(panels, width=width, title=title, description=about),
+        f"Change of tok/s (last {n} counted steps), of the peak memory of the fullest rank and of the raw mean loss "
+        f"(last {n} steps), in percent of the baseline's in the same block. {spread}",
+    )
+
+
+def dt_figure(snapshot: Snapshot) -> Figure:
+    """Wall time per step of every trial."""
+    lines = _lines(snapshot, "dt_ms")
+    return _figure(
+        "dt",
+        "Time per step",
+        lambda width, title, about: line_chart(
+            lines, width=width, title=title, description=about, y_label="ms per step on the slowest rank", log_y=True
+        ),
+        "Wall time of each optimizer step. Shaded and faint: steps that do not count for timing, because of warm-up, a "
+        "recompilation, a checkpoint, an evaluation, or a slow-down of a GPU that began or ended.",
+    )
+
+
+def loss_figure(snapshot: Snapshot) -> Figure:
+    """Averaged loss per step of every trial."""
+    lines = _lines(snapshot, "loss_ema")
+    return _figure(
+        "loss",
+        "Loss per step",
+        lambda width, title, about: line_chart(
+            lines, width=width, title=title, description=about, y_label="loss in nats per token, debiased average"
+        ),
+        "Debiased exponential average (0.9) of the training loss at each optimizer step. The first tenth of a run may "
+        "lie above the frame.",
+    )
+
+
+def memory_figure(snapshot: Snapshot) -> Figure:
+    """Peak memory of every leg."""
+    bars = [_memory_bar(snapshot, leg) for leg in snapshot.plan.legs]
+    base = max(_peaks(snapshot, snapshot.plan.baseline), default=None)
+    bounds = [
+        Bound(ratio=line.bound * base, label=f"{line.bound:g} x the baseline, {line.bound * base:,.0f} MiB")
+        for line in _baseline_gates(snapshot, "peak_mib")
+        if base is not None
+    ]
+    return _figure(
+        "memory",
+        "Peak memory",
+        lambda width, title, about: bar_chart(
+            bars, width=width, unit="MiB", title=title, description=about, bounds=bounds
+        ),
+        "Peak memory of the fullest rank in MiB, the highest of all blocks; the percentage is the change from the "
+        "baseline.",
+    )
+
+
+def block_figure(snapshot: Snapshot) -> Figure:
+    """State and speed of every trial, by leg and block."""
+    places = {(t.trial.leg.name, t.trial.block): place for t, place in _places(snapshot)}
+    speeds = {leg.name: _ratios(snapshot, leg, "tok_per_sec") for leg in snapshot.plan.legs}
+    rows = [
+        StripRow(
+            label=leg.name,
+            cells=[
+                None
+                if (trial := _trial_of(snapshot, leg, block)) is None
+                else StripCell(
+                    state=trial.state,
+                    ratio=speeds[leg.name].get(block),
+                    place=places[leg.name, block],
+                    is_baseline=leg.role == "baseline",
+                )
+                for block in range(1, snapshot.plan.num_blocks + 1)
+            ],
+        )
+        for leg in snapshot.plan.legs
+    ]
+    return _figure(
+        "blocks",
+        "Blocks by legs",
+        lambda width, title, about: strip_chart(rows, width=width, title=title, description=about),
+        "How each trial ended, and its change of tok/s from the baseline of the same block. Blue is faster, "
+        "orange slower. #n is its place in the order in which the block's trials start.",
+    )
+
+
+def _figure(key: str, title: str, draw: Callable[[int, str, str], Drawing], caption: str) -> Figure:
+    words: Words = (caption,)
+    return Figure(
+        key=key, title=title, wide=draw(WIDE, title, caption), narrow=draw(NARROW, title, caption), caption=words
+    )
+
+
+def _effect(snapshot: Snapshot, leg: Leg, metric: str, digits: int) -> Effect:
+    ratios = [*_ratios(snapshot, leg, metric).values()]
+    own = leg.role == "baseline"
+    mean = geometric_mean(v for t in snapshot.of_leg(leg.name) if (v := _value(snapshot, t, metric))) if own else None
+    return Effect(
+        label=leg.name,
+        role=leg.role,
+        mean=geometric_mean(ratios),
+        blocks=[] if own else ratios,
+        absolute=None if mean is None else f"{mean:,.{digits}f}",
+    )
+
+
+def _ratios(snapshot: Snapshot, leg: Leg, metric: str) -> dict[int, float]:
+    return ratios_by_block(snapshot, leg.name, snapshot.plan.baseline.name, MEASURES[metric])
+
+
+def _value(snapshot: Snapshot, trial: TrialSnapshot, metric: str) -> float | None:
+    value = MEASURES[metric](measure(trial.rows, snapshot.plan.window_steps))
+    return value if value is not None and 0 < value < float("inf") else None
+
+
+def _baseline_gates(snapshot: Snapshot, metric: str) -> list[GateLine]:
+    """The gates on a metric with a bound of their own against the baseline."""
+    baseline = snapshot.plan.baseline.name
+    return [
+        line
+        for line in gate_lines(snapshot)
+        if line.gate.metric == metric and line.gate.at_most is not None and line.reference == baseline
+    ]
+
+
+def _bounds(snapshot: Snapshot, metric: str) -> list[Bound]:
+    return [
+        Bound(ratio=line.bound, label=f"{metric} at most x {line.bound:g}")
+        for line in _baseline_gates(snapshot, metric)
+    ]
+
+
+def _lines(snapshot: Snapshot, field: Literal["dt_ms", "loss_ema"]) -> list[Line]:
+    looks = {leg.name: i for i, leg in enumerate(snapshot.plan.legs)}
+    lines: list[Line] = []
+    for trial in sorted(snapshot.trials, key=lambda t: (looks[t.trial.leg.name], t.trial.block)):
+        if field == "dt_ms":
+            shown = zip(trial.rows, counted(trial.rows), strict=True)
+            points = [Point(x=row.step, y=row.dt_ms, faint=not counts) for row, counts in shown]
+        else:
+            early = trial.rows[-1].num_steps * _EARLY if trial.rows else 0.0
+            points = [Point(x=row.step, y=row.loss_ema, may_leave=row.step < early) for row in trial.rows]
+        lines.append(Line(label=trial.trial.leg.name, look=looks[trial.trial.leg.name], points=points))
+    return lines
+
+
+def _peaks(snapshot: Snapshot, leg: Leg) -> list[float]:
+    return [v for t in snapshot.of_leg(leg.name) if (v := _value(snapshot, t, "peak_mib")) is not None]
+
+
+def _memory_bar(snapshot: Snapshot, leg: Leg) -> Bar:
+    values = _peaks(snapshot, leg)
+    ratio = None if leg.role == "baseline" else geometric_mean(_ratios(snapshot, leg, "peak_mib").values())
+    change = "" if ratio is None else percent_text(ratio)
+    return Bar(
+        label=leg.name, role=leg.role, values=values, text=f"{max(values):,.0f}" if values else "-", change=change
+    )
+
+
+def _trial_of(snapshot: Snapshot, leg: Leg, block: int) -> TrialSnapshot | None:
+    return next((t for t in snapshot.of_leg(leg.name) if t.trial.block == block), None)
+
+
+def _places(snapshot: Snapshot) -> list[tuple[TrialSnapshot, int]]:
+    """Each trial with its place, from 1, among those of its block in the order of the plan."""
+    seen: dict[int, int] = {}
+    places: list[tuple[TrialSnapshot, int]] = []
+    for trial in snapshot.trials:
+        block = trial.trial.block
+        seen[block] = seen.get(block, 0) + 1
+        places.append((trial, seen[block]))
+    return places

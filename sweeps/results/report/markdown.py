@@ -1,0 +1,82 @@
+"""A report as Markdown, safe for whatever a name or an error message holds."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from sweeps.results.report.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Code,
+    Facts,
+    Figure,
+    Paragraph,
+    Report,
+    Strong,
+    Table,
+    Words,
+)
+
+_SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#&~"})
+
+
+def render(report: Report, figure_files: Mapping[str, str]) -> str:
+    """The whole document; `figure_files` says where each figure lies, relative to it."""
+    parts = [f"# {_words(report.title)}"]
+    if report.question:
+        parts.append(f"> {text(report.question)}")
+    parts += [f"**{verdict.word}.** {_words(verdict.sentence)}" for verdict in report.verdicts]
+    parts += [_block(block, figure_files) for block in report.lead]
+    for section in report.sections:
+        parts.append(f"## {section.title}")
+        parts += [_block(block, figure_files) for block in section.blocks]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def text(value: str) -> str:
+    """One line of plain text that Markdown shows as it is."""
+    return re.sub(r"\s+", " ", value).translate(_SPECIAL)
+
+
+def code(value: str) -> str:
+    """One line in code style; backticks inside are kept by a longer fence."""
+    line = " ".join(value.split())
+    fence = "`"
+    while fence in line:
+        fence += "`"
+    pad = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{fence}{pad}{line}{pad}{fence}"
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+    """A table whose columns are left-aligned, or right-aligned where `right` says so."""
+    rules = ["--:" if r else ":--" for r in right]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [headings, rules, *rows])
+
+
+def _block(block: Block, figure_files: Mapping[str, str]) -> str:
+    match block:
+        case Paragraph():
+            return f"**{_words(block.words)}**" if block.tone == "warning" else _words(block.words)
+        case Bullets():
+            return "\n".join(f"- {_words(line)}" for line in block.lines) or block.empty
+        case Table():
+            rows = [[_cell(cell) for cell in row] for row in block.rows]
+            return table([c.heading for c in block.columns], rows, [c.kind == "number" for c in block.columns])
+        case Figure():
+            return f"![{text(block.title)}]({figure_files[block.key]})\n\n{_words(block.caption)}"
+        case Facts():
+            rows = [[fact.label, fact.value, _cell(Cell(words=fact.detail))] for fact in block.facts]
+            return f"{_words(block.title)}:\n\n{table(['', '', ''], rows, [False, True, False])}"
+
+
+def _cell(cell: Cell) -> str:
+    """Inside a table even code must escape its bars; plain text has done so."""
+    return "".join(code(p.value).replace("|", "\\|") if isinstance(p, Code) else _words((p,)) for p in cell.words)
+
+
+def _words(words: Words) -> str:
+    return "".join(
+        code(p.value) if isinstance(p, Code) else f"**{text(p.value)}**" if isinstance(p, Strong) else text(p)
+        for p in words
+    )

@@ -1,0 +1,45 @@
+"""A run's checkpoints are good for the same settings, also after the trainer has learned new ones."""
+
+import dataclasses
+
+from nanochat.config import MoEConfig, OptimConfig, TrainConfig, with_overrides
+from nanochat.loop.setup import state_digest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaterOptimConfig(OptimConfig):
+    """The section in a version that has one field more, off by default."""
+
+    a_later_field: float = 0.0
+
+
+def _later(config: TrainConfig, **fields: float) -> TrainConfig:
+    """The config as that version has it; a config of today's version refuses the field."""
+    changed = dataclasses.replace(config)
+    object.__setattr__(changed, "optim", LaterOptimConfig(**vars(config.optim), **fields))
+    return changed
+
+
+def test_a_new_field_at_its_default_keeps_older_checkpoints_good_and_one_that_is_set_does_not():
+    config = with_overrides(TrainConfig(), {"optim.matrix_lr": 0.03})
+    assert state_digest(_later(config)) == state_digest(config)
+    assert state_digest(_later(config, a_later_field=0.5)) != state_digest(config)
+
+
+def test_every_field_that_shapes_the_state_is_in_the_digest_and_no_other():
+    config = TrainConfig(moe=MoEConfig())
+    changes = {
+        "model.depth": 4,
+        "moe.capacity_factor": 1.0,
+        "precision.linears": "fp8",
+        "optim.matrix_lr": 0.03,
+        "schedule.num_steps": 7,
+        "data.device_batch_size": 2,
+        "run.seed": 7,
+    }
+    changed = [state_digest(with_overrides(config, {path: value})) for path, value in changes.items()]
+    assert len({state_digest(config), state_digest(TrainConfig()), *changed}) == len(changes) + 2
+    free = {"run.name": "other", "run.log_every": 5, "eval.every": None, "compile.mode": "none"}
+    assert {state_digest(with_overrides(config, {path: value})) for path, value in free.items()} == {
+        state_digest(config)
+    }

@@ -1,0 +1,58 @@
+"""A step with peers: gradients are sent once, however many micro-steps there are, and its time is accounted for."""
+
+from pathlib import Path
+from typing import Any
+
+from nanochat.config import with_overrides
+from nanochat.loop.setup import prepare
+from nanochat.loop.stepping import Stepper
+from nanochat.machine import ranks as dist
+from nanochat.machine.ranks import Ranks
+from nanochat.metering.meter import RankStep
+from nanochat.optimizer import sharded as optim
+from nanochat.recipes import d12_moe
+from nanochat.stats import Hooks
+
+
+def two_steps(_ranks: Ranks, folder: str) -> tuple[list[RankStep], list[int], int]:
+    """Each with three micro-steps per rank. What a rank measured, how many parcels each step sent, and of how many."""
+    optim._BUCKET_ELEMENTS = 10_000
+    sent: list[int] = []
+    reduce_scatter = dist._reduce_scatter
+    dist._reduce_scatter = lambda *args, **settings: (sent.append(1), reduce_scatter(*args, **settings))[1]
+    sizes: dict[str, Any] = {
+        "model.depth": 2,
+        "model.aspect_ratio": 32,
+        "model.head_dim": 16,
+        "model.seq_len": 32,
+        "model.vocab_size": 300,
+        "moe.num_experts": 4,
+        "compile.mode": "none",
+        "data.source": folder,
+        "data.device_batch_size": 2,
+        "data.total_batch_tokens": 6 * 64,
+        "run.device": "cpu",
+    }
+    run = prepare(with_overrides(d12_moe(num_steps=2), sizes), Hooks())
+    take_step = Stepper(run)
+    steps: list[RankStep] = []
+    counts: list[int] = []
+    for step in range(2):
+        steps.append(take_step(step, checkpoint_ms=5.0 * step))
+        counts.append(len(sent))
+        sent.clear()
+    run.feed.close()
+    return steps, counts, len(run.optimizer._reduction._queue)
+
+
+def test_with_a_peer_gradients_are_sent_once_a_step_and_its_phases_add_up(small_text: Path, run_world: Any):
+    (first, *sent), (second, *sent_by_second) = run_world(two_steps, 2, str(small_text))
+    counts, num_parcels = sent
+    assert counts == [num_parcels, num_parcels]
+    assert num_parcels > 10
+    assert sent_by_second == sent
+    for number, step in enumerate((*first, *second)):
+        *measured, checkpoint_ms = step.phases_ms
+        assert all(spent_ms > 0 for spent_ms in measured), "waiting for the peer too"
+        assert 0.5 * step.dt_ms < sum(measured) <= step.dt_ms
+        assert checkpoint_ms == 5.0 * (number % 2)

@@ -1,0 +1,387 @@
+"""One rank's hooks over real storage, with a group of one instead of Ray's."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanochat.stats import CHECKPOINT_INDEX, Checkpointable, StartFacts, StepStats, TrainResult
+from sweeps.engine.processes import storage_retry as patience
+from sweeps.engine.processes.storage_retry import StorageLost
+from sweeps.engine.ranks import rank as rank_module
+from sweeps.engine.ranks.rank import Rank, Superseded, Task
+from sweeps.records.experiment import Experiment
+from sweeps.records.rows import StepRow
+
+TRIAL = "static-b1"
+
+
+class OneRank:
+    """A group of one that writes checkpoints where the store has them."""
+
+    def __init__(self, train: Path, attempt: int, is_first: bool = True) -> None:
+        self.is_first, self.train, self.attempt = is_first, train, attempt
+        self.on_write: Callable[[], None] = lambda: None
+        self.reported: list[int] = []
+
+    def agree(self, names: list[str]) -> list[str]:
+        return names
+
+    def report(self, step: int) -> None:
+        self.reported.append(step)
+
+    def write(self, state: Checkpointable) -> None:
+        self.on_write()
+        folder = self.train / f"a{self.attempt:03d}" / f"step_{state.step:06d}"
+        folder.mkdir(parents=True)
+        state.write(folder)
+
+    def local_folder(self, name: str) -> Path:
+        return self.train / name
+
+
+class State:
+    """A checkpoint of one file and its index."""
+
+    last_file = CHECKPOINT_INDEX
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def write(self, folder: Path) -> None:
+        (folder / "state").write_text(str(self.step))
+        (folder / self.last_file).write_text("{}")
+
+    def together(self, action: Callable[[], object], *, first_only: bool = False) -> None:
+        action()
+
+
+def save(rank: Rank, step: int) -> None:
+    """The three moments of a save, as the trainer calls them."""
+    hooks = rank.hooks()
+    hooks.before_save(step)
+    hooks.save(State(step))
+    hooks.saved(step)
+
+
+@pytest.fixture
+def experiment(make_experiment: Callable[..., Experiment]) -> Experiment:
+    return make_experiment()
+
+
+def open_rank(experiment: Experiment, is_first: bool = True) -> tuple[Rank, OneRank]:
+    record = experiment.trial(TRIAL)
+    number = record.start_attempt(num_workers=1).number
+    group = OneRank(Path(record.train_uri), number, is_first)
+    return Rank(Task(experiment.uri, TRIAL, number), group), group
+
+
+def stats_of(row: StepRow) -> StepStats:
+    return StepStats(**{name: value for name, value in vars(row).items() if name not in ("trial", "attempt")})
+
+
+def stored_steps(experiment: Experiment) -> list[int]:
+    return [row.step for row in experiment.trial(TRIAL).rows()]
+
+
+RESULT = TrainResult(last_step=39, completed=True, peak_mib=1.0, total_time_min=0.5, min_val_bpb=None, num_skipped=0)
+
+
+def test_rows_wait_in_memory_and_are_stored_when_five_seconds_have_passed(
+    experiment: Experiment, make_row: Callable[..., StepRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks = open_rank(experiment)[0].hooks()
+    hooks.on_step(stats_of(make_row(0)))
+    assert stored_steps(experiment) == []
+    monkeypatch.setattr(rank_module, "ROW_PART_S", 0.0)
+    hooks.on_step(stats_of(make_row(1)))
+    assert stored_steps(experiment) == [0, 1]
+
+
+def test_rows_up_to_a_checkpoint_are_stored_before_it_exists(
+    experiment: Experiment, make_row: Callable[..., StepRow]
+) -> None:
+    rank, group = open_rank(experiment)
+    seen: list[list[int]] = []
+    group.on_write = lambda: seen.append(stored_steps(experiment))
+    for number in range(3):
+        rank.hooks().on_step(stats_of(make_row(number)))
+    save(rank, 3)
+    assert seen == [[0, 1, 2]]
+    assert (group.train / "a000/step_000003/state").read_text() == "3"
+
+
+def test_a_checkpoint_ahead_of_its_rows_is_a_bug_that_is_named(
+    experiment: Experiment, make_row: Callable[..., StepRow]
+) -> None:
+    rank, _ = open_rank(experiment)
+    rank.hooks().on_step(stats_of(make_row(0)))
+    with pytest.raises(RuntimeError, match="checkpoint at step 2, but the last row is of step 0"):
+        save(rank, 2)
+
+
+def test_a_checkpoint_is_reported_when_it_is_complete(experiment: Experiment, make_row: Callable[..., StepRow]) -> None:
+    rank, group = open_rank(experiment)
+    rank.hooks().on_step(stats_of(make_row(0)))
+    rank.hooks().before_save(1)
+    rank.hooks().save(State(1))
+    assert group.reported == []
+    rank.hooks().saved(1)
+    assert group.reported == [1]
+
+
+def test_the_next_attempt_sees_the_checkpoints_of_the_one_before_newest_first(
+    experiment: Experiment, make_row: Callable[..., StepRow]
+) -> None:
+    first, _ = open_rank(experiment)
+    for number in range(2):
+        first.hooks().on_step(stats_of(make_row(number)))
+        save(first, number + 1)
+    second, _ = open_rank(experiment)
+    assert [folder.name for folder in second.hooks().checkpoints()] == ["step_000002", "step_000001"]
+
+
+def test_a_superseded_attempt_stores_neither_checkpoint_nor_end(
+    experiment: Experiment, make_row: Callable[..., StepRow], facts: StartFacts
+) -> None:
+    orphan, group = open_rank(experiment)
+    orphan.hooks().on_step(stats_of(make_row(0)))
+    open_rank(experiment)
+    with pytest.raises(Superseded, match="attempt 0 of static-b1 is superseded by attempt 1"):
+        save(orphan, 1)
+    with pytest.raises(Superseded):
+        orphan.hooks().should_stop()
+    with pytest.raises(Superseded):
+        orphan.hooks().on_start(facts)
+    with pytest.raises(Superseded):
+        orphan.finish(RESULT)
+    assert not group.train.exists()
+    assert experiment.trial(TRIAL).attempts()[0].end is None
+
+
+def test_nothing_is_stored_once_the_result_is_there(
+    experiment: Experiment, make_row: Callable[..., StepRow], complete: Callable[..., None]
+) -> None:
+    rank, _ = open_rank(experiment)
+    complete(experiment, TRIAL)
+    rank.hooks().on_step(stats_of(make_row(0)))
+    with pytest.raises(Superseded):
+        rank.finish(RESULT)
+    assert len(stored_steps(experiment)) == 40
+
+
+def test_the_attempt_ends_after_its_rows_are_stored(
+    experiment: Experiment, make_row: Callable[..., StepRow], facts: StartFacts
+) -> None:
+    rank, _ = open_rank(experiment)
+    rank.hooks().on_start(facts)
+    rank.hooks().on_step(stats_of(make_row(0)))
+    rank.finish(RESULT)
+    attempt = experiment.trial(TRIAL).attempts()[0]
+    assert (attempt.end, attempt.first_step) == ("completed", 0)
+    assert attempt.facts is not None
+    assert attempt.facts["device_name"] == "toy"
+    assert stored_steps(experiment) == [0]
+
+
+def test_a_run_that_was_asked_to_stop_ends_as_stopped(experiment: Experiment) -> None:
+    rank, _ = open_rank(experiment)
+    rank.finish(dataclasses.replace(RESULT, completed=False))
+    assert experiment.trial(TRIAL).attempts()[0].end == "stopped"
+
+
+def test_a_stop_request_is_heard_and_looked_for_only_now_and_then(experiment: Experiment) -> None:
+    rank, _ = open_rank(experiment)
+    assert not rank.hooks().should_stop()
+    experiment.request_stop("test")
+    assert not rank.hooks().should_stop()  # less than five seconds later
+    fresh, _ = open_rank(experiment)
+    assert fresh.hooks().should_stop()
+
+
+def test_the_first_ranks_error_is_kept_and_a_later_one_is_not(experiment: Experiment) -> None:
+    rank, group = open_rank(experiment)
+    other = Rank(Task(experiment.uri, TRIAL, 0), OneRank(group.train, 0, is_first=False))
+    assert other.store_error(ValueError("the cause"))
+    assert not rank.store_error(RuntimeError("connection closed by peer"))
+    error = experiment.trial(TRIAL).attempts()[0].error
+    assert error is not None
+    assert (error.type, error.message) == ("ValueError", "the cause")
+
+
+def test_refused_rows_wait_for_storage_but_not_past_a_checkpoint(
+    experiment: Experiment, make_row: Callable[..., StepRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rank, _ = open_rank(experiment)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(patience, "PAUSE_S", 0.0)
+    monkeypatch.setattr(rank_module, "ROW_PART_S", 0.0)
+    working = type(experiment.store).create
+
+    def refuse(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(experiment.store), "create", refuse)
+    rank.hooks().on_step(stats_of(make_row(0)))
+    with pytest.raises(StorageLost, match="No space left on device"):
+        save(rank, 1)
+    monkeypatch.setattr(type(experiment.store), "create", working)
+    rank.hooks().on_step(stats_of(make_row(1)))
+    assert stored_steps(experiment) == [0, 1]
+
+
+@pytest.fixture
+def outage(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """From the call on, storage refuses this many times whatever it is asked; each costs a hundredth of a second."""
+    monkeypatch.setattr(patience, "PAUSE_S", 0.01)
+    left = [0]
+
+    def refusing(working: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            left[0] -= 1
+            if left[0] >= 0:
+                raise OSError(5, "Input/output error")
+            return working(*args)
+
+        return call
+
+    for name in ("read", "write", "create", "list", "delete_tree"):
+        monkeypatch.setattr(type(experiment.store), name, refusing(getattr(type(experiment.store), name)))
+
+    def begin(num_refusals: int) -> None:
+        left[0] = num_refusals
+
+    return begin
+
+
+def test_a_leg_survives_an_outage_of_storage_at_any_moment(
+    experiment: Experiment, make_row: Callable[..., StepRow], facts: StartFacts, outage: Callable[[int], None]
+) -> None:
+    rank, group = open_rank(experiment)
+    hooks = rank.hooks()
+    outage(10)  # with pauses of two seconds it would last twenty
+    assert list(hooks.checkpoints()) == []
+    outage(10)
+    hooks.on_start(facts)
+    outage(10)
+    hooks.on_step(stats_of(make_row(0)))
+    save(rank, 1)
+    outage(10)
+    rank.finish(RESULT)
+    attempt = experiment.trial(TRIAL).attempt(0)
+    assert (attempt.end, attempt.first_step, stored_steps(experiment)) == ("completed", 0, [0])
+    assert group.reported == [1]
+
+
+def test_storage_that_cannot_be_asked_for_a_stop_asks_for_none_and_is_told_once(
+    experiment: Experiment,
+    outage: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(rank_module, "STOP_POLL_S", 0.0)
+    rank, _ = open_rank(experiment)
+    experiment.request_stop("test")
+    outage(2)
+    assert [rank.hooks().should_stop() for _ in range(3)] == [False, False, True]
+    assert capsys.readouterr().out.count("requests to stop cannot be read, training goes on") == 1
+
+
+def test_a_folder_that_vanished_is_an_outage_too(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, facts: StartFacts
+) -> None:
+    rank, _ = open_rank(experiment)
+    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
+    Path(experiment.uri).rename(f"{experiment.uri}-away")
+    assert not rank.hooks().should_stop()
+    with pytest.raises(StorageLost, match=f"the start of {TRIAL} cannot be stored: .*no attempt is in storage"):
+        rank.hooks().on_start(facts)
+    assert rank.store_error(ValueError("the cause"))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_storages_fault(
+    experiment: Experiment, make_row: Callable[..., StepRow]
+) -> None:
+    rank, group = open_rank(experiment)
+
+    def refuse() -> None:
+        raise OSError(28, "No space left on device")
+
+    group.on_write = refuse
+    rank.hooks().on_step(stats_of(make_row(0)))
+    with pytest.raises(StorageLost, match=r"checkpoint at step 1 cannot be stored.*No space left"):
+        save(rank, 1)
+
+
+def test_old_checkpoints_go_when_an_attempt_has_started_from_a_newer_one(
+    experiment: Experiment, make_row: Callable[..., StepRow], facts: StartFacts
+) -> None:
+    first, group = open_rank(experiment)
+    for number in range(4):
+        first.hooks().on_step(stats_of(make_row(number)))
+        save(first, number + 1)
+    second, _ = open_rank(experiment)
+    second.hooks().on_start(dataclasses.replace(facts, first_step=4))
+    assert sorted(folder.name for folder in (group.train / "a000").iterdir()) == ["step_000003", "step_000004"]
+
+
+def test_the_config_is_the_manifests(experiment: Experiment) -> None:
+    rank, _ = open_rank(experiment)
+    assert rank.config() == experiment.plan.trials[0].config
+
+
+@pytest.fixture
+def facts() -> StartFacts:
+    return StartFacts(
+        world_size=1,
+        device="cpu",
+        device_name="toy",
+        peak_bf16_flops=None,
+        num_steps=40,
+        first_step=0,
+        total_batch_tokens=512,
+        grad_accum_steps=1,
+        flops_per_token=1.0,
+        num_params=1,
+        num_active_params=1,
+        backends={},
+        compile_cache="none",
+    )
+
+
+def test_kernels_and_compile_cache_of_an_attempt_are_those_told_after_its_first_step(
+    experiment: Experiment, facts: StartFacts
+) -> None:
+    rank, _ = open_rank(experiment)
+    rank.hooks().on_start(facts)
+    rank.hooks().on_start(dataclasses.replace(facts, compile_cache="warm", backends={"attention": "flash"}))
+    stored = experiment.trial(TRIAL).attempts()[0].facts
+    assert stored is not None
+    assert (stored["compile_cache"], stored["backends"]) == ("warm", {"attention": "flash"})
+
+
+def test_the_times_of_the_first_and_the_last_step_are_kept(
+    experiment: Experiment, make_row: Callable[..., StepRow]
+) -> None:
+    rank, _ = open_rank(experiment)
+    for step in range(2):
+        rank.hooks().on_step(stats_of(make_row(step)))
+    first = experiment.trial(TRIAL).attempts()[0].first_step_utc
+    rank.finish(RESULT)
+    attempt = experiment.trial(TRIAL).attempts()[0]
+    assert attempt.last_step_utc is not None
+    assert attempt.ended_utc is not None
+    assert first == attempt.first_step_utc
+    assert first is not None
+    assert first <= attempt.last_step_utc <= attempt.ended_utc
+
+
+def test_an_error_for_want_of_memory_is_stored_with_advice(experiment: Experiment) -> None:
+    rank, _ = open_rank(experiment)
+    assert rank.store_error(MemoryError())
+    error = experiment.trial(TRIAL).attempts()[0].error
+    assert error is not None
+    assert error.type == "MemoryError"
+    assert error.message.startswith("out of memory at a peak of ")

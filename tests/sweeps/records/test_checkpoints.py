@@ -1,0 +1,70 @@
+"""Checkpoints over several attempts: found newest first, pruned only where nothing needs them."""
+
+from pathlib import Path
+
+from nanochat.stats import CHECKPOINT_INDEX
+from sweeps.records.checkpoints import StoredCheckpoint, run_name, stored_checkpoints, superseded
+from sweeps.records.store import Store
+
+
+def make(root: Path, *names: str) -> Store:
+    for name in names:
+        (root / name).mkdir(parents=True)
+    return Store(str(root))
+
+
+def test_checkpoints_of_all_attempts_are_listed_newest_first(tmp_path: Path) -> None:
+    store = make(tmp_path, "a000/step_000010", "a000/step_000020", "a001/step_000030", "a001/step_000020")
+    assert [c.name for c in stored_checkpoints(store)] == [
+        "a001/step_000030",
+        "a001/step_000020",
+        "a000/step_000020",
+        "a000/step_000010",
+    ]
+
+
+def test_what_is_no_checkpoint_is_not_listed(tmp_path: Path) -> None:
+    store = make(tmp_path, "a000/other", "b000/step_000010", "a000/step_x", "a000/.step_000010")
+    (tmp_path / "a000" / "checkpoint_manager_snapshot.json").write_text("{}")
+    assert stored_checkpoints(store) == []
+
+
+def test_a_trial_that_never_ran_has_none(tmp_path: Path) -> None:
+    assert stored_checkpoints(Store(str(tmp_path / "nothing"))) == []
+
+
+def test_the_names_sort_and_survive_many_attempts_and_steps(tmp_path: Path) -> None:
+    store = make(tmp_path, f"{run_name(1000)}/step_1000000", "a999/step_000010")
+    assert stored_checkpoints(store) == [StoredCheckpoint(1_000_000, 1000), StoredCheckpoint(10, 999)]
+
+
+def found(*pairs: tuple[int, int]) -> list[StoredCheckpoint]:
+    return sorted((StoredCheckpoint(step, attempt) for step, attempt in pairs), reverse=True)
+
+
+def test_the_one_started_from_and_the_one_before_are_kept() -> None:
+    stored = found((10, 0), (20, 0), (30, 1))
+    assert superseded(stored, attempt=2, first_step=30, keep=2) == found((10, 0))
+
+
+def test_half_written_ones_go_and_take_no_good_ones_place(tmp_path: Path) -> None:
+    good, cut_off = (
+        ("a000/step_000070", "a000/step_000140", "a001/step_000210"),
+        ("a000/step_000210", "a001/step_000280"),
+    )
+    store = make(tmp_path, *good, *cut_off)
+    for name in good:
+        store.write(f"{name}/{CHECKPOINT_INDEX}", b"{}")
+    useless = superseded(stored_checkpoints(store), attempt=2, first_step=210, keep=2)
+    assert sorted(c.name for c in useless) == ["a000/step_000070", "a000/step_000210", "a001/step_000280"]
+
+
+def test_own_checkpoints_are_left_to_ray() -> None:
+    stored = found((10, 0), (20, 1), (30, 1), (40, 1))
+    assert superseded(stored, attempt=1, first_step=10, keep=1) == []
+
+
+def test_refused_checkpoints_newer_than_the_start_are_not_deleted() -> None:
+    stored = found((10, 0), (20, 0), (30, 0))
+    assert superseded(stored, attempt=1, first_step=20, keep=1) == found((10, 0))
+    assert superseded(stored, attempt=1, first_step=0, keep=1) == []

@@ -1,0 +1,222 @@
+"""The exported tables as any reader opens them."""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanochat.metering.step_flags import Flags
+from nanochat.throttle import REASONS, slowdown
+from sweeps.records.documents import AttemptError
+from sweeps.records.experiment import Experiment
+from sweeps.records.rows import StepRow
+from sweeps.results.tables.columns import LEG_COLUMNS, NOT_FINITE, STEP_COLUMNS
+from sweeps.results.tables.parquet import export_experiment
+
+Make = Callable[..., Experiment]
+MakeRow = Callable[..., StepRow]
+Complete = Callable[..., None]
+DOCS = Path(__file__).parents[4] / "docs" / "parquet.md"
+
+
+@pytest.fixture
+def experiment(make_experiment: Make, complete: Complete, make_row: MakeRow) -> Experiment:
+    """static is completed after an interruption at step 13, static_cap1p25 failed, none_cap1p25 runs, bf16 waits."""
+    made = make_experiment()
+    made.trial("static-b1").start_attempt(num_workers=2)
+    made.trial("static-b1").append_rows(0, [make_row(s) for s in range(14)])
+    complete(made, "static-b1", [make_row(s, attempt=1) for s in range(10, 40)])
+    failed = made.trial("static_cap1p25-b1")
+    attempt = failed.start_attempt(num_workers=2)
+    failed.append_rows(0, [make_row(0, trial="static_cap1p25-b1", loss=math.nan, max_vio=math.inf)])
+    error = AttemptError(type="InductorError", message="no | kernel", traceback="")
+    failed.update_attempt(dataclasses.replace(attempt, end="failed", error=error, ended_utc="2026-01-01T00:01:00Z"))
+    running = made.trial("none_cap1p25-b1")
+    running.start_attempt(num_workers=2)
+    running.append_rows(0, [make_row(s, trial="none_cap1p25-b1") for s in range(3)])
+    made.lock()
+    return made
+
+
+def exported(experiment: Experiment) -> tuple[pa.Table, pa.Table]:
+    legs, steps = export_experiment(experiment)
+    return pq.read_table(legs), pq.read_table(steps)
+
+
+def test_there_is_one_row_per_trial_sorted_with_its_state(experiment: Experiment) -> None:
+    legs, _ = exported(experiment)
+    assert legs["trial"].to_pylist() == ["bf16-b1", "none_cap1p25-b1", "static-b1", "static_cap1p25-b1"]
+    assert legs["status"].to_pylist() == ["pending", "running", "completed", "failed"]
+    assert legs["role"].to_pylist() == ["control", "grid", "baseline", "candidate"]
+    assert legs["attempts"].to_pylist() == [0, 1, 2, 1]
+    assert legs["steps_observed"].to_pylist() == [0, 3, 40, 1]
+    assert legs["error_message"].to_pylist() == [None, None, None, "no | kernel"]
+
+
+def test_each_step_is_there_once_from_the_latest_attempt(experiment: Experiment) -> None:
+    _, steps = exported(experiment)
+    keys = list(zip(steps["trial"].to_pylist(), steps["step"].to_pylist(), strict=True))
+    assert keys == sorted(set(keys))
+    static = steps.filter(pa.compute.equal(steps["leg"], "static"))
+    assert static["attempt"].to_pylist() == [0] * 10 + [1] * 30
+    assert static["counted"].to_pylist() == [False] * 20 + [True] * 20
+
+
+def test_a_number_in_a_list_that_is_none_becomes_null_with_a_flag(make_experiment: Make, make_row: MakeRow) -> None:
+    experiment = make_experiment()
+    rows = [make_row(20, layer_max_vio=(0.5, math.nan)), make_row(21, layer_max_vio=(0.5, 1.5))]
+    experiment.trial("static-b1").append_rows(0, rows)
+    _, steps = exported(experiment)
+    assert steps["layer_max_vio"].to_pylist() == [[0.5, None], [0.5, 1.5]]
+    assert steps["flags"].to_pylist() == [["not_finite"], []]
+
+
+def test_a_number_that_is_none_becomes_null_with_a_flag(experiment: Experiment) -> None:
+    _, steps = exported(experiment)
+    bad = steps.filter(pa.compute.equal(steps["leg"], "static_cap1p25")).to_pylist()[0]
+    assert (bad["loss"], bad["max_vio"]) == (None, None)
+    assert bad["flags"] == ["warmup", "not_finite"]
+    good = steps.filter(pa.compute.equal(steps["leg"], "static")).to_pylist()[0]
+    assert (good["loss"], good["flags"]) == (10.0, ["warmup"])
+    for name in steps.schema.names:
+        if pa.types.is_floating(steps.schema.field(name).type):
+            assert not pa.compute.any(pa.compute.is_nan(steps[name])).as_py()
+
+
+def test_every_varying_field_has_a_typed_column_and_no_other_has(experiment: Experiment) -> None:
+    legs, _ = exported(experiment)
+    varying = [n for n in legs.schema.names if n.startswith("p_")]
+    assert varying == ["p_moe_capacity_factor", "p_precision_linears", "p_precision_experts", "p_compile_mode"]
+    assert legs["p_moe_capacity_factor"].to_pylist() == [None, 1.25, None, 1.25]
+    assert legs.schema.field("p_moe_capacity_factor").type == pa.float64()
+    assert legs["p_compile_mode"].to_pylist() == ["static", "none", "static", "static"]
+    assert json.loads(legs["config_json"].to_pylist()[2])["schedule"]["num_steps"] == 40
+
+
+def test_every_field_carries_its_unit_and_the_file_its_origin(experiment: Experiment) -> None:
+    for table, columns, schema in zip(
+        exported(experiment),
+        (LEG_COLUMNS, STEP_COLUMNS),
+        (b"nanochat-sweep/legs/1", b"nanochat-sweep/steps/1"),
+        strict=True,
+    ):
+        for column in columns:
+            about = table.schema.field(column.name).metadata
+            assert about[b"unit"].decode() == column.unit
+            assert about[b"meaning"].decode() == column.meaning
+        origin = table.schema.metadata
+        assert origin[b"schema"] == schema
+        assert origin[b"git_commit"] == b"c0ffee"
+        assert origin[b"experiment_sha256"].decode() == experiment.manifest.plan_digest
+        assert origin[b"tool_version"]
+
+
+def test_names_that_end_in_a_unit_say_the_same_as_their_unit() -> None:
+    suffixes = {
+        "_ms": "ms",
+        "_s": "s",
+        "_mib": "MiB",
+        "_pct": "%",
+        "_min": "min",
+        "_per_sec": "tokens/s",
+        "_tokens": "tokens",
+        "_mhz": "MHz",
+        "_w": "W",
+        "_c": "C",
+    }
+    for column in (*LEG_COLUMNS, *STEP_COLUMNS):
+        for suffix, unit in suffixes.items():
+            if column.name.endswith(suffix):
+                assert column.unit == unit, column.name
+
+
+def test_the_files_are_zstd_with_dictionaries_and_utc_microseconds(experiment: Experiment) -> None:
+    legs, steps = export_experiment(experiment)
+    assert pq.ParquetFile(steps).metadata.row_group(0).column(0).compression == "ZSTD"
+    schema = pq.read_schema(legs)
+    assert schema.field("leg").type == pa.dictionary(pa.int32(), pa.string())
+    assert schema.field("started_utc").type == pa.timestamp("us", tz="UTC")
+    assert schema.field("block").type == pa.int32()
+
+
+def test_the_same_experiment_gives_the_same_bytes(experiment: Experiment, tmp_path: Path) -> None:
+    first = [Path(f).read_bytes() for f in export_experiment(experiment)]
+    second = [Path(f).read_bytes() for f in export_experiment(experiment, str(tmp_path / "out"))]
+    assert first == second
+
+
+def test_an_experiment_that_has_not_begun_exports_empty_steps_with_all_columns(make_experiment: Make) -> None:
+    legs, steps = exported(make_experiment())
+    assert (legs.num_rows, steps.num_rows) == (4, 0)
+    assert steps.schema.names == [c.name for c in STEP_COLUMNS]
+
+
+def test_the_document_lists_every_column_with_type_unit_and_meaning() -> None:
+    listed = re.findall(r"^\| `(\w+)` \| (\w+) \| (\S+) \| (.+) \|$", DOCS.read_text(), re.MULTILINE)
+    wanted = [(c.name, c.kind, c.unit or "-", c.meaning) for c in (*LEG_COLUMNS, *STEP_COLUMNS)]
+    assert listed == wanted
+
+
+def test_the_documents_example_runs(experiment: Experiment, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(Path(export_experiment(experiment)[0]).parent)
+    (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    exec(example, {})
+    assert capsys.readouterr().out == "b'ms'\n"
+
+
+def test_the_document_names_the_throttle_bits() -> None:
+    listed = re.findall(r"^\| (\d+) \| ([\w ]+) \| ?(\w*)", DOCS.read_text(), re.MULTILINE)
+    assert [(int(bit), name, wanted == "yes") for bit, name, wanted in listed] == [
+        (bit, name, slowdown(bit) > 0) for bit, name in REASONS.items()
+    ]
+
+
+def test_a_layers_numbers_are_a_list_and_what_is_not_known_is_null(
+    make_experiment: Make, complete: Complete, make_row: MakeRow
+) -> None:
+    experiment = make_experiment()
+    known = {"layer_max_vio": (0.5, 1.5), "gpu_clock_mhz": 1980.0, "gpu_throttle_bits": 4}
+    complete(experiment, "static-b1", [make_row(0, **known), make_row(1)])
+    first, second = exported(experiment)[1].to_pylist()
+    assert {name: first[name] for name in known} == {**known, "layer_max_vio": [0.5, 1.5]}
+    assert {name: second[name] for name in known} == dict.fromkeys(known)
+
+
+def test_kernels_and_compile_cache_are_told_of_each_attempt(experiment: Experiment) -> None:
+    record = experiment.trial("static-b1")
+    first, second = record.attempts()
+    cold = {"compile_cache": "cold", "backends": {"attention": "sdpa"}}
+    record.update_attempt(dataclasses.replace(first, facts=cold))
+    record.update_attempt(dataclasses.replace(second, facts={**cold, "compile_cache": "warm"}))
+    by_trial = {leg["trial"]: leg for leg in exported(experiment)[0].to_pylist()}
+    static = by_trial["static-b1"]
+    assert (static["compile_cache"], static["attempt_compile_caches"]) == ("warm", ["cold", "warm"])
+    assert [json.loads(text) for text in static["attempt_backends_json"]] == [{"attention": "sdpa"}] * 2
+    assert by_trial["static_cap1p25-b1"]["attempt_compile_caches"] == [None], "it ended before its first step"
+    assert by_trial["bf16-b1"]["attempt_compile_caches"] == []
+
+
+def test_repeated_blocks_make_one_row_each(make_experiment: Make, complete: Complete) -> None:
+    experiment = make_experiment(num_blocks=2)
+    for block in (1, 2):
+        complete(experiment, f"static-b{block}")
+    legs, _ = exported(experiment)
+    done = legs.filter(pa.compute.equal(legs["leg"], "static"))
+    assert (done["block"].to_pylist(), done["seed"].to_pylist()) == ([1, 2], [43, 44])
+
+
+def test_the_page_explains_every_flag_and_no_other() -> None:
+    flags = Flags(first_step=5)
+    given = {*flags.of_step(5, compiled_graphs=1, skipped=True, fell_back=True, throttle_bits=32)}
+    flags.after(evaluated=True, sampled=True)
+    flags.saving()
+    given |= {*flags.of_step(6, compiled_graphs=0, skipped=False)}
+    table = DOCS.read_text().split("| flag | the step |")[1].split("\n\n")[0]
+    assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == sorted({*given, NOT_FINITE})
