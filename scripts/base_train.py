@@ -3,8 +3,8 @@
     torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --use-moe --depth 12 ...
 
 Checkpoints lie in CHECKPOINT_ROOT/base_checkpoints/MODEL_TAG/step_000070/. The first SIGTERM or SIGINT ends the run
-after the current step, with a checkpoint, and exit code 143 or 130 of every rank. What a rank fails of, and which rank
-the others wait for in vain, is one sentence on stderr.
+after the current step, with a checkpoint, and exit code 143 or 130 of every rank. Why a rank failed, and which rank
+the others wait for, is one sentence on stderr.
 """
 
 import datetime

@@ -1,4 +1,4 @@
-"""Ends a run whose ranks wait in vain, and names the rank that they wait for.
+"""Ends a run with a hung or dead rank, and names that rank.
 
 A rank that hangs or is killed holds the others in a collective, and what torch says then names no rank: gloo that a
 connection is closed or a time is over, NCCL that the process which waited is aborted. So each rank has a thread beside

@@ -184,7 +184,7 @@ def _parse(thread: str) -> list[Frame]:
 
 
 def who_holds_up(names: Sequence[str], answers: Mapping[int, Answer], answer_s: float) -> str | None:
-    """The ranks that the others wait for, as the beginning of a sentence; None if it cannot be told.
+    """The ranks that the others wait for, as a sentence without its full stop; None if it cannot be told.
 
     `names` of all ranks; `answers` of those that gave one within `answer_s`.
     """
@@ -194,5 +194,6 @@ def who_holds_up(names: Sequence[str], answers: Mapping[int, Answer], answer_s: 
         who = " and ".join(names[rank] for rank in silent)
         return f"{who} did not answer within {answer_s:.0f} s: killed, stopped, or stuck in code that is not Python"
     if busy and (len(busy) < len(names) or len(names) == 1):
-        return " and ".join(f"{names[rank]} is in {answers[rank].place}" for rank in busy)
+        found = " and ".join(f"{names[rank]} is in {answers[rank].place}" for rank in busy)
+        return found if len(names) == 1 else f"{found}, and the others wait for that"
     return None

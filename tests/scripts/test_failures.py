@@ -24,7 +24,7 @@ TINY = shlex.split(
     "--max-seq-len 32 --device-batch-size 2 --total-batch-size 128 --core-metric-every -1 --sample-every -1 "
     "--device-type cpu --compile-mode none --model-tag tiny --num-iterations 100000 --eval-every -1"
 )
-GO_ON = "add --resume latest to go on at the newest checkpoint"
+RESUME = "add --resume latest to resume from the newest checkpoint"
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_a_killed_rank_is_named_and_the_others_end(started: Started):
     (error,) = _errors(err)
     assert re.fullmatch(
         rf"rank 1 \(\S+, process {started.pids[1]}\) is gone: killed, or crashed outside of Python\. "
-        rf"The others wait in vain; {GO_ON}",
+        rf"The other ranks cannot continue; {RESUME}",
         error,
     )
     assert started.process.returncode == 1
@@ -113,7 +113,7 @@ def test_a_stopped_rank_is_named_and_the_others_end(started: Started):
     _, err = started.end()
     (error,) = _errors(err)
     assert error.startswith(f"rank 1 ({os.uname().nodename}, process {started.pids[1]}) did not answer within 3 s")
-    assert error.endswith(f"The others have waited for 6 s; {GO_ON}")
+    assert error.endswith(f"The others have waited for 6 s; {RESUME}")
     assert started.process.returncode == 1
 
 

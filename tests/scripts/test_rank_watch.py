@@ -155,6 +155,7 @@ def test_the_verdict_says_why_the_roll_was_called_and_what_to_do_next():
     waits, packs = Answer(waits=True, place="wait (dist.py:9)"), Answer(waits=False, place="pack (dataloader.py:7)")
     cause, names = "The others have waited for 60 s", ("rank 0", "rank 1")
     assert verdict(names, {0: waits, 1: packs}, cause) == (
-        f"rank 1 is in pack (dataloader.py:7). {cause}; add --resume latest to resume from the newest checkpoint"
+        f"rank 1 is in pack (dataloader.py:7), and the others wait for that. {cause}; "
+        "add --resume latest to resume from the newest checkpoint"
     )
     assert verdict(names, {0: waits, 1: waits}, cause).startswith("every rank answered, so it cannot be told which")

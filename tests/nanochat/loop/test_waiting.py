@@ -262,7 +262,7 @@ def test_a_rank_that_does_not_answer_is_named():
 
 def test_a_rank_that_answers_but_does_not_wait_is_named_with_its_place():
     told = who_holds_up(NAMES, {0: WAITS, 1: WAITS, 2: PACKS}, answer_s=10)
-    assert told == "rank 2 (b, process 12) is in pack (dataloader.py:7)"
+    assert told == "rank 2 (b, process 12) is in pack (dataloader.py:7), and the others wait for that"
     assert who_holds_up(NAMES[:1], {0: PACKS}, answer_s=10) == "rank 0 (a, process 10) is in pack (dataloader.py:7)"
 
 

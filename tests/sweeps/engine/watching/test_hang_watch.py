@@ -46,7 +46,9 @@ def test_the_cause_names_the_rank_or_says_that_it_cannot() -> None:
         RankPlace(rank=r, host="h", node_id="n", pid=10 + r, stacks_file="", landmarks=landmarks) for r in range(2)
     ]
     told = cause(ranks, {0: waiting, 1: stuck}, 600, "EXP/s")
-    assert told.startswith("rank 1 (h, process 11) is in f (a.py:1). Nothing was stored for 600 s")
+    assert told.startswith(
+        "rank 1 (h, process 11) is in f (a.py:1), and the others wait for that. Nothing was stored for 600 s"
+    )
     assert cause(ranks, {0: waiting, 1: waiting}, 600, "EXP/s").startswith("each rank waits")
     stopped = "process 11 did not answer within 20 s; its state is T (stopped)"
     assert cause(ranks, {0: waiting, 1: stopped}, 600, "EXP/s").startswith("rank 1 (h, process 11) did not answer")
