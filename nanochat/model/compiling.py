@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from nanochat.config import CompileMode
-from nanochat.model.fp8 import prepare_for_compiler
+from nanochat.kernels.grouped import prepare_for_compiler
 from nanochat.model.gpt import GPT
 
 # In training and in evaluation: windowed or not, with a value embedding or not, with experts or not. All share one code

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat.config import MoEConfig, PrecisionConfig
-from nanochat.model.fp8 import QuantizedWeight, fp8_grouped_linear, grouped_linear
+from nanochat.kernels.grouped import fp8_grouped_linear, grouped_linear
+from nanochat.kernels.quantizing import QuantizedWeight
 
 ROUTER_STATS = ("dropped", "max_vio", "dead_experts", "lost_tokens")  # the order of router_stats
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from nanochat.config import Fp8Recipe, MoEConfig, Precision, PrecisionConfig
+from nanochat.kernels.grouped import fp8_grouped_linear
+from nanochat.kernels.quantizing import QuantizedWeight
 from nanochat.model.attention import attend_flash
-from nanochat.model.fp8 import QuantizedWeight, convert_linears, fp8_grouped_linear, project
+from nanochat.model.fp8 import convert_linears, project
 from nanochat.model.moe import Experts, MoE
 
 pytestmark = pytest.mark.gpu
