@@ -55,6 +55,8 @@ class AttemptRecord:
     started_utc: str
     num_workers: int
     git_commit: str | None = None  # of the code that ran it; the manifest's is that of the launch
+    git_diff_digest: str | None = None  # of its uncommitted changes, clean ones too; None: not known
+    versions: dict[str, str] | None = None  # python and packages of the process that opened it; None: not known
     first_step: int | None = None  # None until the trainer has said where it starts
     first_step_utc: str | None = None  # the end of its first step
     last_step_utc: str | None = None  # the end of its last step, stored when it was not cut off

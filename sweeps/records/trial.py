@@ -24,6 +24,7 @@ from sweeps.records.documents import (
     to_bytes,
     utc_now,
 )
+from sweeps.records.provenance import Code
 from sweeps.records.rows import StepRow, decode_rows, encode_rows, merge_rows
 from sweeps.records.store import Store
 
@@ -68,8 +69,8 @@ class TrialRecord:
         """One attempt. Raises FileNotFoundError where it is not in storage."""
         return self._read_attempt(f"{number:03d}.json")
 
-    def start_attempt(self, *, num_workers: int, git_commit: str | None = None) -> AttemptRecord:
-        """Opens the attempt with the next free number, run by the calling process."""
+    def start_attempt(self, *, num_workers: int, code: Code | None = None) -> AttemptRecord:
+        """Opens the attempt with the next free number, run by the calling process and its `code`, if that is known."""
         files = self._attempt_files()
         number = int(files[-1].removesuffix(".json")) + 1 if files else 0
         while True:
@@ -79,7 +80,9 @@ class TrialRecord:
                 pid=os.getpid(),
                 started_utc=utc_now(),
                 num_workers=num_workers,
-                git_commit=git_commit,
+                git_commit=code.git_commit if code else None,
+                git_diff_digest=code.git_diff_digest if code else None,
+                versions=code.versions if code else None,
             )
             try:
                 self._store.create(self._attempt_path(number), to_bytes(record))

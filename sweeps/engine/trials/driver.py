@@ -29,7 +29,7 @@ from sweeps.engine.watching.hang_watch import HUNG, Limits, watching
 from sweeps.records.checkpoints import KEEP_CHECKPOINTS, run_name
 from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord, TrialResult, utc_now
 from sweeps.records.experiment import Experiment
-from sweeps.records.provenance import running_commit
+from sweeps.records.provenance import running_code
 from sweeps.records.trial import TrialRecord
 from sweeps.spec.plan import Trial
 
@@ -133,7 +133,7 @@ def _end_what_is_left(experiment: Experiment, trial: str, attempt: int) -> None:
 
 def _open_attempt(record: TrialRecord, config: TrainConfig, num_workers: int) -> AttemptRecord:
     record.write_config(config)
-    return record.start_attempt(num_workers=num_workers, git_commit=running_commit())
+    return record.start_attempt(num_workers=num_workers, code=running_code())
 
 
 def _close_attempt(record: TrialRecord, number: int, error: Exception | None) -> None:

@@ -1,6 +1,7 @@
 """A trial's attempts, rows and result; what is left after a kill at any moment is still each step once."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord
 from sweeps.records.experiment import Experiment
+from sweeps.records.provenance import Code
 from sweeps.records.rows import StepRow
 from sweeps.records.store import Store
 from sweeps.records.trial import TrialRecord, trial_state
@@ -37,6 +39,19 @@ def test_attempts_are_numbered_from_zero_and_keep_what_is_learnt_of_them(trial: 
     stored, last = trial.attempts()
     assert (stored.end, stored.error, stored.facts) == ("failed", error, {"device": "cpu"})
     assert last == second
+
+
+def test_an_attempt_says_which_code_ran_it_and_older_ones_say_nothing(trial: TrialRecord) -> None:
+    code = Code(git_commit="c0ffee", git_diff_digest="d1ff", versions={"torch": "2.13.0"})
+    trial.start_attempt(num_workers=2, code=code)
+    path = folder(trial) / "attempts" / "000.json"
+    (stored,) = trial.attempts()
+    assert (stored.git_commit, stored.git_diff_digest, stored.versions) == ("c0ffee", "d1ff", {"torch": "2.13.0"})
+    older = json.loads(path.read_text())
+    del older["git_diff_digest"], older["versions"]
+    path.write_text(json.dumps(older))
+    (read,) = trial.attempts()
+    assert (read.git_diff_digest, read.versions) == (None, None)
 
 
 def test_a_failure_is_final_until_a_retry_is_allowed_and_stays_visible(trial: TrialRecord) -> None:
