@@ -6,47 +6,37 @@ left of it is the reading of the results. Saves fall into no counted step, so th
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sweeps.records.rows import StepRow
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.measures.trial import timing_window
-from sweeps.results.report.blocks import Cell, Column, Paragraph, Section, Table, code_cell, number_cell
-from sweeps.results.report.sections import across
 
-_SHOWN = ("data", "forward", "backward", "optimizer", "communication")
+SHOWN_PHASES = ("data", "forward", "backward", "optimizer", "communication")
 
 
-def phase_sections(snapshots: Sequence[Snapshot]) -> list[Section]:
-    """The table with its note; nothing where no step has told its phases."""
-    if not any(row.forward_median_ms is not None for s in snapshots for t in s.trials for row in t.rows):
-        return []
-    note = (
-        "Medians over the counted steps of the window, all blocks together, of the median rank; dt is that rank's too. "
-        "data: waiting for batches. backward: with the communication that runs beside it. communication: waiting for "
-        "other ranks with nothing else to do. held up by saves: over a whole trial, before each of its steps."
+@dataclass(frozen=True, kw_only=True)
+class LegPhases:
+    """The phases of one leg's steps, all blocks together. None: not measured."""
+
+    leg: str
+    dt_ms: float | None
+    of_phase_ms: dict[str, float | None]  # of SHOWN_PHASES, in that order
+    checkpoint_stall_s: float | None  # of a whole trial, the median one
+
+
+def leg_phases(snapshot: Snapshot, leg: str) -> LegPhases | None:
+    """The phases of a leg; None before its first step."""
+    trials = [t for t in snapshot.of_leg(leg) if t.rows]
+    if not trials:
+        return None
+    window = [row for t in trials for row in timing_window(t.rows, snapshot.plan.window_steps)]
+    return LegPhases(
+        leg=leg,
+        dt_ms=_median(window, "dt_median_ms"),
+        of_phase_ms={phase: _median(window, f"{phase}_median_ms") for phase in SHOWN_PHASES},
+        checkpoint_stall_s=_checkpoint_stall_s(trials),
     )
-    return [
-        Section(
-            key="phases",
-            title="Where a step's time goes",
-            blocks=[across(snapshots, phase_table), Paragraph(words=(note,), tone="note")],
-        )
-    ]
-
-
-def phase_table(snapshot: Snapshot) -> Table:
-    """One line per leg that has begun."""
-    rows: list[list[Cell]] = []
-    for leg in snapshot.plan.legs:
-        trials = [t for t in snapshot.of_leg(leg.name) if t.rows]
-        window = [row for t in trials for row in timing_window(t.rows, snapshot.plan.window_steps)]
-        names = ("dt_median_ms", *(f"{phase}_median_ms" for phase in _SHOWN))
-        if trials:
-            medians = [number_cell(_median(window, name), 1) for name in names]
-            rows.append([code_cell(leg.name), *medians, number_cell(_held_up_s(trials), 1)])
-    headings = ("dt ms", *(f"{phase} ms" for phase in _SHOWN), "held up by saves s")
-    columns = [Column(heading="leg"), *(Column(heading=h, kind="number") for h in headings)]
-    return Table(caption="Phases of a step of each leg", columns=columns, rows=rows)
 
 
 def _median(rows: Sequence[StepRow], name: str) -> float | None:
@@ -54,7 +44,7 @@ def _median(rows: Sequence[StepRow], name: str) -> float | None:
     return statistics.median(values) if values else None
 
 
-def _held_up_s(trials: Sequence[TrialSnapshot]) -> float | None:
+def _checkpoint_stall_s(trials: Sequence[TrialSnapshot]) -> float | None:
     told = [[row.checkpoint_ms for row in t.rows if row.checkpoint_ms is not None] for t in trials]
     sums_s = [sum(of_trial) / 1e3 for of_trial in told if of_trial]
     return statistics.median(sums_s) if sums_s else None

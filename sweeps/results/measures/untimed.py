@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from sweeps.records.rows import StepRow
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.measures.trial import counted, timing_window
-from sweeps.results.report.blocks import Code, Words
 
 
 def untimed_trials(snapshot: Snapshot) -> list[tuple[TrialSnapshot, str]]:
@@ -13,11 +12,6 @@ def untimed_trials(snapshot: Snapshot) -> list[tuple[TrialSnapshot, str]]:
     window = snapshot.plan.window_steps
     done = [t for t in snapshot.trials if t.state == "completed" and not t.fell_back]
     return [(t, why) for t in done if (why := why_untimed(t.rows, window)) is not None]
-
-
-def untimed_lines(snapshot: Snapshot) -> list[Words]:
-    """One line for each such trial."""
-    return [(Code(t.run), f" has no timing: {why}") for t, why in untimed_trials(snapshot)]
 
 
 def why_untimed(rows: Sequence[StepRow], window_steps: int) -> str | None:

@@ -11,33 +11,22 @@ from pathlib import Path, PurePosixPath
 from sweeps.records.experiment import Experiment
 from sweeps.records.home import check_on_disk
 from sweeps.records.store import Store
-from sweeps.results.measures.phases import phase_sections
-from sweeps.results.measures.routing import routing_sections
 from sweeps.results.measures.snapshot import Snapshot, read_snapshot
-from sweeps.results.measures.throttling import throttling_sections
-from sweeps.results.measures.untimed import untimed_lines
 from sweeps.results.report import html, markdown
 from sweeps.results.report.blocks import Block, Code, Figure, Paragraph, Report, Section
 from sweeps.results.report.figures.draw import block_figure, dt_figure, effect_figure, loss_figure, memory_figure
-from sweeps.results.report.headline import candidate_facts, fp8_facts, verdict
-from sweeps.results.report.sections import (
-    across,
-    artifact_lines,
-    compile_table,
-    cpu_warning,
-    damage_lines,
-    fallback_lines,
-    gate_blocks,
-    interruption_lines,
-    listed,
-    origin_lines,
-    preflight_table,
-    provenance_table,
-    ratio_note,
-    ratio_table,
-    run_table,
-    skipped_lines,
-)
+from sweeps.results.report.headline import candidate_facts, cpu_warning, fp8_facts, verdict
+from sweeps.results.report.sections.across import across, listed
+from sweeps.results.report.sections.compiling import compile_table, fallback_lines
+from sweeps.results.report.sections.gates import gate_blocks
+from sweeps.results.report.sections.interruptions import damage_lines, interruption_lines, skipped_lines
+from sweeps.results.report.sections.phases import phase_sections
+from sweeps.results.report.sections.preflight import preflight_sections
+from sweeps.results.report.sections.provenance import artifact_lines, origin_lines, provenance_table
+from sweeps.results.report.sections.ratios import ratio_note, ratio_table, untimed_lines
+from sweeps.results.report.sections.routing import routing_sections
+from sweeps.results.report.sections.runs import run_table
+from sweeps.results.report.sections.throttling import throttling_sections
 from sweeps.results.tables.parquet import export_snapshot, export_store
 from sweeps.spec.errors import UsageError
 
@@ -120,12 +109,6 @@ def _effects(snapshots: Sequence[Snapshot]) -> list[Block]:
     return [effect_figure(s, number=i, of=s.manifest.id) for i, s in enumerate(snapshots, 1)]
 
 
-def _preflight(snapshots: Sequence[Snapshot]) -> list[Section]:
-    if not any(s.preflight for s in snapshots):
-        return []
-    return [Section(key="preflight", title="Preflight", blocks=[across(snapshots, preflight_table)])]
-
-
 def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Section]:
     stand = Paragraph(words=(f"State of the experiment: {single.state}.",)) if single else None
     damaged, taken_over = listed(snapshots, damage_lines), listed(snapshots, origin_lines)
@@ -147,7 +130,7 @@ def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Se
         *phase_sections(snapshots),
         *throttling_sections(snapshots),
         *routing_sections(snapshots),
-        *_preflight(snapshots),
+        *preflight_sections(snapshots),
         Section(
             key="compile",
             title="Compile and kernels",

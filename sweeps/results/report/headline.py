@@ -4,7 +4,7 @@ Not tok/s alone: a leg that is fast and learns less, or beats only its own slow 
 no more than advice follows, and the first word says so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sweeps.results.measures.compare import (
     LegRatios,
@@ -16,7 +16,7 @@ from sweeps.results.measures.compare import (
 )
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.measures.trial import Measures
-from sweeps.results.report.blocks import Block, Code, Fact, Facts, Verdict, Words
+from sweeps.results.report.blocks import Block, Code, Fact, Facts, Paragraph, Strong, Verdict, Words
 from sweeps.results.report.figures.scales import percent_text
 from sweeps.spec.legs import Leg
 
@@ -103,6 +103,17 @@ def fp8_facts(snapshot: Snapshot, *, named: bool) -> list[Block]:
     )
     time = _time_to_loss("control", ratios, against(snapshot, control, control))
     return [Facts(title=title, facts=[time, *_plain_facts(snapshot, ratios, leg.name, control.name)])]
+
+
+def cpu_warning(snapshots: Sequence[Snapshot]) -> list[Block]:
+    """What trials on a CPU cannot tell."""
+    if not any(t.facts.get("device") == "cpu" for s in snapshots for t in s.trials):
+        return []
+    words: Words = (
+        Strong("These trials ran on a CPU: their speed ranking of compile modes and of precisions means nothing."),
+        " Only a GPU can tell; losses and the whole path from launch to report are real.",
+    )
+    return [Paragraph(words=words)]
 
 
 def _whose(snapshot: Snapshot, named: bool) -> Words:

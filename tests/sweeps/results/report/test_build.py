@@ -266,7 +266,7 @@ def test_the_worst_layer_is_named_beside_the_means_over_layers(
 
 def test_a_report_without_experts_and_slowed_gpus_does_not_mention_them(done: Experiment) -> None:
     assert "## Routing" not in report(done)
-    assert "## GPUs that were slowed down" not in report(done)
+    assert "## GPU throttling" not in report(done)
 
 
 def test_slowed_gpus_are_told_with_their_reasons(make_experiment: Make, complete: Complete, make_row: MakeRow) -> None:
@@ -275,7 +275,7 @@ def test_slowed_gpus_are_told_with_their_reasons(make_experiment: Make, complete
     rows = [make_row(s, gpu_throttle_bits=4, gpu_temperature_c=60.0, gpu_clock_mhz=1980.0) for s in range(40)]
     rows[30:34] = [make_row(s, **hot) for s in range(30, 34)]
     complete(experiment, "static-b1", rows)
-    section = report(experiment).split("## GPUs that were slowed down")[1].split("## ")[0]
+    section = report(experiment).split("## GPU throttling")[1].split("## ")[0]
     assert (
         "- `static`: 4 of 40 steps, 3 of them counted, down to 1200 MHz, at up to 88 C, because of sw thermal slowdown"
         in section

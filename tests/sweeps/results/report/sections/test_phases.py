@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
-from sweeps.results.measures.phases import phase_sections, phase_table
 from sweeps.results.measures.snapshot import read_snapshot
 from sweeps.results.report.build import build_report, markdown_files
+from sweeps.results.report.sections.phases import phase_sections, phase_table
 
 Make = Callable[..., Experiment]
 MakeRow = Callable[..., StepRow]

@@ -6,7 +6,7 @@ from sweeps.engine.preflight import create
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.results.measures.snapshot import read_snapshot
-from sweeps.results.report.sections import preflight_table
+from sweeps.results.report.sections.preflight import preflight_table
 
 
 def test_a_leg_that_ran_uncompiled_says_so_in_the_preflight_table(

@@ -1,0 +1,80 @@
+"""Compile mode, what became of it, and the kernels that ran: one line per leg, of all its blocks."""
+
+from collections.abc import Iterable
+
+from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
+from sweeps.results.measures.startup import between_legs_s
+from sweeps.results.measures.trial import num_recompilations
+from sweeps.results.report.blocks import Cell, Code, Column, Table, Words, code_cell, number_cell, text_cell
+
+
+def compile_table(snapshot: Snapshot) -> Table:
+    """Compile mode and what became of it, and the kernels that served: one line per leg, of all its blocks."""
+    rows: list[list[Cell]] = []
+    for leg in snapshot.plan.legs:
+        trials = snapshot.of_leg(leg.name)
+        begun = [t for t in trials if t.facts]
+        if not trials:
+            continue
+        statuses = [_compile_status(t) for t in trials]
+        pauses = [s for t in trials if (s := between_legs_s(snapshot, t)) is not None]
+        first_steps = [t.rows[0].dt_ms / 1000 for t in trials if t.rows]
+        starts = [attempt.facts for t in begun for attempt in t.attempts if attempt.facts]
+        kernels = [", ".join(f"{role} {k}" for role, k in sorted(f.get("backends", {}).items())) for f in starts]
+        rows.append(
+            [
+                code_cell(leg.name),
+                text_cell(leg.config.compile.mode),
+                text_cell(_each_once(word for word, _ in statuses), statuses[0][1] if len(set(statuses)) == 1 else ""),
+                text_cell(_each_once(f.get("compile_cache", "") for f in starts)),
+                number_cell(sum(num_recompilations(t.rows) for t in trials)),
+                number_cell(max(pauses, default=None), 1),
+                number_cell(max(first_steps, default=None), 1),
+                text_cell(_each_once(kernels)),
+            ]
+        )
+    columns = [
+        Column(heading="leg"),
+        Column(heading="mode"),
+        Column(heading="status"),
+        Column(heading="cache"),
+        Column(heading="recompilations", kind="number"),
+        Column(heading="between legs s", kind="number"),
+        Column(heading="first step s", kind="number"),
+        Column(heading="kernels"),
+    ]
+    return Table(caption="Compile status and kernels of each leg", columns=columns, rows=rows)
+
+
+def fallback_lines(snapshot: Snapshot) -> list[Words]:
+    """Which trials went on uncompiled, and why."""
+    return [
+        (
+            Code(t.run),
+            " went on uncompiled, so it is compared with no other: ",
+            _why_fallen_back(t),
+        )
+        for t in snapshot.trials
+        if t.fell_back
+    ]
+
+
+def _each_once(words: Iterable[str]) -> str:
+    """Different words in their first order; "-" for none."""
+    return " / ".join(dict.fromkeys(word for word in words if word)) or "-"
+
+
+def _why_fallen_back(trial: TrialSnapshot) -> str:
+    told = [attempt.facts.get("compile_fallback") for attempt in trial.attempts if attempt.facts]
+    return next((why for why in told if why), "")
+
+
+def _compile_status(trial: TrialSnapshot) -> tuple[str, str]:
+    """What became of compilation, and its tone."""
+    if trial.trial.config.compile.mode == "none":
+        return "not compiled", ""
+    if trial.fell_back:
+        return "failed, went on uncompiled", "failed"
+    if not trial.rows:
+        return ("failed before the first step", "failed") if trial.state == "failed" else ("-", "")
+    return ("recompiled on the way", "outside") if num_recompilations(trial.rows) else ("ok", "within")
