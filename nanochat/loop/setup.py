@@ -24,7 +24,7 @@ from nanochat.machine.ranks import Ranks
 from nanochat.model import compiling
 from nanochat.model.attention import resolve_backend
 from nanochat.model.fp8 import convert_linears
-from nanochat.model.gpt import GPT, fp8_roles
+from nanochat.model.gpt import GPT
 from nanochat.optimizer import schedule
 from nanochat.optimizer.sharded import ShardedOptimizer
 from nanochat.stats import Hooks, StartFacts
@@ -159,9 +159,7 @@ def _build_model(config: TrainConfig, device: Device, backend: str) -> GPT:
     model.to_empty(device="cpu")
     seed_everything(config.run.seed)
     model.initialize(device.torch_device, device.compute_dtype)
-    roles = fp8_roles(config.precision)
-    if roles:
-        convert_linears(model, config.precision.recipe, roles, emulate=not device.is_cuda)
+    convert_linears(model, config.precision, emulate=not device.is_cuda)
     return model.to(device.torch_device)
 
 

@@ -3,7 +3,7 @@
 Linears (attention and head) are converted by torchao.float8, which quantises inside each product. Experts have their
 own product (`kernels.grouped`), because a grouped product over ragged rows needs one scale per row and because their
 weights are quantised once per optimizer step, not in every micro-step. The head's gradients stay in bf16 (see
-FORWARD_ONLY).
+`roles`).
 
 Conversion is decided by role, never by a size that happens to divide. Evaluation always runs in bf16 with the same
 weights: a layer in eval mode multiplies its weight directly (`project`, and moe.Experts).
@@ -18,30 +18,33 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nanochat.config import PrecisionConfig
 from nanochat.kernels.quantizing import E4M3, E5M2, QuantizedWeight
+from nanochat.model.roles import ROLES, multiplies_in_fp8, role_of
 
 if TYPE_CHECKING:
     from torchao.float8 import Float8LinearConfig
 
-FORWARD_ONLY = frozenset({"lm_head"})
-"""The roles whose two backward products stay in bf16. The head's output gradient is rounded before everything else
-reads it, and Muon, which makes all directions of a matrix' gradient equally long, lifts that noise to a full step."""
 
+def convert_linears(model: nn.Module, precision: PrecisionConfig, emulate: bool) -> int:
+    """Converts every nn.Linear whose role is to multiply in FP8 to torchao's Float8Linear; returns how many.
 
-def convert_linears(model: nn.Module, recipe: str, roles: frozenset[str], emulate: bool) -> int:
-    """Converts every nn.Linear whose last name is in `roles` to torchao's Float8Linear; returns how many.
-
-    All three products of a converted linear are in FP8, of those in FORWARD_ONLY the forward one.
+    All three products of a converted linear are in FP8, or the forward one alone, as its role says. Without a role in
+    FP8 torchao is not imported.
     """
+    chosen = [role for role in ROLES if role.fp8 != "experts" and multiplies_in_fp8(role, precision)]
+    if not chosen:
+        return 0
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
     from torchao.float8.float8_linear import Float8Linear
 
     config = dataclasses.replace(
-        Float8LinearConfig.from_recipe_name(recipe), emulate=emulate, pad_inner_dim=not emulate
+        Float8LinearConfig.from_recipe_name(precision.recipe), emulate=emulate, pad_inner_dim=not emulate
     )
-    for some, of_some in ((roles - FORWARD_ONLY, config), (roles & FORWARD_ONLY, _forward_only(config))):
+    for backward, of_some in ((True, config), (False, _forward_only(config))):
+        some = {role for role in chosen if role.fp8_backward == backward}
         convert_to_float8_training(
-            model, config=of_some, module_filter_fn=lambda _, fqn, some=some: fqn.rsplit(".", 1)[-1] in some
+            model, config=of_some, module_filter_fn=lambda _, name, some=some: role_of(name) in some
         )
     return sum(isinstance(m, Float8Linear) for m in model.modules())
 
@@ -70,7 +73,7 @@ def conversion_line(model: nn.Module, recipe: str) -> str:
             path, _, last = name.rpartition(".")
             owner = model.get_submodule(path)
             is_fp8 = isinstance(owner, Float8Linear) or isinstance(getattr(owner, f"{last}_fp8", None), QuantizedWeight)
-            (converted if is_fp8 else skipped)[path.rpartition(".")[2] if last == "weight" else last] += 1
+            (converted if is_fp8 else skipped)[role_of(name).name] += 1
 
     def told(counts: Counter[str]) -> str:
         return f"{counts.total()} ({', '.join(f'{role} {count}' for role, count in counts.items())})"

@@ -13,22 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanochat.config import ModelConfig, PrecisionConfig, TrainConfig
+from nanochat.config import ModelConfig, TrainConfig
 from nanochat.model.attention import attend, rotary_tables, rotate
 from nanochat.model.fp8 import project
 from nanochat.model.moe import Experts, MoE, Router, RouterLosses, stat_names
+from nanochat.model.roles import Constant, Normal, Uniform, role_of
 from nanochat.sizes import GATE_INPUTS, is_moe_layer
 
 LOGIT_CAP = 15.0
-_HEAD, _QKV, _OUT = frozenset({"lm_head"}), frozenset({"q", "k", "v"}), frozenset({"out"})
-FP8_LINEARS = {
-    "bf16": frozenset[str](),
-    "fp8": _HEAD | _QKV | _OUT,
-    "fp8_head": _HEAD,
-    "fp8_attention": _QKV | _OUT,
-    "fp8_qkv": _QKV,
-    "fp8_out": _OUT,
-}
 
 
 def norm(x: Tensor) -> Tensor:
@@ -180,30 +172,19 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def initialize(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Draws all weights in fp32 from torch's global generator, and sets all buffers; rotary tables in `dtype`.
+        """Draws all weights in fp32 from torch's global generator, each as its role says, and sets all buffers.
 
-        The router starts small but not at zero: with equal scores every token would choose the same experts.
+        Rotary tables are in `dtype`. Raises UnknownParameterError.
         """
         bound = 3**0.5 * self.config.model.width**-0.5
         for name, parameter in self.named_parameters():
-            last = name.removesuffix(".weight").rsplit(".", 1)[-1]
-            match last:
-                case "wte":
-                    parameter.normal_(0.0, 1.0)
-                case "lm_head":
-                    parameter.normal_(0.0, 0.001)
-                case "out" | "down" | "w2" | "value_gate":
-                    parameter.zero_()
-                case "q" | "k" | "v" | "up" | "w1" | "value_embed":
+            match role_of(name).initial:
+                case Normal(std):
+                    parameter.normal_(0.0, std)
+                case Uniform():
                     parameter.uniform_(-bound, bound)
-                case "router":
-                    parameter.normal_(0.0, 0.02)
-                case "residual_scale":
-                    parameter.fill_(1.0)
-                case "embedding_scale":
-                    parameter.fill_(0.1)
-                case _:
-                    raise AssertionError(f"no initial value is defined for {name}")
+                case Constant(value):
+                    parameter.fill_(value)
         for router in self.routers().values():
             for buffer in router.buffers():
                 buffer.zero_()
@@ -223,8 +204,3 @@ class GPT(nn.Module):
         for module in self.modules():
             if isinstance(module, Experts):
                 module.refresh_fp8()
-
-
-def fp8_roles(precision: PrecisionConfig) -> frozenset[str]:
-    """The nn.Linear names that torchao converts; the experts are converted by `moe.Experts` itself."""
-    return FP8_LINEARS[precision.linears]

@@ -160,16 +160,17 @@ MODULE_DB = {
 def test_fp8_modules_keep_what_their_number_of_products_allows(gpu: torch.device, recipe: Fp8Recipe):
     torch.manual_seed(3)
     experts = Experts(256, MoEConfig(num_experts=4, hidden_mult=2), PrecisionConfig(experts="fp8", recipe=recipe))
-    holder = nn.ModuleDict({"q": nn.Linear(256, 512, bias=False), "experts": experts}).to(gpu, torch.bfloat16)
+    attention = nn.ModuleDict({"q": nn.Linear(256, 512, bias=False)})
+    holder = nn.ModuleDict({"attention": attention, "experts": experts}).to(gpu, torch.bfloat16)
     with torch.no_grad():
         for parameter in holder.parameters():
             parameter.normal_(0, 256**-0.5)
     x = torch.randn(512, 256, device=gpu, dtype=torch.bfloat16)
     offsets = torch.tensor([100, 100, 300, 512], device=gpu, dtype=torch.int32)
-    exact = {"experts": _both_ways(experts, x, offsets), "q": _both_ways(holder["q"], x)}
+    exact = {"experts": _both_ways(experts, x, offsets), "q": _both_ways(attention["q"], x)}
     experts.refresh_fp8()
-    assert convert_linears(holder, recipe, frozenset({"q"}), emulate=False) == 1
-    ours = {"experts": _both_ways(experts, x, offsets), "q": _both_ways(holder["q"], x)}
+    assert convert_linears(holder, PrecisionConfig(linears="fp8_qkv", recipe=recipe), emulate=False) == 1
+    ours = {"experts": _both_ways(experts, x, offsets), "q": _both_ways(attention["q"], x)}
     for name in exact:
         forward_db, backward_db = MODULE_DB[name, recipe]
         assert forward_db <= _sqnr_db(ours[name][0], exact[name][0]) < 40, name
@@ -179,13 +180,14 @@ def test_fp8_modules_keep_what_their_number_of_products_allows(gpu: torch.device
 @torch.no_grad()
 def test_evaluation_multiplies_the_weights_themselves_without_room_for_a_copy(gpu: torch.device):
     experts = Experts(512, MoEConfig(num_experts=8, hidden_mult=4), PrecisionConfig(experts="fp8"))
-    holder = nn.ModuleDict({"q": nn.Linear(512, 8192, bias=False), "experts": experts}).to(gpu, torch.bfloat16)
+    attention = nn.ModuleDict({"q": nn.Linear(512, 8192, bias=False)})
+    holder = nn.ModuleDict({"attention": attention, "experts": experts}).to(gpu, torch.bfloat16)
     for parameter in holder.parameters():
         parameter.normal_(0, 512**-0.5)
     experts.refresh_fp8()
-    convert_linears(holder, "tensorwise", frozenset({"q"}), emulate=False)
+    convert_linears(holder, PrecisionConfig(linears="fp8_qkv"), emulate=False)
     holder.eval()
-    linear = holder["q"]
+    linear = attention["q"]
     assert isinstance(linear, nn.Linear)
     x = torch.randn(64, 512, device=gpu, dtype=torch.bfloat16)
     offsets = torch.arange(8, 72, 8, device=gpu, dtype=torch.int32)

@@ -6,6 +6,7 @@ import torch
 from nanochat.config import TrainConfig, with_overrides
 from nanochat.loop.parameters import param_specs
 from nanochat.model.gpt import GPT
+from nanochat.model.roles import UnknownParameterError
 from nanochat.optimizer.sharded import ParamSpec
 from nanochat.recipes import d12_moe
 
@@ -65,3 +66,12 @@ def test_scalars_and_router_compute_in_fp32_and_the_tables_have_no_master_copy()
         f"blocks.{layer}.mlp.router.weight" for layer in range(12)
     }
     assert {spec.group for spec in specs.values() if not spec.master} == {"wte", "value_embed"}
+
+
+def test_a_matrix_without_a_role_is_refused_by_name_instead_of_trained_somehow():
+    config = d12_moe(num_steps=1)
+    with torch.device("meta"):
+        model = GPT(config, "sdpa")
+        model.blocks[3].attention.mixer = torch.nn.Linear(8, 8, bias=False)
+    with pytest.raises(UnknownParameterError, match=r"blocks\.3\.attention\.mixer\.weight has no role"):
+        param_specs(model, config.optim, 2**19)

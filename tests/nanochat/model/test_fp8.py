@@ -17,7 +17,7 @@ from nanochat.config import MoEConfig, PrecisionConfig, TrainConfig, with_overri
 from nanochat.kernels.grouped import grouped_linear
 from nanochat.kernels.quantizing import QuantizedWeight
 from nanochat.model.fp8 import conversion_line, convert_linears
-from nanochat.model.gpt import GPT, fp8_roles
+from nanochat.model.gpt import GPT
 from nanochat.model.moe import Experts
 from nanochat.recipes import d12_moe_fp8
 
@@ -44,7 +44,7 @@ def _model(config: TrainConfig, convert: bool) -> GPT:
         if not name.endswith(("router.weight", "_scale")):
             parameter.data = parameter.data.to(torch.bfloat16)
     if convert:
-        convert_linears(model, config.precision.recipe, fp8_roles(config.precision), emulate=True)
+        convert_linears(model, config.precision, emulate=True)
         model.refresh_fp8()
     return model
 
@@ -99,12 +99,12 @@ def test_attention_and_head_are_converted_and_nothing_else_is_whatever_divides_b
 
 def test_linears_and_experts_are_converted_independently():
     config = _tiny(**{"precision.linears": "bf16"})
-    assert fp8_roles(config.precision) == frozenset()
-    experts_only = _model(config, convert=False)
+    experts_only = _model(config, convert=True)
+    assert any(isinstance(module, QuantizedWeight) for module in experts_only.modules())
     assert not any(isinstance(module, Float8Linear) for module in experts_only.modules())
     config = _tiny(**{"precision.experts": "bf16"})
     model = _model(config, convert=False)
-    assert convert_linears(model, "tensorwise", fp8_roles(config.precision), emulate=True) == 9
+    assert convert_linears(model, config.precision, emulate=True) == 9
     model.refresh_fp8()
     assert not any(isinstance(module, QuantizedWeight) for module in model.modules())
 

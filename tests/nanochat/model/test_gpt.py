@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nanochat import sizes
 from nanochat.config import ModelConfig, TrainConfig, with_overrides
 from nanochat.model.gpt import GPT, LOGIT_CAP
+from nanochat.model.roles import UnknownParameterError, role_of
 from nanochat.recipes import d12_moe
 
 TINY = with_overrides(
@@ -63,6 +64,13 @@ def test_initialising_sets_every_parameter_and_every_buffer():
         assert torch.equal(tensor, expected[name]), name
 
 
+def test_a_parameter_without_a_role_is_refused_by_name_before_a_weight_is_drawn_for_it():
+    model = GPT(TINY, "sdpa")
+    model.blocks[0].attention.sinks = nn.Parameter(torch.empty(4))
+    with pytest.raises(UnknownParameterError, match=r"blocks\.0\.attention\.sinks has no role"):
+        model.initialize(torch.device("cpu"), torch.float32)
+
+
 @pytest.mark.parametrize("every", [1, 2, 5])
 @pytest.mark.parametrize("depth", [12, 7])
 def test_the_models_parameters_are_the_ones_that_sizes_counts(depth: int, every: int):
@@ -71,7 +79,7 @@ def test_the_models_parameters_are_the_ones_that_sizes_counts(depth: int, every:
         named = {name: p.numel() for name, p in GPT(config, "sdpa").named_parameters()}
     by_role = {"wte": 0, "value_embeds": 0, "lm_head": 0, "transformer_matrices": 0, "scalars": 0}
     for name, count in named.items():
-        last = name.removesuffix(".weight").rsplit(".", 1)[-1]
+        last = role_of(name).name
         roles = {"value_embed": "value_embeds", "residual_scale": "scalars", "embedding_scale": "scalars"}
         by_role[roles.get(last, last if last in by_role else "transformer_matrices")] += count
     counts = sizes.count_params(config)
