@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nanochat.stats import REPEATABLE
-from sweeps.engine.processes import launch_processes as family
+from sweeps.engine.processes import launch_processes
 from sweeps.engine.ranks.stacks import places
 from sweeps.records.experiment import Experiment
 
@@ -75,7 +75,7 @@ class Round:
     def _kill(self, kind: str, launcher: "subprocess.Popen[bytes]", chance: random.Random, name: str) -> None:
         """One victim of the kind; nothing where there is none at this moment."""
         pids = {"worker": self._workers, "driver": self._drivers}.get(kind, lambda _: [launcher.pid])(name)
-        living = [pid for pid in pids if pid == launcher.pid or family.is_marked(pid)]
+        living = [pid for pid in pids if pid == launcher.pid or launch_processes.is_marked(pid)]
         if not living:
             return
         self._note_completed(name)
@@ -104,7 +104,7 @@ class Round:
 
     def _wait_until_gone(self, name: str) -> None:
         deadline = time.monotonic() + GONE_S
-        while left := family.leftovers(str(self.storage / name), own_mark=""):
+        while left := launch_processes.leftovers(str(self.storage / name), own_mark=""):
             if time.monotonic() > deadline:
                 raise AssertionError(f"seed {self.seed}: processes {left} outlive their launch")
             time.sleep(0.1)

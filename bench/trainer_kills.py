@@ -41,7 +41,7 @@ FLAGS = shlex.split(
     "--sample-every -1 --device-type cpu --compile-mode none --model-tag tiny --num-iterations 16 --save-every 2"
 )
 STEP_LINE = re.compile(r"^step (\d+)/\d+ .*?\| loss: (\S+) \| bal: (\S+) ", re.MULTILINE)
-PATIENCE_S = 60.0
+LIMIT_S = 60.0
 MAX_STARTS = 40
 
 Losses = dict[int, tuple[str, str]]  # step -> loss and balance as the log has them
@@ -81,7 +81,7 @@ class Trainer:
         self.wait(others_after_s)
         for process in self.processes:
             process.kill()
-        assert self.wait(PATIENCE_S), "a killed process does not end"
+        assert self.wait(LIMIT_S), "a killed process does not end"
 
     def completed(self) -> bool:
         """Whether every rank has ended well."""
@@ -148,7 +148,7 @@ def continued(root: Path, seed: int, first: int, then: int) -> tuple[Trainer, in
     """A run on `first` processes that is killed at one of its checkpoints and goes on on `then`; and at which step."""
     trainer, wanted = Trainer(root), random.Random(seed).randrange(2, 14, 2)
     trainer.start(first)
-    deadline = time.monotonic() + PATIENCE_S * 10
+    deadline = time.monotonic() + LIMIT_S * 10
     while not any(int(path.name[5:]) >= wanted for path in root.glob("base_checkpoints/*/step_*")):
         assert time.monotonic() < deadline, f"no checkpoint at step {wanted}"
         time.sleep(0.01)

@@ -31,9 +31,9 @@ from nanochat.machine.device import keep_freed_memory
 from nanochat.machine.memory import is_out_of_memory, memory_advice, peak_mib
 from nanochat.stats import Checkpointable, Hooks, TrainResult
 from nanochat.train import DivergedError, train
-from scripts.rank_watch import RollCall
+from scripts.rank_watch import RankWatch
 
-COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=15)  # longer than a roll call takes to come, which names a rank
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=15)  # longer than the rank watch takes, which names a rank
 CHECKPOINTS_KEPT = 2
 ECHO_S = 2.0
 
@@ -118,13 +118,13 @@ def _run(argv: Sequence[str]) -> int:
     def save(state: Checkpointable) -> None:
         checkpoint_folders.save(folder, state, CHECKPOINTS_KEPT)
 
-    with RollCall.of_environment() as roll_call:
+    with RankWatch.of_environment() as rank_watch:
         hooks = Hooks(
             save=save,
             checkpoints=lambda: continued,
             may_start_anew=False,  # not what --resume asks for, and the older checkpoints would soon be replaced
             should_stop=lambda: stop.received is not None,
-            step_done=roll_call.step_done,
+            step_done=rank_watch.step_done,
         )
         result = _train(config, hooks)
     if result.completed:

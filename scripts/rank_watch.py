@@ -2,7 +2,7 @@
 
 A rank that hangs or is killed holds the others in a collective, and what torch says then names no rank: gloo that a
 connection is closed or a time is over, NCCL that the process which waited is aborted. So each rank has a thread beside
-the one that trains. Where training waits longer than HANG_S, or where a collective fails, the roll is called through
+the one that trains. When training waits longer than HANG_S, or when a collective fails, every rank is asked through
 the launcher's key-value store: the thread of every rank answers what training does there, and who does not answer, or
 does not wait, is named. A rank that fails by its own error leaves a sentence in the store, and nobody waits for it.
 
@@ -37,7 +37,7 @@ HANG_S = 600.0  # longer than any rank computes alone: evaluation, samples, a ch
 ANSWER_S = 10.0
 LOOK_EVERY_S = 1.0
 GRACE_S = 3.0  # for a rank to find by itself what another one has failed of
-_ROLL_S = ANSWER_S + GRACE_S + 3 * LOOK_EVERY_S  # a roll is over by then
+_ASKED_S = ANSWER_S + GRACE_S + 3 * LOOK_EVERY_S  # every rank has answered by then, or never will
 _ENDED, _CALLED, _SAID = "ended", "called", "said"
 _RESUME = "add --resume latest to resume from the newest checkpoint"
 
@@ -72,8 +72,8 @@ def verdict(names: Sequence[str], answers: Mapping[int, Answer], cause: str) -> 
     return f"{found}. {cause}; {_RESUME}"
 
 
-class RollCall:
-    """This rank's part in it, as a context around the training.
+class RankWatch:
+    """Watches from this rank, as a context around the training.
 
     Without a store there is no launcher and no thread; a rank that is alone watches its launcher only.
     """
@@ -90,7 +90,7 @@ class RollCall:
         self._ended_s: float | None = None
         self._is_broken = False
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="roll call", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="rank watch", daemon=True)
 
     @classmethod
     def of_environment(cls) -> Self:
@@ -100,7 +100,7 @@ class RollCall:
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = TCPStore(address, port, is_master=False, wait_for_workers=False)
         start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return cls(PrefixStore(f"roll_call/{start}", store), dist.get_rank(), dist.get_world_size())
+        return cls(PrefixStore(f"rank_watch/{start}", store), dist.get_rank(), dist.get_world_size())
 
     def step_done(self) -> None:
         """Call it from the training thread after every step."""
@@ -123,10 +123,10 @@ class RollCall:
             ):
                 self._is_broken = True
                 self._tell(_CALLED, f"A collective failed ({first_line})")
-                self._thread.join(_ROLL_S)  # returns where the error itself is all there is to say
+                self._thread.join(_ASKED_S)  # returns where the error itself is all there is to say
             self._tell(_ENDED, f"{self._name} failed: {type(error).__name__}: {first_line}")
         self._over.set()
-        self._thread.join(_ROLL_S)
+        self._thread.join(_ASKED_S)
 
     def _tell(self, key: str, text: str) -> str:
         """Sets it unless it is set; what it is then. Says nothing where the store is gone with its launcher."""

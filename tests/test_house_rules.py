@@ -24,6 +24,7 @@ MAX_LOOP_LINES = 120  # the training loop is read from top to bottom
 NOT_FOR_READERS = ["TO" + "DO", "FIX" + "ME", "HA" + "CK", r"\bX" + r"XX\b"]
 ONE_MACHINE_ONLY = [r"(?<![\w./-])/wo" + "rk/", "/tmp/pl" + "an", r"\.\./sha" + "red", r"/ro" + "ot/"]
 STOPWATCHES = re.compile(r"\bprocess_" + r"time\(|\bperf_" + r"counter\(|\bget" + r"rusage\b")
+RAYS_OWN = re.compile(r"\bray(?:\.\w+)*\._|CHECKPOINT_MANAGER|checkpoint_" + r"manager|gcs_" + r"server\b")
 REGISTRIES = ["py" + r"pi\.org", "python" + r"hosted\.org", r"download\.py" + "torch", "npm" + r"js\.(?:org|com)"]
 
 
@@ -100,3 +101,9 @@ def test_nothing_is_unfinished_or_meant_for_one_machine() -> None:
 def test_no_test_is_a_stopwatch() -> None:
     found = lines_with(STOPWATCHES, (path for path in SOURCES if path not in CODE))
     assert found == [], "a test of speed fails on a slower machine; measure it in bench/, beside a control"
+
+
+def test_what_is_private_to_ray_is_used_in_one_file() -> None:
+    allowed = ROOT / "sweeps" / "engine" / "ray_private.py"
+    assert lines_with(RAYS_OWN, (path for path in CODE if path != allowed)) == []
+    assert lines_with(RAYS_OWN, [allowed]) != []

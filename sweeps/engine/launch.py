@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps.engine import preflight as rehearsing
 from sweeps.engine.cluster.checks import LOCAL, Resources, check_plan, device_of
 from sweeps.engine.cluster.nodes import check_nodes
 from sweeps.engine.cluster.session import connected
-from sweeps.engine.processes import launch_processes as family
+from sweeps.engine.preflight import PreflightEvents, create_preflight
+from sweeps.engine.processes import launch_processes
 from sweeps.engine.processes.output import others_into_log
 from sweeps.engine.ranks.worker import TrainFunction
 from sweeps.engine.trials.driver import TrialTask, run_trial
@@ -92,8 +92,8 @@ def run_experiment(
     try:
         experiment.clear_requests()
         _warn_of_other_code(experiment, on_event)
-        mark = family.mark_of(experiment.uri, owner.id)
-        if not family.end(lambda: family.leftovers(experiment.uri, mark)):
+        mark = launch_processes.mark_of(experiment.uri, owner.id)
+        if not launch_processes.end(lambda: launch_processes.leftovers(experiment.uri, mark)):
             on_event(Warned(message="processes of an earlier launch of this experiment cannot be ended; going on"))
         stop = StopState(grace_s, stop_after_s)
         if retry or any(is_open(record) for record in experiment.trials()):
@@ -112,7 +112,7 @@ def run_experiment(
                     _Run, num_workers=workers, resources=resources, stop=stop, train=train, limits=limits or Limits()
                 )
                 if preflight or (preflight is None and resources.num_gpus > 0):
-                    _rehearse(experiment, run, on_event)
+                    _run_preflight(experiment, run, on_event)
                 if not stop.was_asked and experiment.refusal() is None:
                     run(experiment, on_event=on_event, refresh=refresh).run()
         outcome = outcome_of(experiment.trial_states(), stop, refused=experiment.refusal() is not None)
@@ -132,15 +132,15 @@ def _unlock(experiment: Experiment, on_event: OnEvent) -> None:
 
 
 def _nothing(experiment: Experiment) -> None:
-    """A rehearsal has no results."""
+    """A preflight has no results."""
 
 
-def _rehearse(experiment: Experiment, run: Callable[..., "_Run"], on_event: OnEvent) -> None:
+def _run_preflight(experiment: Experiment, run: Callable[..., "_Run"], on_event: OnEvent) -> None:
     """A few steps of every leg, as an experiment of their own. GPUs that others use end the whole launch."""
-    rehearsal = rehearsing.create(experiment)
-    told = rehearsing.Telling(rehearsal, on_event)
-    run(rehearsal, on_event=told, refresh=_nothing, also_asked=experiment.stop_requested).run()
-    refusal = rehearsal.refusal()
+    short = create_preflight(experiment)
+    told = PreflightEvents(short, on_event)
+    run(short, on_event=told, refresh=_nothing, also_asked=experiment.stop_requested).run()
+    refusal = short.refusal()
     if refusal is not None:
         experiment.refuse(refusal)
 

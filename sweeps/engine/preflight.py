@@ -1,8 +1,8 @@
-"""A few steps of every leg before the first one runs in earnest: what cannot compile or fit shows in minutes.
+"""A few steps of every leg before the first one runs for real: what cannot compile or fit shows in minutes.
 
-The rehearsal is an experiment of its own inside the real one, in `EXP/preflight`: the same attempts, rows and logs, but
-each leg once, three steps, and no checkpoint. A leg that fails here is told at once and tried all the same: only its
-own run decides about it. Compiled graphs stay in the cache, so the real legs start with them.
+A preflight is a separate experiment inside the real one, in `EXP/preflight`: the same attempts, rows and logs, but each
+leg once, three steps, and no checkpoint. A leg that fails here is reported immediately and still runs: only its real
+run decides about it. Compiled graphs stay in the cache, so the real legs start with them.
 """
 
 from collections.abc import Callable, Collection
@@ -14,8 +14,8 @@ from sweeps.engine.watching.events import (
     LegCompleted,
     LegFailed,
     LegInterrupted,
+    PreflightEnded,
     Refused,
-    Rehearsed,
     Stopping,
     Warned,
 )
@@ -40,8 +40,8 @@ def _short(trial: Trial) -> Trial:
     return replace(trial, config=with_overrides(trial.config, changes))
 
 
-def create(experiment: Experiment) -> Experiment:
-    """The rehearsal's own experiment, inside the real one."""
+def create_preflight(experiment: Experiment) -> Experiment:
+    """Creates the preflight's experiment inside the real one."""
     completed = [record.name for record in experiment.trials() if record.result() is not None]
     plan = plan_to_json(short_plan(experiment.plan, completed))
     manifest = replace(experiment.manifest, id=f"{experiment.id}-preflight", plan=plan, plan_digest=digest(plan))
@@ -49,24 +49,22 @@ def create(experiment: Experiment) -> Experiment:
 
 
 @dataclass(frozen=True)
-class Telling:
-    """Passes on of a rehearsal what a person wants to know: each leg's end, and what concerns the whole launch."""
+class PreflightEvents:
+    """Passes on of a preflight's events each leg's end, and what concerns the whole launch."""
 
-    rehearsal: Experiment
+    experiment: Experiment  # the preflight's
     on_event: Callable[[Event], None]
 
     def __call__(self, event: Event) -> None:
-        """Called for every event of the rehearsal."""
+        """Called for every event of the preflight."""
         if isinstance(event, LegCompleted):
-            rows = self.rehearsal.trial(event.at.trial).rows()
+            rows = self.experiment.trial(event.at.trial).rows()
             first_step_s, peak_mib = rows[0].dt_ms / 1e3, max(row.peak_mib for row in rows)
             fell_back = any("fallback" in row.flags for row in rows)
             how = "could not be compiled, runs uncompiled" if fell_back else "runs"
             text = f"{how}; first step {first_step_s:.1f} s, peak {peak_mib:,.0f} MiB"
-            self.on_event(Rehearsed(at=event.at, is_ok=True, text=text))
+            self.on_event(PreflightEnded(at=event.at, is_ok=True, text=text))
         elif isinstance(event, LegFailed):
-            self.on_event(
-                Rehearsed(at=event.at, is_ok=False, text=f"failed and will be tried all the same: {event.error}")
-            )
+            self.on_event(PreflightEnded(at=event.at, is_ok=False, text=f"failed, will still run: {event.error}"))
         elif isinstance(event, LegInterrupted | Refused | Stopping | Warned):
             self.on_event(event)

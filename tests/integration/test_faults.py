@@ -19,7 +19,7 @@ import ray.cloudpickle
 from nanochat.config import with_overrides
 from nanochat.recipes import d12_moe, shrink_to_tiny
 from sweeps.engine.launch import Outcome, run_experiment
-from sweeps.engine.processes import launch_processes as family
+from sweeps.engine.processes import launch_processes
 from sweeps.engine.ranks.stacks import RankPlace, folder_of, places
 from sweeps.engine.watching.events import Event, LegCheckpointed, LegFailed, LegInterrupted, LegTraining
 from sweeps.engine.watching.hang_watch import Limits
@@ -80,7 +80,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
         if isinstance(event, LegTraining):
             unused.extend(actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True))
             unused.extend(file.name for file in ray_logs().glob(f"worker-*-{NO_JOB}-*.out"))
-            living.extend(place.pid for place in earlier_ranks(experiment, event) if family.is_marked(place.pid))
+            living.extend(
+                place.pid for place in earlier_ranks(experiment, event) if launch_processes.is_marked(place.pid)
+            )
 
     outcome = run_experiment(
         experiment,
@@ -201,5 +203,5 @@ def test_no_process_is_started_that_nothing_can_use(run: Run) -> None:
 
 
 def test_nothing_of_the_cluster_is_left(run: Run) -> None:
-    assert family.leftovers(run[0].uri, own_mark="") == []
+    assert launch_processes.leftovers(run[0].uri, own_mark="") == []
     assert run[0].owner() is None

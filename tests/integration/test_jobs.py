@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.engine.processes import launch_processes as family
+from sweeps.engine.processes import launch_processes
 from sweeps.records.experiment import Experiment
 
 pytestmark = pytest.mark.integration
@@ -64,7 +64,7 @@ class Head:
         }
         # With a mark all of it is found at the end, and launches beside it do not take it for a head they overlooked.
         self.mark = f"test.{os.getpid()}"
-        self.own = {family.MARK_VARIABLE: self.mark, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+        self.own = {launch_processes.MARK_VARIABLE: self.mark, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
         names = ["ray-client-server-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port"]
         self.process = subprocess.Popen(
             [
@@ -109,7 +109,7 @@ class Head:
 
     def end(self) -> None:
         """By mark and process group alone: other Rays may run on this machine, so `ray stop` is out of the question."""
-        assert family.end(lambda: family.members(self.mark), timeout_s=60)
+        assert launch_processes.end(lambda: launch_processes.members(self.mark), timeout_s=60)
         end_group(self.process)
 
     def job(self, verb: str, *words: str | Path, timeout_s: float = 800) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""A preflight on a real private Ray cluster: a leg that fails in it is told at once, shown, and tried all the same."""
+"""A preflight on a real private Ray cluster: a leg that fails in it is told at once, shown, and still run for real."""
 
 import importlib.util
 import sys
@@ -11,7 +11,7 @@ import ray.cloudpickle
 from nanochat.config import with_overrides
 from nanochat.recipes import d12_moe, shrink_to_tiny
 from sweeps.engine.launch import run_experiment
-from sweeps.engine.watching.events import Event, LegStarted, Rehearsed
+from sweeps.engine.watching.events import Event, LegStarted, PreflightEnded
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
 from sweeps.results.report.build import refresh
@@ -25,7 +25,7 @@ NAMES = {1: "sound", 31: "broken"}
 
 
 def load_toy() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("toy_of_rehearsal", TOY)
+    spec = importlib.util.spec_from_file_location("toy_of_preflight", TOY)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -35,10 +35,10 @@ def load_toy() -> ModuleType:
     return module
 
 
-def test_every_leg_is_rehearsed_and_one_that_fails_there_is_tried_all_the_same(tmp_path: Path) -> None:
+def test_every_leg_has_a_preflight_and_one_that_fails_there_still_runs(tmp_path: Path) -> None:
     base = with_overrides(shrink_to_tiny(d12_moe(num_steps=12)), {"schedule.num_steps": 12})
     sweep = Sweep(
-        name="rehearsed",
+        name="tried",
         base=base,
         num_workers=1,
         axes=[Axis("run.log_every", list(NAMES))],
@@ -46,16 +46,16 @@ def test_every_leg_is_rehearsed_and_one_that_fails_there_is_tried_all_the_same(t
         window=TailWindow(num_steps=3),
         leg_name=lambda config: NAMES[config.run.log_every],
     )
-    manifest = new_manifest(make_plan(sweep), id="rehearsed", argv=["test"], settings={})
-    experiment = Experiment.create(str(tmp_path), "rehearsed", manifest)
+    manifest = new_manifest(make_plan(sweep), id="tried", argv=["test"], settings={})
+    experiment = Experiment.create(str(tmp_path), "tried", manifest)
     events: list[Event] = []
     outcome = run_experiment(
         experiment, on_event=events.append, refresh=refresh, train=load_toy().toy_train, preflight=True
     )
-    told = [event for event in events if isinstance(event, Rehearsed | LegStarted)]
+    told = [event for event in events if isinstance(event, PreflightEnded | LegStarted)]
     assert [(type(event).__name__, event.at.trial) for event in told] == [
-        ("Rehearsed", "sound-b1"),
-        ("Rehearsed", "broken-b1"),
+        ("PreflightEnded", "sound-b1"),
+        ("PreflightEnded", "broken-b1"),
         ("LegStarted", "sound-b1"),
         ("LegStarted", "broken-b1"),
     ]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from nanochat.stats import REPEATABLE
-from sweeps.engine.processes import launch_processes as family
+from sweeps.engine.processes import launch_processes
 from sweeps.records.experiment import Experiment
 
 pytestmark = pytest.mark.integration
@@ -71,7 +71,7 @@ def test_a_restored_sweep_equals_an_undisturbed_one(
     restored.kill()
     finish(restored)
     deadline = time.monotonic() + 60
-    while family.leftovers(experiment.uri, own_mark=""):
+    while launch_processes.leftovers(experiment.uri, own_mark=""):
         assert time.monotonic() < deadline, "processes outlive the launcher"
         time.sleep(0.1)
 

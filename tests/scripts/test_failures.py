@@ -71,7 +71,7 @@ def _lives(pid: int) -> bool:
 @pytest.fixture
 def started(environment: dict[str, str], tmp_path: Path) -> Iterator[Started]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*launcher, str(Path(__file__).parent / "impatient.py"), *TINY, "--checkpoint-root", str(tmp_path)]
+    command = [*launcher, str(Path(__file__).parent / "short_limits.py"), *TINY, "--checkpoint-root", str(tmp_path)]
     with subprocess.Popen(
         command,
         env=environment,
@@ -122,7 +122,7 @@ def test_a_rank_that_hangs_in_python_is_named_with_its_place(started: Started):
     _, err = started.end()
     (error,) = _errors(err)
     assert re.match(
-        rf"rank 0 \(\S+, process {started.pids[0]}\) is in dawdle \(impatient\.py:\d+\), and the oth", error
+        rf"rank 0 \(\S+, process {started.pids[0]}\) is in dawdle \(short_limits\.py:\d+\), and the oth", error
     )
     assert started.process.returncode == 1
 

@@ -23,8 +23,8 @@ from nanochat.loop.waiting import Answer
 from nanochat.machine.ranks import Ranks
 from nanochat.optimizer.sharded import ParamSpec, ShardedOptimizer
 from nanochat.stats import Checkpointable, Hooks
-from scripts import rank_watch as roll_call
-from scripts.rank_watch import RollCall, verdict
+from scripts import rank_watch
+from scripts.rank_watch import RankWatch, verdict
 
 ALONE = Ranks.from_environment(torch.device("cpu"))
 
@@ -59,7 +59,7 @@ def test_a_rank_ends_by_its_own_error_where_the_store_is_gone(launcher: tuple[su
 
     def train() -> None:
         try:
-            with RollCall(store, 0, 2):
+            with RankWatch(store, 0, 2):
                 process.kill()
                 process.wait()
                 dist.barrier()  # fails: there is no process group
@@ -77,12 +77,12 @@ RANK = """
 import sys
 from datetime import timedelta
 from torch.distributed import TCPStore
-from scripts.rank_watch import RollCall
+from scripts.rank_watch import RankWatch
 
 def connect():
     return TCPStore("127.0.0.1", int(sys.argv[1]), is_master=False, wait_for_workers=False)
 
-with RollCall(connect(), int(sys.argv[2]), 2):
+with RankWatch(connect(), int(sys.argv[2]), 2):
     others = connect()
     print("on", flush=True)
     others.wait(["what never comes"], timedelta(seconds=60))
@@ -117,10 +117,10 @@ def test_a_rank_that_is_killed_is_named_by_one_that_waits_without_an_error(launc
 
 def test_a_rank_that_is_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch):
     said: list[str] = []
-    monkeypatch.setattr(RollCall, "_end", lambda self, found: said.append(found))
-    monkeypatch.setattr(roll_call, "HANG_S", 0.0)
-    monkeypatch.setattr(roll_call, "LOOK_EVERY_S", 0.01)
-    with pytest.raises(RuntimeError), RollCall(HashStore(), 0, 1):
+    monkeypatch.setattr(RankWatch, "_end", lambda self, found: said.append(found))
+    monkeypatch.setattr(rank_watch, "HANG_S", 0.0)
+    monkeypatch.setattr(rank_watch, "LOOK_EVERY_S", 0.01)
+    with pytest.raises(RuntimeError), RankWatch(HashStore(), 0, 1):
         HashStore().wait(["what never comes"], timedelta(seconds=0.5))
     assert said == []
 
@@ -134,9 +134,9 @@ def test_a_rank_whose_own_writer_is_not_done_is_where_the_writer_is():
     def write_slowly(_: Checkpointable) -> None:
         disk.wait()
 
-    def look(roll: RollCall) -> None:
+    def look(watch: RankWatch) -> None:
         time.sleep(0.5)
-        doing = roll._doing()
+        doing = watch._doing()
         looks.append((doing.waits, doing.place.partition(" ")[0]))
         disk.set()
 
@@ -144,14 +144,14 @@ def test_a_rank_whose_own_writer_is_not_done_is_where_the_writer_is():
     parts = Parts(step=1, config_digest="", optimizer=optimizer, lanes={}, trainer={})
     with Saver(hooks, lambda: parts, ALONE, beside_training=True) as saver:
         saver.save(last=False)
-        other = threading.Thread(target=look, args=(RollCall(None, 0, 1),))
+        other = threading.Thread(target=look, args=(RankWatch(None, 0, 1),))
         other.start()
         saver.settle()
         other.join()
     assert looks == [(False, "write_slowly")]
 
 
-def test_the_verdict_says_why_the_roll_was_called_and_what_to_do_next():
+def test_the_verdict_says_why_the_ranks_were_asked_and_what_to_do_next():
     waits, packs = Answer(waits=True, place="wait (dist.py:9)"), Answer(waits=False, place="pack (dataloader.py:7)")
     cause, names = "The others have waited for 60 s", ("rank 0", "rank 1")
     assert verdict(names, {0: waits, 1: packs}, cause) == (

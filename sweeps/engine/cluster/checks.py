@@ -14,6 +14,7 @@ from nanochat.config import TrainConfig
 from nanochat.sizes import batch_tokens, checkpoint_bytes, flops_per_token
 from sweeps.engine.cluster.gpus import visible_gpus
 from sweeps.engine.processes.launch_processes import is_marked
+from sweeps.engine.ray_private import head_address
 from sweeps.records.checkpoints import KEEP_CHECKPOINTS
 from sweeps.spec.errors import NoCluster, UsageError
 from sweeps.spec.plan import Plan
@@ -143,18 +144,7 @@ def num_visible_gpus() -> int:
 
 
 def foreign_heads() -> list[str]:
-    """Addresses of Ray heads on this machine that no launch of this tool has started for itself."""
-    heads: list[str] = []
-    for folder in sorted(Path("/proc").glob("[0-9]*")):
-        arguments = _command_line(folder)
-        if arguments and Path(arguments[0]).name == "gcs_server" and not is_marked(int(folder.name)):
-            options = dict(item.removeprefix("--").split("=", 1) for item in arguments[1:] if "=" in item)
-            heads.append(f"{options.get('node-ip-address', '127.0.0.1')}:{options.get('gcs_server_port', '6379')}")
-    return heads
-
-
-def _command_line(process: Path) -> list[str]:
-    try:
-        return [part.decode(errors="replace") for part in (process / "cmdline").read_bytes().split(b"\0") if part]
-    except OSError:
-        return []
+    """Addresses of Ray heads on this machine that can be joined and that no launch of this tool has started."""
+    pids = sorted(int(folder.name) for folder in Path("/proc").glob("[0-9]*"))
+    heads = {pid: address for pid in pids if (address := head_address(pid)) is not None}
+    return [address for pid, address in heads.items() if not is_marked(pid)]

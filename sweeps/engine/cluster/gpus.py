@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps.engine.processes import launch_processes as family
+from sweeps.engine.processes import launch_processes
 
 FREED_S = 15.0  # for the driver to forget an ended process, whose pid it may count otherwise than we do
 
@@ -51,7 +51,7 @@ def free(mark: str, gpus: Sequence[int] | None = None) -> str | None:
         if time.monotonic() > deadline:
             break
         for pid in verdict.to_end:
-            family.kill(pid)
+            launch_processes.kill(pid)
         time.sleep(0.5)
     if verdict.strangers:
         return refusal(verdict.strangers)
@@ -77,7 +77,7 @@ def holders(mark: str, gpus: Sequence[int]) -> list[Holder]:
     for gpu in gpus:
         for process in nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByIndex(gpu)):
             if process.pid != os.getpid():
-                found.append(Holder(gpu, process.pid, family.is_related(process.pid, mark)))
+                found.append(Holder(gpu, process.pid, launch_processes.is_related(process.pid, mark)))
     return found
 
 

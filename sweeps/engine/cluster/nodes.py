@@ -10,7 +10,7 @@ and checkpoints that nobody finds, so a launch is refused before that.
 import secrets
 from collections.abc import Sequence
 
-from sweeps.engine.ranks.stacks import on_node
+from sweeps.engine.cluster.on_node import on_node
 from sweeps.records.store import Store
 from sweeps.spec.errors import NoCluster
 

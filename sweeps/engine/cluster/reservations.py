@@ -11,12 +11,14 @@ process of its own, which a controller that dies right after the creation has no
 from collections.abc import Mapping
 from typing import Any
 
+from sweeps.engine.ray_private import is_of_job
+
 
 def free_reservations() -> list[str]:
     """Removes every reservation of this job for workers, and returns their ids. Call it while no attempt runs: legs of
     a launch run one at a time, so all of them are left over."""
     import ray
-    from ray._raylet import PlacementGroupID
+    from ray import PlacementGroupID
     from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
     found = left_over(placement_group_table(), ray.get_runtime_context().get_job_id())
@@ -26,14 +28,11 @@ def free_reservations() -> list[str]:
 
 
 def left_over(table: Mapping[str, Mapping[str, Any]], job_id: str) -> list[str]:
-    """The ids of reservations for workers, by a whole CPU each; a driver's own place is a hundredth of one.
-
-    A placement group's id ends with that of its job.
-    """
+    """The ids of reservations for workers, by a whole CPU each; a driver's own place is a hundredth of one."""
     return [
         id
         for id, group in table.items()
-        if id.endswith(job_id)
+        if is_of_job(id, job_id)
         and group["state"] != "REMOVED"
         and any(bundle.get("CPU", 0) >= 1 for bundle in group["bundles"].values())
     ]

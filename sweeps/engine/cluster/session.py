@@ -15,10 +15,10 @@ from collections.abc import Generator
 from typing import Any
 
 from sweeps.engine.cluster.checks import LOCAL, Resources, local_resources
-from sweeps.engine.processes import launch_processes as family
+from sweeps.engine.processes import launch_processes
 from sweeps.spec.errors import NoCluster
 
-COLLECTIVE_TIMEOUT_S = 1800  # longer than a vigil, which stores stacks first
+COLLECTIVE_TIMEOUT_S = 1800  # longer than the hang watch, which stores stacks first
 _ANSWER_S = 10.0
 OBJECT_STORE_BYTES = 200 * 2**20  # nothing large passes through it
 
@@ -51,8 +51,8 @@ def connected(address: str, *, num_workers: int, mark: str) -> Generator[Resourc
     """Starts a private cluster or attaches to one; afterwards nothing of it that we started is left on this host."""
     os.environ.update(_LAUNCHER_ENVIRONMENT)
     if address == LOCAL:
-        os.environ[family.MARK_VARIABLE] = mark
-    watchdog = family.start_watchdog(mark)
+        os.environ[launch_processes.MARK_VARIABLE] = mark
+    watchdog = launch_processes.start_watchdog(mark)
     import ray
 
     try:
@@ -61,7 +61,7 @@ def connected(address: str, *, num_workers: int, mark: str) -> Generator[Resourc
             yield _start_private(num_workers, mark) if address == LOCAL else _attach(address, mark)
     finally:
         ray.shutdown()
-        os.environ.pop(family.MARK_VARIABLE, None)
+        os.environ.pop(launch_processes.MARK_VARIABLE, None)
         _dismiss(watchdog)
 
 
@@ -70,7 +70,7 @@ def _start_private(num_workers: int, mark: str) -> Resources:
     import ray
 
     resources = local_resources()
-    job = {**_JOB_ENVIRONMENT, family.MARK_VARIABLE: mark}
+    job = {**_JOB_ENVIRONMENT, launch_processes.MARK_VARIABLE: mark}
     job["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody is going to drain this host
     num_cpus = max(os.cpu_count() or 1, num_workers + 2)
     ray.init(address="local", num_cpus=num_cpus, num_gpus=resources.num_gpus, include_dashboard=False, **_quiet(job))
@@ -81,7 +81,7 @@ def _attach(address: str, mark: str) -> Resources:
     import ray
     from ray.exceptions import RayError
 
-    job = {**_JOB_ENVIRONMENT, family.MARK_VARIABLE: mark}
+    job = {**_JOB_ENVIRONMENT, launch_processes.MARK_VARIABLE: mark}
     if address != "auto":
         _check_answers(address)
     try:
@@ -122,7 +122,7 @@ def _quiet(job: dict[str, str]) -> dict[str, Any]:
 
 
 def _dismiss(watchdog: "subprocess.Popen[bytes]") -> None:
-    """Closing the pipe makes it end what is left of the family, then itself."""
+    """Closing the pipe makes it kill what is left of the launch, then exit."""
     assert watchdog.stdin is not None
     watchdog.stdin.close()
     watchdog.wait(timeout=15)

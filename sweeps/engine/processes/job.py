@@ -4,21 +4,16 @@ A job runs in a folder that Ray unpacks for it and deletes some time after, so a
 would be written, found once, and be gone. RAY_ADDRESS proves nothing, people set it too.
 """
 
-import json
 import os
 from collections.abc import Mapping
 
+from sweeps.engine.ray_private import submission_id
 from sweeps.spec.errors import UsageError
-
-_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def submitted_job(environment: Mapping[str, str] = os.environ) -> str | None:
     """The submission id of the job that this process is the entry point of; None outside a job."""
-    try:
-        return str(json.loads(environment.get(_VARIABLE, ""))["metadata"]["job_submission_id"])
-    except (ValueError, KeyError, TypeError):
-        return None
+    return submission_id(environment)
 
 
 def check_place(option: str, place: str | None, job: str | None) -> None:

@@ -2,7 +2,7 @@
 
 Ray's daemons die with the launcher, but its workers train on for seconds and its agents stay for half a minute after a
 SIGKILL; meanwhile they hold GPUs and could still write into a trial's folder. Two measures, both by mark and never by
-name: a watchdog process ends the family as soon as the launcher is gone, and a restore, holding the experiment's lock,
+name: a watchdog process ends them as soon as the launcher is gone, and a restore, holding the experiment's lock,
 ends whatever is left of earlier launches of that very folder on this host before it starts an attempt.
 """
 
@@ -69,7 +69,7 @@ def end(find: Callable[[], list[int]], timeout_s: float = 10.0) -> bool:
 
 
 def start_watchdog(mark: str) -> "subprocess.Popen[bytes]":
-    """A process that ends the family once this process is gone, however it goes. Close its stdin to end it."""
+    """A process that ends the launch once this process is gone, however it goes. Close its stdin to end it."""
     environment = {k: v for k, v in os.environ.items() if k != MARK_VARIABLE}
     return subprocess.Popen(
         [sys.executable, "-m", "sweeps.engine.processes.launch_processes", mark],

@@ -1,7 +1,7 @@
-"""An outage of storage costs time, not a leg: what must be stored or read is tried again for a while.
+"""An outage of storage costs time, not a leg: a read or a write that fails is tried again for a while.
 
-Where patience ends, the exception says whose fault it was. It ends the attempt, but not the leg: such an attempt was
-interrupted, and is continued.
+If it still fails after that, StorageLost says that the leg did nothing wrong. It ends the attempt but not the leg: the
+attempt counts as interrupted, and the leg resumes.
 """
 
 import time
@@ -12,7 +12,7 @@ from sweeps.spec.errors import SweepToolError, UsageError
 
 T = TypeVar("T")
 
-PATIENCE_S = 60.0
+RETRY_FOR_S = 60.0
 PAUSE_S = 2.0
 
 
@@ -20,9 +20,9 @@ class StorageLost(SweepToolError):
     """Storage refused what must be stored. The leg itself did nothing wrong, so it may be continued."""
 
 
-def patiently(action: Callable[[], T], patience_s: float | None = None, pause_s: float | None = None) -> T:
+def with_retries(action: Callable[[], T], retry_for_s: float | None = None, pause_s: float | None = None) -> T:
     """Does it again while storage refuses, so that an outage of a minute costs a minute and no leg its place."""
-    deadline = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
+    deadline = time.monotonic() + (RETRY_FOR_S if retry_for_s is None else retry_for_s)
     while True:
         try:
             return action()
@@ -33,8 +33,8 @@ def patiently(action: Callable[[], T], patience_s: float | None = None, pause_s:
 
 
 def or_lost(what: str, action: Callable[[], T]) -> T:
-    """Does it patiently. Raises StorageLost, which begins with `what`, if storage refuses to the end."""
+    """Does it with_retries. Raises StorageLost, which begins with `what`, if storage refuses to the end."""
     try:
-        return patiently(action)
+        return with_retries(action)
     except (OSError, UsageError) as error:
         raise StorageLost(f"{what}: {error}") from error

@@ -14,22 +14,18 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from nanochat.loop.waiting import Landmarks, with_sources
-from sweeps.engine.processes import launch_processes as family
-from sweeps.engine.processes import scratch
+from sweeps.engine.processes import launch_processes, scratch
 from sweeps.engine.processes.storage_retry import or_lost
 from sweeps.records.store import Store
 
-T = TypeVar("T")
-
 ASK = signal.SIGUSR2
 ANSWER_S = 20.0  # for writing the stacks of a process
-NODE_S = 120.0  # for a node to do what it is asked, the start of a Ray worker there included
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +62,7 @@ def enlist(store: Store, trial: str, attempt: int, landmarks: Landmarks) -> None
     rank = ray.train.get_context().get_world_rank()
     descriptor, path = tempfile.mkstemp(prefix="nanochat-sweep-stacks-")
     faulthandler.register(ASK, file=descriptor, all_threads=True)
-    os.environ[family.LEG_VARIABLE] = family.leg_mark(store.uri, trial)
+    os.environ[launch_processes.LEG_VARIABLE] = launch_processes.leg_mark(store.uri, trial)
     node_id = ray.get_runtime_context().get_node_id()
     place = RankPlace(
         rank=rank, host=socket.gethostname(), node_id=node_id, pid=os.getpid(), stacks_file=path, landmarks=landmarks
@@ -87,18 +83,6 @@ def store_stacks(store: Store, trial: str, attempt: int, stacks: Mapping[int, st
     for rank, text in stacks.items():
         store.write(f"{folder_of(trial)}/a{attempt:03d}-r{rank:03d}.txt", text.encode())
     return store.uri_of(folder_of(trial))
-
-
-def on_node(node_id: str, action: Callable[..., T], *arguments: object) -> T:
-    """Does it on a node of the cluster: here if that is this one, else as a Ray task that needs no CPU."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    if node_id == ray.get_runtime_context().get_node_id():
-        return action(*arguments)
-    there = NodeAffinitySchedulingStrategy(node_id, soft=False)
-    task = ray.remote(action).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-    return ray.get(task.remote(*arguments), timeout=NODE_S)
 
 
 def take(pid: int, stacks_file: str) -> str:
@@ -130,7 +114,7 @@ def end_process(pid: int) -> None:
 
 def end_leg(mark: str, ranks: Sequence[RankPlace]) -> None:
     """On a host: ends what is left of an attempt's ranks there and of what they started, and their files."""
-    family.end_leg(mark, [place.pid for place in ranks])
+    launch_processes.end_leg(mark, [place.pid for place in ranks])
     for place in ranks:
         Path(place.stacks_file).unlink(missing_ok=True)
         scratch.remove_left(Path(place.stacks_file).parent, place.pid)

@@ -18,12 +18,14 @@ from typing import Any
 from nanochat.config import TrainConfig
 from sweeps.engine.cluster import gpus
 from sweeps.engine.cluster.checks import device_of
+from sweeps.engine.cluster.on_node import on_node
 from sweeps.engine.cluster.reservations import free_reservations
-from sweeps.engine.processes import launch_processes as family
-from sweeps.engine.processes.storage_retry import StorageLost, patiently
+from sweeps.engine.processes import launch_processes
+from sweeps.engine.processes.storage_retry import StorageLost, with_retries
 from sweeps.engine.ranks.rank import Superseded, Task
-from sweeps.engine.ranks.stacks import end_leg, on_node, places
+from sweeps.engine.ranks.stacks import end_leg, places
 from sweeps.engine.ranks.worker import TrainFunction, run_rank
+from sweeps.engine.ray_private import below_health_check, is_from_ray, lean_trainer
 from sweeps.engine.trials.next_move import Move, Policy, StoredTrial, next_move
 from sweeps.engine.watching.hang_watch import HUNG, Limits, watching
 from sweeps.records.checkpoints import KEEP_CHECKPOINTS, run_name
@@ -59,19 +61,19 @@ class TrialTask:
 def run_trial(config: dict[str, Any], train: TrainFunction | None = None) -> None:
     """Tune's trainable. Returns when nothing more can be done for the trial in this launch."""
     task = TrialTask(**config)
-    experiment = patiently(lambda: Experiment.open(task.experiment))
+    experiment = with_retries(lambda: Experiment.open(task.experiment))
     record = experiment.trial(task.trial)
     trial = next(t for t in experiment.plan.trials if t.name == task.trial)
     policy = Policy(max_interruptions=task.max_interruptions)
-    num_earlier = patiently(lambda: len(record.attempts()))
+    num_earlier = with_retries(lambda: len(record.attempts()))
     while True:
-        match next_move(patiently(lambda: stored_trial(experiment, record, num_earlier)), policy):
+        match next_move(with_retries(lambda: stored_trial(experiment, record, num_earlier)), policy):
             case Move.START | Move.CONTINUE:
                 if _is_refused(experiment, trial.config, task):
                     return
                 _make_attempt(experiment, record, trial, task, train)
             case Move.WRITE_RESULT:
-                patiently(lambda: write_result(record, trial))
+                with_retries(lambda: write_result(record, trial))
             case _:
                 return
 
@@ -83,12 +85,12 @@ def _is_refused(experiment: Experiment, config: TrainConfig, task: TrialTask) ->
 
     if device_of(config, task.num_gpus) != "cuda" or not task.owns_all_gpus:
         return False
-    mark = os.environ.get(family.MARK_VARIABLE, "")
+    mark = os.environ.get(launch_processes.MARK_VARIABLE, "")
     nodes: list[dict[str, Any]] = ray.nodes()
     with_gpus = [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("GPU")]
     refusals = [refusal for id in with_gpus if (refusal := on_node(id, gpus.free, mark))]
     if refusals:
-        patiently(lambda: experiment.refuse(refusals[0]))
+        with_retries(lambda: experiment.refuse(refusals[0]))
     return bool(refusals)
 
 
@@ -110,7 +112,7 @@ def _make_attempt(
 ) -> None:
     """One attempt, from its record's opening to its end, after which no process of it is left."""
     free_reservations()
-    attempt = patiently(lambda: _open_attempt(record, trial.config, task.num_workers))
+    attempt = with_retries(lambda: _open_attempt(record, trial.config, task.num_workers))
     limits = Limits(first_step_s=task.first_step_limit_s, step_s=task.step_limit_s)
     error: Exception | None = None
     try:
@@ -119,13 +121,13 @@ def _make_attempt(
     except Exception as raised:  # whatever it is, it ended the attempt; the record says what follows
         error = raised
     _end_what_is_left(experiment, record.name, attempt.number)
-    patiently(lambda: _close_attempt(record, attempt.number, error))
+    with_retries(lambda: _close_attempt(record, attempt.number, error))
 
 
 def _end_what_is_left(experiment: Experiment, trial: str, attempt: int) -> None:
     """Ray ends the ranks; compilers and loaders that they started may stay, and would hold memory of the next leg."""
-    ranks = patiently(lambda: places(experiment.store, trial, attempt))
-    mark = family.leg_mark(experiment.uri, trial)
+    ranks = with_retries(lambda: places(experiment.store, trial, attempt))
+    mark = launch_processes.leg_mark(experiment.uri, trial)
     for node_id in dict.fromkeys(place.node_id for place in ranks):
         with contextlib.suppress(Exception):  # a node that is gone keeps no process
             on_node(node_id, end_leg, mark, [place for place in ranks if place.node_id == node_id])
@@ -145,20 +147,19 @@ def _close_attempt(record: TrialRecord, number: int, error: Exception | None) ->
 def _fit(record: TrialRecord, attempt: int, config: TrainConfig, task: TrialTask, train: TrainFunction | None) -> None:
     import ray.train
 
-    from sweeps.engine.ranks.lean_trainer import LeanTrainer
     from sweeps.engine.ranks.process_group import ProcessGroup
 
     on_gpu = device_of(config, task.num_gpus) == "cuda"
     values: dict[str, Any] = asdict(Task(task.experiment, task.trial, attempt))
-    trainer = LeanTrainer(
+    trainer = lean_trainer(
         run_rank,
         ProcessGroup("cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
-        train_loop_config=values if train is None else {**values, "train": train},
-        scaling_config=ray.train.ScalingConfig(
+        ray.train.ScalingConfig(
             num_workers=task.num_workers,
             use_gpu=on_gpu,
             resources_per_worker={"CPU": 1, **({"GPU": 1} if on_gpu else {})},
         ),
+        train_loop_config=values if train is None else {**values, "train": train},
         run_config=ray.train.RunConfig(
             name=run_name(attempt),
             storage_path=record.train_uri,
@@ -205,15 +206,7 @@ def judge(stored_error: str | None, failures: Sequence[Exception]) -> AttemptEnd
     """
     if stored_error in _CONTINUED_ERRORS or any(isinstance(failure, _BLAMELESS) for failure in failures):
         return "interrupted"
-    return "failed" if failures and all(is_own_error(failure) for failure in failures) else "interrupted"
-
-
-def is_own_error(failure: Exception) -> bool:
-    """Whether a rank's failure was raised by the training function, and not Ray's news of a rank that is gone."""
-    from ray.exceptions import RayError
-    from ray.train.v2._internal.exceptions import RayTrainError
-
-    return not isinstance(failure, RayError | RayTrainError)
+    return "failed" if failures and not any(is_from_ray(failure) for failure in failures) else "interrupted"
 
 
 def _outer_error(error: Exception | None, failures: Mapping[int, Exception]) -> AttemptError | None:
@@ -222,7 +215,7 @@ def _outer_error(error: Exception | None, failures: Mapping[int, Exception]) -> 
         if isinstance(failure, _BLAMELESS):
             return AttemptError(type=type(failure).__name__, message=str(failure), traceback=str(error))
     for rank, failure in failures.items():
-        if not is_own_error(failure):
+        if is_from_ray(failure):
             message = f"rank {rank} was lost: {_how_it_went(failure)}"
             return AttemptError(type="WorkerLost", message=message, traceback=str(failure))
     if error is None:
@@ -233,7 +226,7 @@ def _outer_error(error: Exception | None, failures: Mapping[int, Exception]) -> 
 def _how_it_went(failure: Exception) -> str:
     from ray.exceptions import ActorDiedError
 
-    inner = getattr(failure, "health_check_failure", failure)
+    inner = below_health_check(failure)
     return "its process died" if isinstance(inner, ActorDiedError) else f"{type(inner).__name__}: {_first_line(inner)}"
 
 

@@ -26,7 +26,7 @@ class Move(Enum):
 
 @dataclass(frozen=True)
 class Policy:
-    """How patient one launch is with one trial."""
+    """How often one launch resumes one trial."""
 
     max_interruptions: int = 3
 

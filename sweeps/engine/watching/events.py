@@ -155,8 +155,8 @@ class LegFailed(LegEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rehearsed(LegEvent):
-    """A leg's few steps before the launch have ended."""
+class PreflightEnded(LegEvent):
+    """A leg's preflight, a few steps before the launch, has ended."""
 
     is_ok: bool
     text: str

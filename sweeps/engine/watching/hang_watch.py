@@ -13,7 +13,8 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 from nanochat.loop.waiting import Answer, answer_of_text, who_holds_up
-from sweeps.engine.ranks.stacks import ANSWER_S, RankPlace, end_process, on_node, places, store_stacks, take
+from sweeps.engine.cluster.on_node import on_node
+from sweeps.engine.ranks.stacks import ANSWER_S, RankPlace, end_process, places, store_stacks, take
 from sweeps.records.checkpoints import run_name
 from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment

@@ -4,11 +4,11 @@ Results go up by file: nothing is sent to the launcher, it looks. Part files nev
 that are settled are not looked at again.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from sweeps.engine.ray_private import newest_counted_checkpoint
 from sweeps.engine.watching.events import (
     Event,
     LegCheckpointed,
@@ -30,7 +30,6 @@ from sweeps.records.trial import TrialRecord
 
 PROGRESS_S = 10.0
 LOG_TAIL_LINES = 12
-_SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
 @dataclass
@@ -123,11 +122,8 @@ class Watch:
 
     def _newest_checkpoint(self, name: str, attempt: int) -> str:
         """The last one that all ranks have reported to Ray Train in this attempt; "" before the first."""
-        try:
-            snapshot = json.loads(self._experiment.store.read(f"trials/{name}/train/{run_name(attempt)}/{_SNAPSHOT}"))
-            return snapshot["latest_checkpoint_result"]["checkpoint_dir_name"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
+        folder = f"trials/{name}/train/{run_name(attempt)}"
+        return newest_counted_checkpoint(lambda file: self._experiment.store.read(f"{folder}/{file}"))
 
     def _ended(self, record: TrialRecord, place: Place, attempt: AttemptRecord) -> Event:
         error = attempt.error

@@ -40,7 +40,7 @@ class TrialSnapshot:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rehearsed:
+class PreflightLeg:
     """How a leg's few steps before the launch ended."""
 
     leg: str
@@ -60,7 +60,7 @@ class Snapshot:
     state: ExperimentState
     trials: list[TrialSnapshot]  # in plan order
     torn_files: tuple[str, ...]  # row parts that were not whole, relative to the experiment
-    preflight: tuple["Rehearsed", ...] = ()  # the few steps of every leg before the launch, if there were any
+    preflight: tuple["PreflightLeg", ...] = ()  # the few steps of every leg before the launch, if there were any
 
     def of_leg(self, leg: str) -> list[TrialSnapshot]:
         """The trials of one leg, by block."""
@@ -100,17 +100,17 @@ def read_snapshot(experiment: Experiment) -> Snapshot:
     )
 
 
-def _preflight(experiment: Experiment) -> tuple[Rehearsed, ...]:
+def _preflight(experiment: Experiment) -> tuple[PreflightLeg, ...]:
     """Read from the experiment that a launch makes for it inside the real one."""
     if not experiment.store.exists("preflight/manifest.json"):
         return ()
-    rehearsal = Experiment.open(experiment.store.uri_of("preflight"))
-    found: list[Rehearsed] = []
-    for trial, record in zip(rehearsal.plan.trials, rehearsal.trials(), strict=True):
+    short = Experiment.open(experiment.store.uri_of("preflight"))
+    found: list[PreflightLeg] = []
+    for trial, record in zip(short.plan.trials, short.trials(), strict=True):
         state, attempts, _ = record.progress(owner_lives=False)
         rows, error = record.rows(), attempts[-1].error if attempts else None
         found.append(
-            Rehearsed(
+            PreflightLeg(
                 leg=trial.leg.name,
                 state=state,
                 error=f"{error.type}: {error.message}" if error else None,

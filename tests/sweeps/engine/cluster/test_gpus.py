@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sweeps.engine.cluster.gpus import Holder, Verdict, chosen_gpus, holders, judge, refusal
-from sweeps.engine.processes import launch_processes as family
+from sweeps.engine.processes import launch_processes
 
 OURS, OURS_ELSEWHERE, STRANGER = Holder(0, 11, True), Holder(1, 11, True), Holder(1, 99, False)
 IDS = ["GPU-aa11", "GPU-ab22", "GPU-cc33"]
@@ -56,15 +56,15 @@ def test_cuda_visible_devices_chooses_by_number_or_id(setting: str | None, chose
 
 
 def test_a_process_is_ours_by_its_experiments_mark() -> None:
-    environment = {**os.environ, family.MARK_VARIABLE: family.mark_of("/storage/one", "owner")}
+    environment = {**os.environ, launch_processes.MARK_VARIABLE: launch_processes.mark_of("/storage/one", "owner")}
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, env=environment)
     try:
         deadline = time.monotonic() + 10
-        while not family.is_related(process.pid, family.mark_of("/storage/one", "another")):
+        while not launch_processes.is_related(process.pid, launch_processes.mark_of("/storage/one", "another")):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert not family.is_related(process.pid, family.mark_of("/storage/two", "owner"))
-        assert not family.is_related(process.pid, "")
+        assert not launch_processes.is_related(process.pid, launch_processes.mark_of("/storage/two", "owner"))
+        assert not launch_processes.is_related(process.pid, "")
     finally:
         process.kill()
         process.communicate()
@@ -79,7 +79,7 @@ def test_a_process_that_computes_is_seen_by_the_driver() -> None:
     try:
         assert process.stdout is not None
         process.stdout.readline()
-        assert [holder.is_ours for holder in holders(family.mark_of("/storage/one", "owner"), [0])] == [False]
+        assert [holder.is_ours for holder in holders(launch_processes.mark_of("/storage/one", "owner"), [0])] == [False]
     finally:
         process.kill()
         process.communicate()

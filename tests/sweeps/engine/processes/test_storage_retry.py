@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sweeps.engine.processes import storage_retry as patience
-from sweeps.engine.processes.storage_retry import StorageLost, or_lost, patiently
+from sweeps.engine.processes import storage_retry
+from sweeps.engine.processes.storage_retry import StorageLost, or_lost, with_retries
 
 
 def refusing(times: int) -> Callable[[], int]:
@@ -21,12 +21,12 @@ def refusing(times: int) -> Callable[[], int]:
 
 
 def test_a_storage_that_refuses_for_a_while_is_asked_again() -> None:
-    assert patiently(refusing(3), patience_s=10, pause_s=0.01) == 4
+    assert with_retries(refusing(3), retry_for_s=10, pause_s=0.01) == 4
 
 
-def test_patience_with_storage_ends() -> None:
+def test_retries_of_storage_end() -> None:
     with pytest.raises(OSError, match="Input/output error"):
-        patiently(refusing(1000), patience_s=0.1, pause_s=0.01)
+        with_retries(refusing(1000), retry_for_s=0.1, pause_s=0.01)
 
 
 def test_an_error_that_is_not_storages_is_not_waited_for() -> None:
@@ -34,12 +34,12 @@ def test_an_error_that_is_not_storages_is_not_waited_for() -> None:
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        patiently(broken, patience_s=10, pause_s=0.01)
+        with_retries(broken, retry_for_s=10, pause_s=0.01)
 
 
-def test_at_the_end_of_patience_the_fault_is_storages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "PATIENCE_S", 0.1)
-    monkeypatch.setattr(patience, "PAUSE_S", 0.01)
+def test_after_the_last_retry_the_fault_is_storages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_retry, "RETRY_FOR_S", 0.1)
+    monkeypatch.setattr(storage_retry, "PAUSE_S", 0.01)
     assert or_lost("rows cannot be stored", refusing(3)) == 4
     with pytest.raises(StorageLost, match=r"rows cannot be stored: .*Input/output error"):
         or_lost("rows cannot be stored", refusing(1000))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nanochat.stats import CHECKPOINT_INDEX, Checkpointable, StartFacts, StepStats, TrainResult
-from sweeps.engine.processes import storage_retry as patience
+from sweeps.engine.processes import storage_retry
 from sweeps.engine.processes.storage_retry import StorageLost
 from sweeps.engine.ranks import rank as rank_module
 from sweeps.engine.ranks.rank import Rank, Superseded, Task
@@ -215,8 +215,8 @@ def test_refused_rows_wait_for_storage_but_not_past_a_checkpoint(
     experiment: Experiment, make_row: Callable[..., StepRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rank, _ = open_rank(experiment)
-    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
-    monkeypatch.setattr(patience, "PAUSE_S", 0.0)
+    monkeypatch.setattr(storage_retry, "RETRY_FOR_S", 0.0)
+    monkeypatch.setattr(storage_retry, "PAUSE_S", 0.0)
     monkeypatch.setattr(rank_module, "ROW_PART_S", 0.0)
     working = type(experiment.store).create
 
@@ -235,7 +235,7 @@ def test_refused_rows_wait_for_storage_but_not_past_a_checkpoint(
 @pytest.fixture
 def outage(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """From the call on, storage refuses this many times whatever it is asked; each costs a hundredth of a second."""
-    monkeypatch.setattr(patience, "PAUSE_S", 0.01)
+    monkeypatch.setattr(storage_retry, "PAUSE_S", 0.01)
     left = [0]
 
     def refusing(working: Callable[..., Any]) -> Callable[..., Any]:
@@ -293,7 +293,7 @@ def test_a_folder_that_vanished_is_an_outage_too(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch, facts: StartFacts
 ) -> None:
     rank, _ = open_rank(experiment)
-    monkeypatch.setattr(patience, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(storage_retry, "RETRY_FOR_S", 0.0)
     Path(experiment.uri).rename(f"{experiment.uri}-away")
     assert not rank.hooks().should_stop()
     with pytest.raises(StorageLost, match=f"the start of {TRIAL} cannot be stored: .*no attempt is in storage"):

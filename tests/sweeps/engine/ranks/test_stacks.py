@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from sweeps.engine.processes import launch_processes as family
+from sweeps.engine.processes import launch_processes
 from sweeps.engine.processes.scratch import prefix
 from sweeps.engine.ranks.stacks import RankPlace, end_leg, take
 
@@ -40,10 +40,10 @@ def test_a_process_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
 
 
 def test_the_end_of_a_leg_ends_its_ranks_what_they_started_and_their_files(tmp_path: Path) -> None:
-    mark = family.leg_mark("/storage/one", "static-b1")
-    launch = {**os.environ, family.MARK_VARIABLE: family.mark_of("/storage/one", "owner")}
+    mark = launch_processes.leg_mark("/storage/one", "static-b1")
+    launch = {**os.environ, launch_processes.MARK_VARIABLE: launch_processes.mark_of("/storage/one", "owner")}
     rank = sleeper(launch)
-    child, other = sleeper({**launch, family.LEG_VARIABLE: mark}), sleeper(launch)
+    child, other = sleeper({**launch, launch_processes.LEG_VARIABLE: mark}), sleeper(launch)
     file = tmp_path / "stacks"
     file.write_text("")
     downloaded, others = (tmp_path / f"{prefix(pid)}x" for pid in (rank.pid, other.pid))

@@ -9,7 +9,7 @@ from ray.exceptions import ActorDiedError
 
 from sweeps.engine.processes.storage_retry import StorageLost
 from sweeps.engine.ranks.rank import Superseded
-from sweeps.engine.trials.driver import cpu_environment, is_own_error, judge, stored_trial, write_result
+from sweeps.engine.trials.driver import cpu_environment, judge, stored_trial, write_result
 from sweeps.engine.trials.next_move import StoredTrial
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
@@ -35,11 +35,6 @@ def test_an_attempt_failed_only_if_every_rank_ended_by_its_own_error(
     stored_error: str | None, failures: list[Exception], end: str
 ) -> None:
     assert judge(stored_error, failures) == end
-
-
-def test_the_news_of_a_dead_rank_is_not_its_own_error() -> None:
-    assert is_own_error(ValueError("mine"))
-    assert not is_own_error(ActorDiedError())
 
 
 def test_the_next_move_sees_a_failure_and_the_wish_to_try_it_again(make_experiment: Callable[..., Experiment]) -> None:

@@ -34,12 +34,12 @@ def test_an_ignored_signal_is_heard_again_and_ignored_afterwards() -> None:
 
 
 def test_the_grace_time_runs_from_the_first_request() -> None:
-    patient, impatient = StopState(grace_s=60), StopState(grace_s=-1)
-    assert not impatient.is_grace_over()
-    patient.begin()
-    impatient.begin()
-    assert not patient.is_grace_over()
-    assert impatient.is_grace_over()
+    within, over = StopState(grace_s=60), StopState(grace_s=-1)
+    assert not over.is_grace_over()
+    within.begin()
+    over.begin()
+    assert not within.is_grace_over()
+    assert over.is_grace_over()
 
 
 def test_a_signal_after_a_request_is_the_first_signal() -> None:

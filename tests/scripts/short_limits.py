@@ -1,4 +1,4 @@
-"""The trainer with little patience, and with faults on request: what tests of failures start under torchrun.
+"""The trainer with short limits, and with faults on request: what tests of failures start under torchrun.
 
 SIGUSR1 makes a rank's training hang in Python, SIGUSR2 makes it fail for lack of memory, each after the running step.
 """
@@ -8,14 +8,13 @@ import signal
 import sys
 import time
 
-from scripts import base_train
-from scripts import rank_watch as roll_call
+from scripts import base_train, rank_watch
 
-roll_call.HANG_S, roll_call.ANSWER_S = 6.0, 3.0
+rank_watch.HANG_S, rank_watch.ANSWER_S = 6.0, 3.0
 _asked: list[int] = []
 
 
-class Faulty(roll_call.RollCall):
+class Faulty(rank_watch.RankWatch):
     """Does what it was asked for once the step is done."""
 
     def step_done(self) -> None:
@@ -31,7 +30,7 @@ def dawdle() -> None:
 
 
 if __name__ == "__main__":
-    base_train.RollCall = Faulty
+    base_train.RankWatch = Faulty
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda number, _: _asked.append(number))
     sys.exit(base_train.main())
