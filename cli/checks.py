@@ -7,8 +7,10 @@ the cache of prepared text, which the first launch would fill anyway.
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -44,6 +46,8 @@ def all_checks(storage: str | None) -> Iterator[Check]:
     yield compiler()
     yield from gpus(run_probe())
     yield ray_head()
+    yield ray_session()
+    yield from ray_token()
     yield commands_on_path()
     yield storage_folder(storage)
     yield compile_cache()
@@ -186,6 +190,33 @@ def ray_head() -> Check:
         advice=f"say where a launch shall run: --address {heads[0]}, or --address local",
         values={"heads": heads},
     )
+
+
+def ray_session() -> Check:
+    """A private cluster needs a folder with a short path that nobody else can rename things in."""
+    from sweeps.engine.cluster.private import default_session_parent
+    from sweeps.spec.errors import UsageError
+
+    try:
+        return Check(
+            name="session", level="ok", seen=f"a private cluster keeps its session in {default_session_parent()}"
+        )
+    except UsageError as error:
+        seen, _, advice = str(error).rpartition("; ")
+        return Check(name="session", level="problem", seen=seen, advice=advice)
+
+
+def ray_token() -> list[Check]:
+    """The token for shared clusters, if this user has one: Ray writes it so that everybody can read it."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return []
+    if not mode & 0o077:
+        return [Check(name="token", level="ok", seen=f"{path} is closed to other users")]
+    seen = f"{path} has mode {mode:04o}: other users can run jobs as this one on clusters that ask for it"
+    return [Check(name="token", level="warning", seen=seen, advice=f"chmod 600 {shlex.quote(str(path))}")]
 
 
 def commands_on_path() -> Check:

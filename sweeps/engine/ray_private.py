@@ -9,6 +9,7 @@ they then travel to the controller by value, which imports no module of ours, an
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -108,6 +109,24 @@ def newest_counted_checkpoint(read: Callable[[str], bytes]) -> str:
 def is_of_job(placement_group_id: str, job_id: str) -> bool:
     """True if a job created a placement group; both ids are hexadecimal."""
     return placement_group_id.endswith(job_id)
+
+
+# Private: the switch for systems without clusters, and that settings are read when Ray is imported.
+# Why: a private cluster is to open no port to others, and needs a token of its own, whatever was imported before.
+# Until: `ray.init` takes an address to bind to, and a token.
+
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def read_settings_again() -> None:
+    """Makes Ray, which may be imported already, read authentication mode, token and `LOOPBACK_ONLY` again."""
+    from ray import _raylet
+    from ray._private import ray_constants
+
+    core: Any = _raylet
+    core.Config.initialize("")
+    core.AuthenticationTokenLoader.instance().reset_cache()
+    ray_constants.ENABLE_RAY_CLUSTER = os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR) not in ("0", "false")
 
 
 # Private: the name, the flags and the port file of the process that makes a node a head.

@@ -10,8 +10,20 @@ from typing import Any
 import pytest
 
 from cli import checks
-from cli.checks import Check, commands_on_path, compile_cache, compiler, corpus, gpus, packages, storage_folder
+from cli.checks import (
+    Check,
+    commands_on_path,
+    compile_cache,
+    compiler,
+    corpus,
+    gpus,
+    packages,
+    ray_session,
+    ray_token,
+    storage_folder,
+)
 from cli.doctor import in_words
+from sweeps.engine.cluster import private
 
 
 def probe(*speeds: float | None, **changes: Any) -> dict[str, Any]:
@@ -162,6 +174,7 @@ def test_a_check_is_one_line_and_its_advice_below_the_text() -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the measurement, which is tested by itself."""
     monkeypatch.setattr(checks, "run_probe", lambda: probe(650.0, 600.0))
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/no/token")
 
 
 @pytest.mark.usefixtures("quick")
@@ -177,6 +190,7 @@ def test_the_report_has_a_line_per_check_and_exit_code_0_with_warnings(program: 
         "GPUs",
         "all-reduce",
         "Ray",
+        "session",
         "PATH",
         "storage",
         "graphs",
@@ -193,3 +207,29 @@ def test_json_and_exit_code_1_with_a_problem(program: Callable, tmp_path: Path) 
     by_name = {check["name"]: check for check in document["checks"]}
     assert by_name["storage"]["level"] == "problem"
     assert by_name["GPUs"]["values"] == {"bf16_tflop_per_s": {"0": 650.0, "1": 600.0}, "slow": [1]}
+
+
+def test_a_token_that_others_can_read_is_named_with_the_way_to_close_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = tmp_path / "my token"
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    assert ray_token() == []
+    token.write_text("secret")
+    token.chmod(0o644)
+    (check,) = ray_token()
+    assert (check.level, check.advice) == ("warning", f"chmod 600 '{token}'")
+    assert check.seen.startswith(f"{token} has mode 0644")
+    assert "secret" not in check.seen
+    token.chmod(0o600)
+    (check,) = ray_token()
+    assert check.level == "ok"
+
+
+def test_a_machine_without_a_place_for_a_session_has_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ray_session().level == "ok"
+    monkeypatch.setattr(private, "_MAX_SOCKET_BYTES", 20)
+    check = ray_session()
+    assert check.level == "problem"
+    assert "/tmp is" in check.seen
+    assert check.advice == "set TMPDIR to a short path of yours"

@@ -7,14 +7,17 @@ Settings go to every process of the job by its runtime environment.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import contextlib
+import functools
 import os
 import socket
 import subprocess
 import warnings
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 from sweeps.engine.cluster.checks import LOCAL, Resources, local_resources
+from sweeps.engine.cluster.private import private_settings, session_folder
 from sweeps.engine.processes import launch_processes
 from sweeps.spec.errors import NoCluster
 
@@ -50,22 +53,26 @@ _JOB_ENVIRONMENT = {
 def connected(address: str, *, num_workers: int, mark: str) -> Generator[Resources]:
     """Starts a private cluster or attaches to one; afterwards nothing of it that we started is left on this host."""
     os.environ.update(_LAUNCHER_ENVIRONMENT)
-    if address == LOCAL:
-        os.environ[launch_processes.MARK_VARIABLE] = mark
-    watchdog = launch_processes.start_watchdog(mark)
-    import ray
+    with contextlib.ExitStack() as stack:
+        if address == LOCAL:
+            folder, for_ray = stack.enter_context(session_folder())
+            stack.callback(_dismiss, launch_processes.start_watchdog(mark, folder))
+            stack.enter_context(private_settings())
+            os.environ[launch_processes.MARK_VARIABLE] = mark
+            stack.callback(os.environ.pop, launch_processes.MARK_VARIABLE, None)
+            start = functools.partial(_start_private, num_workers, mark, for_ray)
+        else:
+            stack.callback(_dismiss, launch_processes.start_watchdog(mark))
+            start = functools.partial(_attach, address, mark)
+        import ray
 
-    try:
+        stack.callback(ray.shutdown)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield _start_private(num_workers, mark) if address == LOCAL else _attach(address, mark)
-    finally:
-        ray.shutdown()
-        os.environ.pop(launch_processes.MARK_VARIABLE, None)
-        _dismiss(watchdog)
+            yield start()
 
 
-def _start_private(num_workers: int, mark: str) -> Resources:
+def _start_private(num_workers: int, mark: str, folder: Path) -> Resources:
     """CPUs are declared by need, so that workers on fewer cores share them instead of waiting for ever."""
     import ray
 
@@ -73,7 +80,14 @@ def _start_private(num_workers: int, mark: str) -> Resources:
     job = {**_JOB_ENVIRONMENT, launch_processes.MARK_VARIABLE: mark}
     job["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody is going to drain this host
     num_cpus = max(os.cpu_count() or 1, num_workers + 2)
-    ray.init(address="local", num_cpus=num_cpus, num_gpus=resources.num_gpus, include_dashboard=False, **_quiet(job))
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        num_gpus=resources.num_gpus,
+        include_dashboard=False,
+        _temp_dir=str(folder),
+        **_quiet(job),
+    )
     return resources
 
 
@@ -122,7 +136,7 @@ def _quiet(job: dict[str, str]) -> dict[str, Any]:
 
 
 def _dismiss(watchdog: "subprocess.Popen[bytes]") -> None:
-    """Closing the pipe makes it kill what is left of the launch, then exit."""
+    """Closing the pipe makes it kill what is left of the launch, remove its session, then exit."""
     assert watchdog.stdin is not None
     watchdog.stdin.close()
     watchdog.wait(timeout=15)

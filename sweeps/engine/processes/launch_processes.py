@@ -8,6 +8,7 @@ ends whatever is left of earlier launches of that very folder on this host befor
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,11 +69,14 @@ def end(find: Callable[[], list[int]], timeout_s: float = 10.0) -> bool:
     return True
 
 
-def start_watchdog(mark: str) -> "subprocess.Popen[bytes]":
-    """A process that ends the launch once this process is gone, however it goes. Close its stdin to end it."""
+def start_watchdog(mark: str, *folders: Path) -> "subprocess.Popen[bytes]":
+    """A process that ends the launch and removes its `folders` once this process is gone, however it goes.
+
+    Close its stdin to end it.
+    """
     environment = {k: v for k, v in os.environ.items() if k != MARK_VARIABLE}
     return subprocess.Popen(
-        [sys.executable, "-m", "sweeps.engine.processes.launch_processes", mark],
+        [sys.executable, "-m", "sweeps.engine.processes.launch_processes", mark, *map(str, folders)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -116,13 +120,15 @@ def kill(pid: int) -> None:
         return
 
 
-def _watch(mark: str) -> None:
+def _watch(mark: str, *folders: str) -> None:
     """Reads until the launcher's end of the pipe closes, which the kernel does whatever killed it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.stdin.buffer.read()
     end(lambda: members(mark))
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    _watch(sys.argv[1])
+    _watch(*sys.argv[1:])
