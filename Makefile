@@ -16,7 +16,7 @@ FAST := not integration and not gpu
 # Several processes on few cores: one thread each is fastest, and results repeat.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: help demo test check lint fast-tests coverage install machine bench constraints clean
+.PHONY: help demo test check lint fix types fast-tests coverage install machine bench constraints clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -33,11 +33,18 @@ test: lint ## everything that CI runs: lint, types, import contracts, all tests
 
 check: lint fast-tests ## the same without the tests that start a Ray cluster; under three minutes
 
-lint: install ## ruff, pyright, import-linter
+lint: install ## ruff, pyright, import-linter; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+fix: install ## what ruff can correct by itself, and the format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: install ## pyright alone; make types FILES=cli/launch.py checks one file
+	$(BIN)/pyright $(FILES)
 
 fast-tests: install
 	$(PYTEST) --numprocesses auto --dist loadfile -m "$(FAST)"

@@ -119,7 +119,11 @@ def measure(run: Run, folder: Path, num_rounds: int) -> None:
     start_s = time.perf_counter()
     with bench.saver(beside_training=True) as beside, bench.saver(beside_training=False) as at_once:
         aside_s = time.perf_counter() - start_s
-        calm, waited, blocked, until_complete, disturbed = ([] for _ in range(5))
+        calm: list[float] = []
+        waited: list[float] = []
+        blocked: list[float] = []
+        until_complete: list[float] = []
+        disturbed: list[float] = []
         for number in range(num_rounds):
             for way in ("at once", "beside") if number % 2 else ("beside", "at once"):
                 calm += [bench.step_ms() for _ in range(CALM_STEPS)]

@@ -74,7 +74,7 @@ class Round:
 
     def _kill(self, kind: str, launcher: "subprocess.Popen[bytes]", chance: random.Random, name: str) -> None:
         """One victim of the kind; nothing where there is none at this moment."""
-        pids = {"worker": self._workers, "driver": self._drivers}.get(kind, lambda _: [launcher.pid])(name)
+        pids = {"worker": self._workers, "driver": self._drivers}[kind](name) if kind != "launcher" else [launcher.pid]
         living = [pid for pid in pids if pid == launcher.pid or launch_processes.is_marked(pid)]
         if not living:
             return

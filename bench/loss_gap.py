@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.compiler.config
 
 from bench.gap_stats import CONTROL, Result, append_result, read_results, table
 from nanochat.config import TrainConfig, digest, with_overrides
@@ -136,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if is_tiny:
         keep_freed_memory()
     # Every variant keeps its graphs, of two kinds of block and the head, in training and in evaluation.
-    torch._dynamo.config.recompile_limit = 8 * (1 + len(ROLES))
+    torch.compiler.config.recompile_limit = 8 * (1 + len(ROLES))
     results = _measure(args, is_tiny)
     place = "CPU, tiny size: nothing here says anything about a GPU" if is_tiny else torch.cuda.get_device_name()
     print(f"{place} | torch {torch.__version__} | {args.num_steps} steps")

@@ -46,7 +46,7 @@ _PHASE_COLUMNS = ("data_ms", "forward_ms", "backward_ms", "optimizer_ms")
 
 def measure(config: TrainConfig, num_steps: int, num_warmup: int, profile_file: Path | None) -> dict[str, float]:
     """Builds the run, steps it, and returns its figures."""
-    torch._dynamo.reset()
+    torch.compiler.reset()
     run = prepare(config, Hooks())
     take_step = Stepper(run)
     first_ms = take_step(0).dt_ms
@@ -82,7 +82,8 @@ def _profile(step: Any, file: Path) -> None:
 
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         step()
-    table = profiler.key_averages().table(sort_by="self_cuda_time_total", row_limit=45, max_name_column_width=90)
+    averages: Any = profiler.key_averages()
+    table: str = averages.table(sort_by="self_cuda_time_total", row_limit=45, max_name_column_width=90)
     file.write_text(table)
 
 

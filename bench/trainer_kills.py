@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # pyright: ignore[reportUnknownVariableType]
 
 from nanochat.checkpoints import folders as checkpoint_folders
 from scripts import base_train
@@ -52,14 +52,14 @@ class Trainer:
     """One run's folder and its processes, one start at a time."""
 
     root: Path
-    store: dist.TCPStore | None = None
+    store: TCPStore | None = None
     processes: list[ForkServerProcess] = field(default_factory=lambda: list[ForkServerProcess]())
 
     def start(self, num_processes: int) -> None:
         """Starts all ranks, as torchrun would, which also keeps their store; they go on at the newest checkpoint."""
         context = multiprocessing.get_context("forkserver")
         self.root.mkdir(exist_ok=True)
-        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         argv = [*FLAGS, "--checkpoint-root", str(self.root), "--resume", "latest"]
         self.processes = [
             context.Process(target=_rank, args=(rank, num_processes, self.store.port, argv, self.root / "log.txt"))

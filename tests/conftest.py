@@ -27,6 +27,7 @@ from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec import Axis, Control, Gate, Sweep, TailWindow
 from sweeps.spec.names import moe_leg_name
 from sweeps.spec.plan import Plan, Trial, make_plan
+from tests.helpers.rows import row
 
 LONGEST = "test_readme.py"
 ROOT = Path(__file__).parent.parent
@@ -61,39 +62,10 @@ FACTS: dict[str, Any] = {
 }
 
 
-def _row(step: int, *, attempt: int = 0, trial: str = "static-b1", **changes: Any) -> StepRow:
-    row = StepRow(
-        step=step,
-        num_steps=40,
-        loss=10.0 - step * 0.1,
-        loss_ema=10.0 - step * 0.1,
-        bal=4.0,
-        lr_mult=1.0,
-        dt_ms=100.0,
-        dt_median_ms=99.0,
-        slowest_rank=1,
-        tok_per_sec=5120.0,
-        bf16_mfu_pct=5.0,
-        useful_mfu_pct=5.0,
-        epoch=1,
-        train_time_s=max(0, step - 10) * 0.1,
-        dropped_pct=None,
-        max_vio=0.25,
-        dead_experts=0,
-        lost_tokens_pct=None,
-        peak_mib=900.0,
-        val_bpb=None,
-        flags=("warmup",) if step < 20 else (),
-        trial=trial,
-        attempt=attempt,
-    )
-    return dataclasses.replace(row, **changes)
-
-
 @pytest.fixture
 def make_row() -> Callable[..., StepRow]:
     """A plausible row of a step: loss 10 - step / 10, 100 ms, warm-up for 20 steps."""
-    return _row
+    return row
 
 
 @pytest.fixture
@@ -152,7 +124,7 @@ def complete() -> Callable[..., None]:
     def run(experiment: Experiment, trial: str, rows: Iterable[StepRow] | None = None, **facts: Any) -> None:
         record = experiment.trial(trial)
         planned = next(t for t in experiment.plan.trials if t.name == trial)
-        rows = [_row(s, trial=trial) for s in range(40)] if rows is None else list(rows)
+        rows = [row(s, trial=trial) for s in range(40)] if rows is None else list(rows)
         attempt = record.start_attempt(num_workers=2)
         record.write_config(planned.config)
         record.append_rows(attempt.number, rows)
@@ -206,7 +178,7 @@ def large_snapshot() -> Snapshot:
 def _large_trial(trial: Trial, index: int) -> TrialSnapshot:
     pace_ms = 400 + 5 * (index % 20) + index // 20
     rows = [
-        _row(
+        row(
             step,
             trial=trial.name,
             num_steps=280,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Dialog, Page
 
 pytestmark = pytest.mark.browser
 
@@ -43,7 +43,12 @@ def opened(chromium: Browser) -> Iterator[Opener]:
         page.on("request", lambda request: seen.append(request.url))
         page.on("console", lambda message: seen.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: seen.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: (seen.append("dialog"), dialog.dismiss()))
+
+        def dismiss(dialog: Dialog) -> None:
+            seen.append("dialog")
+            dialog.dismiss()
+
+        page.on("dialog", dismiss)
         page.goto(file.as_uri())
         page.wait_for_load_state("networkidle")
         page.seen = seen  # type: ignore[attr-defined]

@@ -86,8 +86,10 @@ def test_dispatch_and_its_gradients_equal_a_float64_reference(gpu: torch.device,
     ((exact * direction.double()).sum() + NUM_EXPERTS * (probs.mean(0) * load_of).sum()).backward()
 
     pairs = {"out": (out[0], exact)}
-    named = zip(("x", "router", "w1", "w2"), (x, *params), (x64, router, w1, w2), strict=True)
-    pairs |= {name: (ours.grad.view_as(theirs), theirs.grad) for name, ours, theirs in named}
+    for name, ours, theirs in zip(("x", "router", "w1", "w2"), (x, *params), (x64, router, w1, w2), strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        pairs[name] = ours.grad.view_as(theirs), theirs.grad
     for name, (ours, theirs) in pairs.items():
         assert torch.isfinite(ours).all(), name
         assert _sqnr_db(ours.detach(), theirs.detach()) > 38, name
@@ -213,7 +215,7 @@ def test_flash_attention_in_a_window_equals_the_masked_float64_reference(gpu: to
     distance = torch.arange(512, device=gpu)[:, None] - torch.arange(512, device=gpu)
     scores = (q @ k.transpose(2, 3) / 8).masked_fill((distance < 0) | (distance > window), -math.inf)
     exact = (scores.softmax(-1) @ v).transpose(1, 2)
-    out = attend_flash(*inputs, window)
+    out = attend_flash(inputs[0], inputs[1], inputs[2], window)
     direction = torch.randn_like(out)
     out.backward(direction)
     exact.backward(direction.double())

@@ -37,7 +37,7 @@ def test_a_busy_card_tells_clock_power_and_heat(gpu: torch.device):
         sampler.take()
         end = time.monotonic() + 3
         while time.monotonic() < end:
-            matrix @ matrix
+            torch.mm(matrix, matrix)
             torch.cuda.synchronize()
         seen = sampler.take()
     assert seen.gpu_clock_mhz is not None

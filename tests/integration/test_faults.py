@@ -12,6 +12,7 @@ import signal
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 import pytest
 import ray.cloudpickle
@@ -78,7 +79,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
                     os.kill(first.pid, signal.SIGKILL)
 
         if isinstance(event, LegTraining):
-            unused.extend(actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True))
+            actors = cast(list[dict[str, str]], ray.util.list_named_actors(all_namespaces=True))
+            unused.extend(actor["name"] for actor in actors)
             unused.extend(file.name for file in ray_logs().glob(f"worker-*-{NO_JOB}-*.out"))
             living.extend(
                 place.pid for place in earlier_ranks(experiment, event) if launch_processes.is_marked(place.pid)

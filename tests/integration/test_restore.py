@@ -27,8 +27,7 @@ NUM_STEPS = 40
 def start(storage: Path, *words: str) -> "subprocess.Popen[str]":
     """The program in a process group of its own, as a shell starts it, so that Ctrl-C reaches all of it."""
     command = [str(PROGRAM), *words, "--storage", str(storage)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, text=True, process_group=0, **pipes)  # pyright: ignore[reportCallIssue]
+    return subprocess.Popen(command, text=True, process_group=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def read_until(process: "subprocess.Popen[str]", text: str) -> list[str]:

@@ -151,7 +151,7 @@ def continue_and_write(ranks: Ranks, folder: Path, new_folder: Path) -> tuple[An
     candidates = [folder.with_name("absent"), folder]
     found, warnings = checkpoint.latest_valid(candidates, ranks)
     assert found == folder
-    run = continued(ranks, found)
+    run = continued(ranks, folder)
     run.write(new_folder)
     return run.weights(), run.train(2).weights(), warnings
 

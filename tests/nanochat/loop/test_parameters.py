@@ -72,6 +72,6 @@ def test_a_matrix_without_a_role_is_refused_by_name_instead_of_trained_somehow()
     config = d12_moe(num_steps=1)
     with torch.device("meta"):
         model = GPT(config, "sdpa")
-        model.blocks[3].attention.mixer = torch.nn.Linear(8, 8, bias=False)
+        model.get_submodule("blocks.3.attention").add_module("mixer", torch.nn.Linear(8, 8, bias=False))
     with pytest.raises(UnknownParameterError, match=r"blocks\.3\.attention\.mixer\.weight has no role"):
         param_specs(model, config.optim, 2**19)

@@ -27,7 +27,8 @@ def test_attention_and_its_gradients_equal_the_naive_reference(window: int):
     torch.manual_seed(0)
     inputs = [torch.randn(2, 16, 3, 8, requires_grad=True) for _ in range(3)]
     exact_inputs = [t.detach().double().requires_grad_() for t in inputs]
-    out, exact = attend(*inputs, window, "sdpa"), _naive(*exact_inputs, window)
+    out = attend(inputs[0], inputs[1], inputs[2], window, "sdpa")
+    exact = _naive(exact_inputs[0], exact_inputs[1], exact_inputs[2], window)
     weight = torch.linspace(-1, 1, out.numel()).view_as(out)
     (out * weight).sum().backward()
     (exact * weight.double()).sum().backward()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nanochat import sizes
 from nanochat.config import ModelConfig, TrainConfig, with_overrides
-from nanochat.model.gpt import GPT, LOGIT_CAP
+from nanochat.model.gpt import GPT, LOGIT_CAP, Attention
 from nanochat.model.roles import UnknownParameterError, role_of
 from nanochat.recipes import d12_moe
 
@@ -66,7 +66,7 @@ def test_initialising_sets_every_parameter_and_every_buffer():
 
 def test_a_parameter_without_a_role_is_refused_by_name_before_a_weight_is_drawn_for_it():
     model = GPT(TINY, "sdpa")
-    model.blocks[0].attention.sinks = nn.Parameter(torch.empty(4))
+    model.get_submodule("blocks.0.attention").register_parameter("sinks", nn.Parameter(torch.empty(4)))
     with pytest.raises(UnknownParameterError, match=r"blocks\.0\.attention\.sinks has no role"):
         model.initialize(torch.device("cpu"), torch.float32)
 
@@ -89,9 +89,9 @@ def test_the_models_parameters_are_the_ones_that_sizes_counts(depth: int, every:
 
 def test_every_second_layer_has_a_value_embedding_and_the_last_layer_sees_everything():
     config = replace(TINY, model=ModelConfig(depth=5, aspect_ratio=16, head_dim=16, seq_len=32, vocab_size=300))
-    blocks = _model(config).blocks
-    assert [block.attention.value_embed is not None for block in blocks] == [True, False, True, False, True]
-    assert [block.attention.window for block in blocks] == [16, 16, 16, 32, 32]
+    attentions = [layer for layer in _model(config).modules() if isinstance(layer, Attention)]
+    assert [attention.value_embed is not None for attention in attentions] == [True, False, True, False, True]
+    assert [attention.window for attention in attentions] == [16, 16, 16, 32, 32]
 
 
 def test_before_training_every_token_is_about_equally_likely():

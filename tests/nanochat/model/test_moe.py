@@ -5,6 +5,7 @@ Legend: N tokens, k experts per token, E experts, C queue length, D width, H hid
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from nanochat.model.moe import (
 WIDTH = 16
 
 
-def _moe(k: int, num_experts: int, factor: float | None, dtype: torch.dtype = torch.float32, **options: float) -> MoE:
+def _moe(k: int, num_experts: int, factor: float | None, dtype: torch.dtype = torch.float32, **options: Any) -> MoE:
     moe = MoEConfig(num_experts=num_experts, top_k=k, hidden_mult=2, capacity_factor=factor, **options)
     module = MoE(WIDTH, moe, PrecisionConfig())
     with torch.no_grad():

@@ -1,5 +1,7 @@
 """One step means the same on any number of ranks, and leaves alone what it must not touch."""
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -173,11 +175,12 @@ def test_gradients_replaced_from_outside_are_refused():
 
 def test_specs_that_contradict_each_other_are_refused():
     matrix, vector = nn.Parameter(torch.randn(2, 2)), nn.Parameter(torch.randn(3))
-    for wrong, words in [
+    cases: list[tuple[list[tuple[str, nn.Parameter, Literal["muon", "adamw"], str]], str]] = [
         ([("a", matrix, "muon", ""), ("b", matrix, "muon", "")], "b and a are one parameter"),
         ([("a", vector, "muon", "")], r"must be \(r, c\)"),
         ([("a", vector, "adamw", "")], "needs the name of its group"),
-    ]:
+    ]
+    for wrong, words in cases:
         specs = [ParamSpec(name=n, param=p, kind=kind, lr=0.1, group=g) for n, p, kind, g in wrong]
         with pytest.raises(ValueError, match=words):
             ShardedOptimizer(specs, ALONE, compute_dtype=torch.float32)

@@ -10,9 +10,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray.train
+from ray import cloudpickle
 from ray.exceptions import ActorDiedError
 from ray.train.torch import TorchTrainer
 
@@ -38,7 +40,7 @@ def names(trainer: TorchTrainer) -> list[str]:
 
 
 def run_with_pickled(value: object) -> int:
-    pickled = ray.cloudpickle.dumps(value).hex()
+    pickled = cloudpickle.dumps(value).hex()  # pyright: ignore[reportPrivateImportUsage]
     return subprocess.run([sys.executable, "-c", AS_THE_CONTROLLER, pickled], timeout=120).returncode
 
 
@@ -102,7 +104,7 @@ def heads_of(mark: str) -> list[str]:
     return [address for pid in launch_processes.members(mark) if (address := head_address(pid)) is not None]
 
 
-def wait_for_a_head(mark: str, process: "subprocess.Popen[bytes]") -> list[str]:
+def wait_for_a_head(mark: str, process: "subprocess.Popen[Any]") -> list[str]:
     deadline = time.monotonic() + 120
     while not (found := heads_of(mark)):
         assert process.poll() is None, "it has ended"
@@ -124,7 +126,12 @@ def test_ray_start_makes_a_head_at_any_port_and_ray_init_makes_none() -> None:
             *("--include-dashboard=false", f"--temp-dir={folder}/start", "--object-store-memory=80000000"),
         ],
     }
-    quiet = {"env": environment, "stdin": subprocess.PIPE, "stderr": subprocess.DEVNULL, "process_group": 0}
+    quiet: dict[str, Any] = {
+        "env": environment,
+        "stdin": subprocess.PIPE,
+        "stderr": subprocess.DEVNULL,
+        "process_group": 0,
+    }
     init = subprocess.Popen(commands["init"], stdout=subprocess.PIPE, **quiet)
     try:
         assert init.stdout is not None

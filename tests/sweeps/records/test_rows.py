@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nanochat.stats import StepStats
 from sweeps.records.rows import StepRow, decode_rows, encode_rows, merge_rows
+from tests.helpers.rows import row
 
 numbers = st.floats(allow_nan=True, allow_infinity=True)
 _VALUES: dict[Any, st.SearchStrategy[Any]] = {
@@ -113,7 +114,7 @@ def test_the_latest_attempt_that_covers_a_step_wins(make_row: Callable[..., Step
 def test_merging_holds_each_step_once_whatever_the_order_of_parts(
     covered: list[tuple[int, int]], random: Random
 ) -> None:
-    make = [_plain(step, attempt) for step, attempt in covered]
+    make = [row(step, attempt=attempt) for step, attempt in covered]
     shuffled = list(make)
     random.shuffle(shuffled)
     merged = merge_rows([[row] for row in shuffled])
@@ -121,9 +122,3 @@ def test_merging_holds_each_step_once_whatever_the_order_of_parts(
     assert [(r.step, r.attempt) for r in merged] == sorted(
         {step: max(a for s, a in covered if s == step) for step, _ in covered}.items()
     )
-
-
-def _plain(step: int, attempt: int) -> StepRow:
-    empty: dict[Any, Any] = {int: 0, float: 0.0, str: "t", tuple[str, ...]: ()}
-    values = {name: empty.get(kind) for name, kind in get_type_hints(StepRow).items()}
-    return StepRow(**(values | {"step": step, "attempt": attempt}))

@@ -1,5 +1,6 @@
 """What a dead driver's controller has reserved is free again for the next attempt, and nothing else is touched."""
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,7 +30,7 @@ def test_only_places_for_workers_of_the_same_job_are_left_over() -> None:
 def cluster() -> Iterator[Any]:
     import ray
 
-    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     yield ray
     ray.shutdown()
 

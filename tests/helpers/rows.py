@@ -1,0 +1,65 @@
+"""Rows and facts of a run that a test invents: plausible by default, with the values that it is about."""
+
+import dataclasses
+from typing import Any
+
+from nanochat.stats import StartFacts, StepStats
+from sweeps.records.rows import StepRow
+
+NUM_STEPS = 40
+
+
+def row(step: int, *, attempt: int = 0, trial: str = "static-b1", **changes: Any) -> StepRow:
+    """A stored row: loss 10 - step / 10 nats, 100 ms, warm-up for 20 steps."""
+    plausible = StepRow(
+        step=step,
+        num_steps=NUM_STEPS,
+        loss=10.0 - step * 0.1,
+        loss_ema=10.0 - step * 0.1,
+        bal=4.0,
+        lr_mult=1.0,
+        dt_ms=100.0,
+        dt_median_ms=99.0,
+        slowest_rank=1,
+        tok_per_sec=5120.0,
+        bf16_mfu_pct=5.0,
+        useful_mfu_pct=5.0,
+        epoch=1,
+        train_time_s=max(0, step - 10) * 0.1,
+        dropped_pct=None,
+        max_vio=0.25,
+        dead_experts=0,
+        lost_tokens_pct=None,
+        peak_mib=900.0,
+        val_bpb=None,
+        flags=("warmup",) if step < 20 else (),
+        trial=trial,
+        attempt=attempt,
+    )
+    return dataclasses.replace(plausible, **changes)
+
+
+def step_stats(step: int, **changes: Any) -> StepStats:
+    """What the trainer reports of a step: `row` without the names of its trial and attempt."""
+    stored = vars(row(step, **changes))
+    return StepStats(**{name: value for name, value in stored.items() if name not in ("trial", "attempt")})
+
+
+def start_facts(**changes: Any) -> StartFacts:
+    """What the trainer reports before its first step: one rank on a CPU, 512 tokens a step."""
+    plausible = StartFacts(
+        world_size=1,
+        device="cpu",
+        device_name="toy",
+        peak_bf16_flops=None,
+        num_steps=NUM_STEPS,
+        first_step=0,
+        total_batch_tokens=512,
+        grad_accum_steps=1,
+        flops_per_token=1.0,
+        num_params=1,
+        num_active_params=1,
+        backends={"attention": "toy"},
+        compile_cache="none",
+    )
+    return dataclasses.replace(plausible, **changes)
