@@ -13,7 +13,7 @@ from typing import TextIO
 import typer
 
 from nanochat.config import ConfigError
-from sweeps.spec.errors import SweepToolError, UsageError
+from sweeps.spec.errors import Interrupted, SweepToolError, UsageError
 
 _ANOTHER_PLACE = "use another place, or have this one opened to you"
 _ROOM = "make room there, then give the command again"
@@ -98,7 +98,7 @@ def guarded(action: Callable[[], object]) -> int:
         error(f"{problem.filename}: {(problem.strerror or '').lower()}; {way_out}")
         return UsageError.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return 130
+        return Interrupted.exit_code
     except Exception as problem:
         return _internal(problem)
 

@@ -3,17 +3,17 @@
 import dataclasses
 import json
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from cli.options import AsJson, Storage
 
 if TYPE_CHECKING:
     from cli.checks import Check
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
-    storage: Annotated[str | None, typer.Option(help="Where experiments lie: a folder, or s3://...")] = None,
+    as_json: AsJson = False,
+    storage: Storage = None,
 ) -> int:
     """Check Python, torch, GPUs, Ray, storage and data; GPUs that nobody uses are measured."""
     from cli.checks import all_checks

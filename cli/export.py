@@ -4,15 +4,15 @@ from typing import Annotated
 
 import typer
 
+from cli.options import Exp, Storage
+
 
 def export(
-    exp: Annotated[
-        str, typer.Argument(metavar="EXP", help="An experiment's id, a prefix of it, its folder or address.")
-    ],
+    exp: Exp,
     to: Annotated[
         str | None, typer.Option("--out", metavar="DIR", help="Where to write; by default EXP/export.")
     ] = None,
-    storage: Annotated[str | None, typer.Option(help="Where experiments lie.")] = None,
+    storage: Storage = None,
 ) -> None:
     """Write legs.parquet and steps.parquet; docs/parquet.md explains every column."""
     from cli.console import out

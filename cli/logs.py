@@ -11,24 +11,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.options import Exp, Storage
+
 if TYPE_CHECKING:
     from sweeps.records.experiment import Experiment
     from sweeps.records.trial import TrialRecord
 
 POLL_S = 0.5
-SETTLED = ("failed", "completed", "stopped_early")
 _CHUNK_BYTES = 2**20
 
 
 def logs(
-    exp: Annotated[
-        str, typer.Argument(metavar="EXP", help="An experiment's id, a prefix of it, its folder or address.")
-    ],
+    exp: Exp,
     leg: Annotated[
         str | None, typer.Argument(metavar="LEG", help="A leg, by default the running or the last one.")
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written.")] = False,
-    storage: Annotated[str | None, typer.Option(help="Where experiments lie.")] = None,
+    storage: Storage = None,
 ) -> None:
     """Print a leg's log."""
     from sweeps.records.experiment import Experiment
@@ -80,10 +79,11 @@ def current(records: "list[TrialRecord]") -> "TrialRecord | None":
 def _follow(experiment: "Experiment", candidates: "list[TrialRecord]") -> None:
     """Whether more can come is looked up before each copy, so that the last lines are not missed."""
     from cli.console import note
+    from sweeps.records.documents import SETTLED_STATES
 
     log: _Log | None = None
     while True:
-        is_over = experiment.owner() is None or (len(candidates) == 1 and candidates[0].state() in SETTLED)
+        is_over = experiment.owner() is None or (len(candidates) == 1 and candidates[0].state() in SETTLED_STATES)
         record = current(candidates)
         if record is not None and (log is None or log.trial != record.name):
             if log is not None:

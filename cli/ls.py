@@ -1,14 +1,13 @@
 """`ls`: which experiments there are and how each stands, from storage alone."""
 
 import json
-from typing import Annotated
 
-import typer
+from cli.options import AsJson, Storage
 
 
 def ls(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
-    storage: Annotated[str | None, typer.Option(help="Where experiments lie: a folder, or s3://...")] = None,
+    as_json: AsJson = False,
+    storage: Storage = None,
 ) -> None:
     """List the experiments, oldest first."""
     from cli.console import note, out, table, warn

@@ -15,6 +15,7 @@ from cli.export import export
 from cli.launch import launch
 from cli.logs import logs
 from cli.ls import ls
+from cli.parsing import Verb
 from cli.plan import plan
 from cli.report import report
 from cli.restore import restore
@@ -31,7 +32,7 @@ app = typer.Typer(
 )
 
 for verb in (launch, plan, restore, retry, stop, status, logs, ls, report, export, data, doctor):
-    app.command()(verb)
+    app.command(cls=Verb)(verb)
 
 
 @app.callback(invoke_without_command=True)

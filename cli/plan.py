@@ -6,39 +6,53 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.options import AsJson, Blocks, Legs, NumSteps, NumWorkers, Preset, Sets, SweepName
+
 if TYPE_CHECKING:
+    from sweeps.spec.legs import Leg
     from sweeps.spec.plan import Plan
 
 
 def plan(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file, or the name of a built-in sweep.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    sweep: SweepName,
+    as_json: AsJson = False,
     commands: Annotated[bool, typer.Option("--commands", help="Print one torchrun command per leg.")] = False,
-    preset: Annotated[str | None, typer.Option(help="Scale the sweep: tiny runs on two CPU cores.")] = None,
-    num_workers: Annotated[int | None, typer.Option(help="Workers per leg; the total batch stays.")] = None,
-    num_steps: Annotated[int | None, typer.Option(help="Optimizer steps per leg.")] = None,
-    blocks: Annotated[int, typer.Option(help="How many times every leg runs.")] = 1,
-    sets: Annotated[list[str] | None, typer.Option("--set", help="field=value, for all legs; repeatable.")] = None,
+    preset: Preset = None,
+    num_workers: NumWorkers = None,
+    num_steps: NumSteps = None,
+    blocks: Blocks = 1,
+    legs: Legs = None,
+    sets: Sets = None,
 ) -> None:
-    """Print the legs of a sweep; nothing is started."""
+    """Print the legs of a sweep; start nothing."""
+    from cli.choices import Choices
     from cli.console import out
     from sweeps.spec.commands import torchrun_argv
     from sweeps.spec.errors import UsageError
-    from sweeps.spec.find import load_sweep
-    from sweeps.spec.plan import make_plan
-    from sweeps.spec.preset import apply_preset, apply_settings
 
     if as_json and commands:
         raise UsageError("--json and --commands exclude each other: the JSON holds the commands, too")
-    scaled = apply_preset(load_sweep(sweep), preset)
-    settled = apply_settings(scaled, num_workers=num_workers, num_steps=num_steps, sets=sets or [])
-    planned = make_plan(settled, blocks)
+    planned = Choices(
+        sweep=sweep,
+        preset=preset,
+        num_workers=num_workers,
+        num_steps=num_steps,
+        blocks=blocks,
+        legs=legs,
+        set=sets or (),
+    ).plan()
     if as_json:
         out(json.dumps(plan_document(planned), indent=2))
     elif commands:
-        out("\n".join(shlex.join(torchrun_argv(leg, planned.num_workers)) for leg in planned.legs))
+        out("\n".join(shlex.join(torchrun_argv(leg, planned.num_workers)) for leg in chosen_legs(planned)))
     else:
         out(plan_text(planned))
+
+
+def chosen_legs(planned: "Plan") -> "list[Leg]":
+    """The legs that run: all of the sweep, or those of --legs."""
+    names = {trial.leg.name for trial in planned.trials}
+    return [leg for leg in planned.legs if leg.name in names]
 
 
 def plan_document(planned: "Plan") -> dict[str, object]:
@@ -58,7 +72,7 @@ def plan_document(planned: "Plan") -> dict[str, object]:
                 "overrides": leg.overrides,
                 "torchrun": torchrun_argv(leg, planned.num_workers),
             }
-            for leg in planned.legs
+            for leg in chosen_legs(planned)
         ],
     }
 
@@ -68,16 +82,14 @@ def plan_text(planned: "Plan") -> str:
     from cli.console import counted, table
     from nanochat.sizes import batch_tokens, num_steps
 
-    steps = sorted({num_steps(leg.config) for leg in planned.legs})
-    tokens = sorted({batch_tokens(leg.config) for leg in planned.legs})
-    rows = [
-        (leg.name, leg.role, " ".join(f"{path}={value}" for path, value in leg.overrides.items()))
-        for leg in planned.legs
-    ]
+    legs = chosen_legs(planned)
+    steps = sorted({num_steps(leg.config) for leg in legs})
+    tokens = sorted({batch_tokens(leg.config) for leg in legs})
+    rows = [(leg.name, leg.role, " ".join(f"{path}={value}" for path, value in leg.overrides.items())) for leg in legs]
     return "\n".join(
         [
             f"{planned.sweep}: {planned.question or '(the sweep file asks no question)'}",
-            f"{counted(len(planned.legs), 'leg')} x {counted(planned.num_blocks, 'block')} = "
+            f"{counted(len(legs), 'leg')} x {counted(planned.num_blocks, 'block')} = "
             f"{counted(len(planned.trials), 'trial')}, one at a time, on {counted(planned.num_workers, 'worker')}",
             f"{_amount(steps)} steps of {_amount(tokens)} tokens; measured over the last {planned.window_steps} steps",
             "",

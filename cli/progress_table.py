@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.console import counted
+from sweeps.records.documents import SETTLED_STATES
 from sweeps.results.measures.progress import ExperimentProgress, LegProgress
 
 _STYLES = {
@@ -62,7 +63,7 @@ def visible(legs: Sequence[LegProgress], most: int) -> tuple[list[LegProgress], 
     """At most `most` legs in a row, those around the one that runs, and the others."""
     if len(legs) <= most:
         return list(legs), []
-    unsettled = [i for i, leg in enumerate(legs) if leg.state not in ("completed", "stopped_early", "failed")]
+    unsettled = [i for i, leg in enumerate(legs) if leg.state not in SETTLED_STATES]
     running = [i for i in unsettled if legs[i].state == "running"]
     focus = (running or unsettled or [len(legs) - 1])[0]
     start = min(max(0, focus - most // 3), len(legs) - most)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from cli.options import Storage
+
 
 def report(
     exps: Annotated[
@@ -14,7 +16,7 @@ def report(
         Path | None, typer.Option(metavar="PATH", help="Write the Markdown here, its figures beside it.")
     ] = None,
     out_html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the HTML here, one file.")] = None,
-    storage: Annotated[str | None, typer.Option(help="Where experiments lie.")] = None,
+    storage: Storage = None,
 ) -> None:
     """Write the report; several experiments make one summary.
 

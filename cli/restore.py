@@ -1,28 +1,22 @@
 """`restore`: runs what is left of an experiment."""
 
-from typing import Annotated
-
-import typer
-
-from cli.running import Address, Commit, Grace, ReportTo, StopAfter
+from cli.options import Address, Commit, Exp, Grace, NumWorkers, ReportTo, StopAfter, Storage
 
 
 def restore(
-    exp: Annotated[
-        str, typer.Argument(metavar="EXP", help="An experiment's id, a prefix of it, its folder or address.")
-    ],
-    storage: Annotated[str | None, typer.Option(help="Where experiments lie.")] = None,
-    num_workers: Annotated[int | None, typer.Option(help="Workers per leg, if not as launched.")] = None,
+    exp: Exp,
+    storage: Storage = None,
+    num_workers: NumWorkers = None,
     address: Address = None,
     grace_s: Grace = 60.0,
     stop_after: StopAfter = None,
     report_to: ReportTo = None,
     commit: Commit = False,
 ) -> int:
-    """Continue an experiment: completed legs stay as they are, the interrupted one goes on at its checkpoint."""
+    """Continue an experiment: the interrupted leg resumes from its checkpoint, completed ones stay."""
     from cli.running import check_places, planned_workers, run_and_tell, run_options
     from sweeps.engine.cluster.checks import LOCAL, check_before_start
-    from sweeps.engine.launch import is_open
+    from sweeps.engine.trials.run import is_open
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment
 

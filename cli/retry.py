@@ -1,6 +1,6 @@
 """`retry`: runs failed legs once more, and whatever else is left of an experiment.
 
-The failed attempts stay on record; the next one goes on at the leg's last good checkpoint.
+The failed attempts stay on record; the next one resumes from the leg's last good checkpoint.
 """
 
 from collections.abc import Mapping
@@ -8,23 +8,22 @@ from typing import Annotated
 
 import typer
 
-from cli.running import Address, Grace, StopAfter
+from cli.options import Address, Exp, Grace, NumWorkers, StopAfter, Storage
 
 
 def retry(
-    exp: Annotated[
-        str, typer.Argument(metavar="EXP", help="An experiment's id, a prefix of it, its folder or address.")
-    ],
+    exp: Exp,
     legs: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Only these; without it, all that failed.")
     ] = None,
-    storage: Annotated[str | None, typer.Option(help="Where experiments lie.")] = None,
-    num_workers: Annotated[int | None, typer.Option(help="Workers per leg, if not as launched.")] = None,
+    storage: Storage = None,
+    num_workers: NumWorkers = None,
     address: Address = None,
     grace_s: Grace = 60.0,
     stop_after: StopAfter = None,
 ) -> int:
     """Try failed legs again, then continue the experiment as restore does."""
+    from cli.choices import names_of
     from cli.console import note
     from cli.running import check_places, planned_workers, run_and_tell, run_options
     from sweeps.engine.cluster.checks import check_before_start
@@ -37,7 +36,7 @@ def retry(
     experiment = Experiment.open(find_experiment(exp, storage))
     leg_of = {trial.name: trial.leg.name for trial in experiment.plan.trials}
     failed = [name for name, state in experiment.trial_states().items() if state == "failed"]
-    chosen = choose_failed(failed, leg_of, None if legs is None else [leg.strip() for leg in legs.split(",")])
+    chosen = choose_failed(failed, leg_of, None if legs is None else names_of("--legs", legs))
     if not chosen:
         note(f"no leg of {experiment.id} has failed: there is nothing to retry")
         return 0

@@ -1,31 +1,16 @@
-"""What launch, restore and retry share: the options of a run, and running what is left of an experiment."""
+"""What launch, restore and retry share: checking the options of a run, and running what is left of an experiment."""
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sweeps.engine.watching.events import Event
     from sweeps.records.experiment import Experiment
     from sweeps.results.report.publish import ReportCopy
     from sweeps.spec.plan import Plan
-
-Address = Annotated[
-    str | None, typer.Option(envvar="RAY_ADDRESS", help="A Ray cluster; without it a private one, as with 'local'.")
-]
-Grace = Annotated[float, typer.Option(help="How long a stopped leg may take to write a checkpoint.")]
-StopAfter = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Stop as by request after this time, like 50m or 1h30m.")
-]
-ReportTo = Annotated[Path | None, typer.Option(metavar="DIR", help="Copy the report there after each leg.")]
-Preflight = Annotated[
-    bool | None, typer.Option("--preflight/--no-preflight", help="First run 3 steps of every leg; by default on GPUs.")
-]
-Commit = Annotated[bool, typer.Option("--commit", help="With --report-to: commit the copy in its git repository.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +26,11 @@ def run_options(
     *, grace_s: float, stop_after: str | None, report_to: Path | None = None, commit: bool = False
 ) -> RunOptions:
     """The options as typed. Raises UsageError for a time or a place that cannot be."""
-    from cli.duration import seconds_of
+    from cli.duration import check_seconds, seconds_of
     from sweeps.results.report.publish import ReportCopy
     from sweeps.spec.errors import UsageError
 
-    if not grace_s >= 0:
-        raise UsageError(f"--grace-s must be a number of seconds, 0 or more, got {grace_s:g}")
+    check_seconds("--grace-s", grace_s, f"{grace_s:g}")
     if commit and report_to is None:
         raise UsageError("--commit needs --report-to DIR: the folder, in a git repository, where the report is shown")
     report_copy = None
@@ -88,21 +72,22 @@ def run_and_tell(
     from cli.console import out
     from cli.live import telling
     from sweeps.engine.launch import run_experiment
+    from sweeps.engine.trials.context import LaunchContext
     from sweeps.records.continuation import drop_unfinished_copies
 
     drop_unfinished_copies(experiment)
     with telling(experiment) as tell:
-        outcome = run_experiment(
-            experiment,
-            address=cluster,
-            grace_s=options.grace_s,
-            stop_after_s=options.stop_after_s,
-            num_workers=num_workers,
-            preflight=preflight,
-            retry=retry,
+        context = LaunchContext(
             on_event=tell,
             refresh=lambda e: _refresh(e, options.report_copy, tell),
+            address=cluster,
+            num_workers=num_workers,
+            grace_s=options.grace_s,
+            stop_after_s=options.stop_after_s,
+            preflight=preflight,
+            retry=retry,
         )
+        outcome = run_experiment(experiment, context)
     for place in ("report/report.md", "report/report.html", "export/legs.parquet", "export/steps.parquet"):
         if experiment.store.exists(place):
             out(experiment.store.uri_of(place))

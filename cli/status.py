@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
+from cli.options import AsJson, Exp, Storage
+
 
 def status(
-    exp: Annotated[
-        str, typer.Argument(metavar="EXP", help="An experiment's id, a prefix of it, its folder or address.")
-    ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the status as JSON.")] = False,
+    exp: Exp,
+    as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on until nobody runs it.")] = False,
-    storage: Annotated[str | None, typer.Option(help="Where experiments lie.")] = None,
+    storage: Storage = None,
 ) -> None:
     """Print the state of every trial and its numbers so far."""
     from cli.console import out, table

@@ -4,19 +4,17 @@ It waits, so that `stop EXP && restore EXP --num-workers 4` works; ending the wa
 """
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from cli.options import Exp, Storage
 
 if TYPE_CHECKING:
     from sweeps.records.experiment import Experiment
 
 
 def stop(
-    exp: Annotated[
-        str, typer.Argument(metavar="EXP", help="An experiment's id, a prefix of it, its folder or address.")
-    ],
-    storage: Annotated[str | None, typer.Option(help="Where experiments lie.")] = None,
+    exp: Exp,
+    storage: Storage = None,
 ) -> None:
     """Stop a running experiment after its current step, with a checkpoint; restore continues it."""
     from cli.console import note
@@ -27,7 +25,7 @@ def stop(
     experiment = Experiment.open(find_experiment(exp, storage))
     owner = experiment.owner()
     if owner is None:
-        note(f"nobody runs {experiment.id} ({experiment.state()}): there is nothing to stop")
+        note(f"{experiment.id} is not running ({experiment.state()}); nothing to stop")
         return
     runner = f"process {owner.pid} on {owner.host}"
     try:
@@ -51,10 +49,11 @@ def _wait_for_the_end(experiment: "Experiment") -> None:
 
 def _how_it_stands(experiment: "Experiment") -> str:
     from cli.console import counted
+    from sweeps.records.documents import COMPLETED_STATES, ENDED_STATES
     from sweeps.records.home import typed_name
 
     states = list(experiment.trial_states().values())
-    done = sum(state in ("completed", "stopped_early") for state in states)
+    done = sum(state in COMPLETED_STATES for state in states)
     line = f"{experiment.id} has ended: {done} of {counted(len(states), 'leg')} completed"
-    is_over = experiment.state() in ("completed", "completed_with_failures")
+    is_over = experiment.state() in ENDED_STATES
     return line if is_over else f"{line}; continue with: nanochat-sweep restore {typed_name(experiment.uri)}"

@@ -268,7 +268,7 @@ def _allowed(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
-_LARGEST = sys.float_info.max  # inf, nan and whole numbers beyond it are no settings
+_LARGEST = sys.float_info.max  # inf, nan, larger numbers and integers of more than 64 bits are no settings
 
 
 def _fits(value: Any, alternative: Any) -> bool:
@@ -277,7 +277,7 @@ def _fits(value: Any, alternative: Any) -> bool:
     if alternative is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
     if alternative is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
     return isinstance(value, alternative)
 
 

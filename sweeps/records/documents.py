@@ -15,6 +15,9 @@ from sweeps.spec.errors import CorruptData
 AttemptEnd = Literal["completed", "stopped", "failed", "interrupted"]
 TrialState = Literal["pending", "running", "interrupted", "failed", "completed", "stopped_early"]
 ExperimentState = Literal["running", "interrupted", "completed", "completed_with_failures"]
+COMPLETED_STATES: tuple[TrialState, ...] = ("completed", "stopped_early")
+SETTLED_STATES: tuple[TrialState, ...] = (*COMPLETED_STATES, "failed")  # a restore leaves these alone
+ENDED_STATES: tuple[ExperimentState, ...] = ("completed", "completed_with_failures")
 
 
 @dataclass(frozen=True, kw_only=True)

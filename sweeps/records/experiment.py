@@ -12,6 +12,8 @@ from functools import cached_property
 
 from nanochat.config import digest
 from sweeps.records.documents import (
+    COMPLETED_STATES,
+    SETTLED_STATES,
     ExperimentState,
     Manifest,
     StopRequest,
@@ -171,9 +173,9 @@ class Experiment:
 def experiment_state(trials: Iterable[TrialState], *, owner_lives: bool) -> ExperimentState:
     """Done when every trial is; before that, running exactly while somebody owns it."""
     states = set(trials)
-    if states <= {"completed", "stopped_early"}:
+    if states <= set(COMPLETED_STATES):
         return "completed"
-    if states <= {"completed", "stopped_early", "failed"}:
+    if states <= set(SETTLED_STATES):
         return "completed_with_failures"
     return "running" if owner_lives else "interrupted"
 

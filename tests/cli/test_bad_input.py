@@ -140,6 +140,13 @@ FLAGS = {
     "impossible setting": (("--set", "model.depth=0"), "model.depth"),
     "setting of an axis": (("--set", "moe.capacity_factor=1.0"), "it is an axis of this sweep"),
     "the same setting twice": (("--set", "model.depth=3", "--set", "model.depth=4"), "twice"),
+    "preset twice": (("--preset", "tiny", "--preset", "tiny"), "--preset is given 2 times"),
+    "leg twice": (("--legs", "exact,exact"), "--legs names exact twice"),
+    "unknown leg": (("--legs", "exat"), "there is no leg 'exat'; did you mean exact?"),
+    "no leg": (("--legs", ""), "--legs '' holds an empty name"),
+    "more workers than a number holds": (("--num-workers", str(10**20)), "leg exact: "),
+    "more steps than a number holds": (("--num-steps", str(10**20)), "schedule.num_steps must be int"),
+    "more blocks than a number holds": (("--blocks", str(10**20)), "trials"),
     "batch that does not divide": (("--set", "data.total_batch_tokens=1000"), "1,000 is no multiple"),
 }
 
@@ -152,8 +159,6 @@ def test_a_setting_that_cannot_be(case: str, verb: str, program: Callable, tmp_p
 
 
 LAUNCHES = {
-    "unknown leg": (("--legs", "exat"), "there is no leg 'exat'; did you mean exact?"),
-    "no leg": (("--legs", ""), "there is no leg ''"),
     "name with a space": (("--name", "my run"), "experiment 'my run' cannot name a folder"),
     "name with a slash": (("--name", "a/b"), "experiment 'a/b' cannot name a folder"),
     "name that climbs": (("--name", ".."), "experiment '..' cannot name a folder"),
@@ -162,6 +167,11 @@ LAUNCHES = {
     "empty name": (("--name", ""), "experiment '' cannot name a folder"),
     "long name": (("--name", "x" * 101), "cannot name a folder"),
     "negative grace": (("--grace-s", "-1"), "--grace-s"),
+    "endless grace": (("--grace-s", "1e400"), "--grace-s must be from 0 s to a year (8760h), got inf"),
+    "longer than a year": (("--stop-after", "99999999h"), "--stop-after must be from 0 s to a year (8760h)"),
+    "more hours than a number holds": (("--stop-after", "9" * 5000 + "h"), "--stop-after must be a time like 30s, 50m"),
+    "two places": (("--storage", "a", "--storage", "b"), "--storage is given 2 times; give it once"),
+    "both ways": (("--preflight", "--no-preflight"), "--preflight/--no-preflight is given 2 times; give it once"),
     "a time that is none": (("--stop-after", "50"), "--stop-after must be a time like 30s, 50m"),
     "grace that is no number": (("--grace-s", "nan"), "--grace-s"),
     "a Ray client's address": (("--address", "ray://host:10001"), "is a Ray client's"),
@@ -264,7 +274,7 @@ def test_a_stale_lock_is_nobodys(program: Callable, make_experiment: Make) -> No
     for changes in ({"pid": 2**22 + 1}, {"pid_started": 1}):
         lease = {"owner": {**vars(here), **changes}, "heartbeat_utc": here.started_utc, "held": True, "released": False}
         lock.write_text(json.dumps({"schema": "nanochat-sweep/lease/1", **lease}))
-        assert "nobody runs mine" in program("stop", "mine").err
+        assert "mine is not running" in program("stop", "mine").err
         assert "mine: interrupted" in program("status", "mine").out
 
 

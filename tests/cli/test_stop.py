@@ -54,7 +54,7 @@ def test_what_nobody_runs_is_left_alone_with_exit_code_0(program: Callable, make
     experiment = make_experiment(id="mine")
     done = program("stop", "mine")
     assert (done.code, done.out) == (0, "")
-    assert done.err == "nobody runs mine (interrupted): there is nothing to stop\n"
+    assert done.err == "mine is not running (interrupted); nothing to stop\n"
     assert experiment.stop_requested() is None
 
 

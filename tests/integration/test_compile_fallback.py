@@ -8,6 +8,7 @@ import pytest
 from nanochat.config import with_overrides
 from nanochat.recipes import d12_moe, shrink_to_tiny
 from sweeps.engine.launch import run_experiment
+from sweeps.engine.trials.context import LaunchContext
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
 from sweeps.results.report.build import refresh
@@ -42,7 +43,7 @@ def test_a_leg_fails_by_its_cause_or_is_completed_marked_and_compared_with_none(
     )
     manifest = new_manifest(make_plan(sweep), id="uncompilable", argv=["test"], settings={})
     experiment = Experiment.create(str(without_compiler), "uncompilable", manifest)
-    outcome = run_experiment(experiment, on_event=lambda event: None, refresh=refresh)
+    outcome = run_experiment(experiment, LaunchContext(on_event=lambda event: None, refresh=refresh))
 
     assert (outcome.completed, outcome.failed) == (("static_or_none-b1", "none_or_error-b1"), ("static_or_error-b1",))
     error = experiment.trial("static_or_error-b1").attempts()[-1].error

@@ -65,7 +65,7 @@ def test_a_launch_on_a_terminal_is_stopped_from_another_one(tmp_path: Path) -> N
     assert "\x1b[?" not in shown
     assert "step 00000/01000" in call(tmp_path, "logs", "live").stdout
     assert [each["state"] for each in json.loads(call(tmp_path, "ls", "--json").stdout)] == ["interrupted"]
-    assert call(tmp_path, "stop", "live").stderr == "nobody runs live (interrupted): there is nothing to stop\n"
+    assert call(tmp_path, "stop", "live").stderr == "live is not running (interrupted); nothing to stop\n"
 
 
 def test_a_leg_that_failed_for_want_of_its_data_completes_when_it_is_retried(tmp_path: Path) -> None:

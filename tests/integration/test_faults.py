@@ -22,6 +22,7 @@ from nanochat.recipes import d12_moe, shrink_to_tiny
 from sweeps.engine.launch import Outcome, run_experiment
 from sweeps.engine.processes import launch_processes
 from sweeps.engine.ranks.stacks import RankPlace, folder_of, places
+from sweeps.engine.trials.context import LaunchContext
 from sweeps.engine.watching.events import Event, LegCheckpointed, LegFailed, LegInterrupted, LegTraining
 from sweeps.engine.watching.hang_watch import Limits
 from sweeps.records.experiment import Experiment
@@ -86,13 +87,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
                 place.pid for place in earlier_ranks(experiment, event) if launch_processes.is_marked(place.pid)
             )
 
-    outcome = run_experiment(
-        experiment,
+    context = LaunchContext(
         on_event=on_event,
         refresh=lambda e: completed_at_refresh.append(sum(t.result() is not None for t in e.trials())),
         train=load_toy().toy_train,
         limits=Limits(first_step_s=300, step_s=20),
     )
+    outcome = run_experiment(experiment, context)
     return experiment, outcome, events, completed_at_refresh, living, unused
 
 

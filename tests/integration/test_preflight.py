@@ -11,6 +11,7 @@ import ray.cloudpickle
 from nanochat.config import with_overrides
 from nanochat.recipes import d12_moe, shrink_to_tiny
 from sweeps.engine.launch import run_experiment
+from sweeps.engine.trials.context import LaunchContext
 from sweeps.engine.watching.events import Event, LegStarted, PreflightEnded
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
@@ -49,9 +50,8 @@ def test_every_leg_has_a_preflight_and_one_that_fails_there_still_runs(tmp_path:
     manifest = new_manifest(make_plan(sweep), id="tried", argv=["test"], settings={})
     experiment = Experiment.create(str(tmp_path), "tried", manifest)
     events: list[Event] = []
-    outcome = run_experiment(
-        experiment, on_event=events.append, refresh=refresh, train=load_toy().toy_train, preflight=True
-    )
+    context = LaunchContext(on_event=events.append, refresh=refresh, train=load_toy().toy_train, preflight=True)
+    outcome = run_experiment(experiment, context)
     told = [event for event in events if isinstance(event, PreflightEnded | LegStarted)]
     assert [(type(event).__name__, event.at.trial) for event in told] == [
         ("PreflightEnded", "sound-b1"),

@@ -16,7 +16,6 @@ from types import FrameType
 
 ECHO_S = 1.0  # timeout(1) and job managers signal both a process and its group: that is one wish
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class StopAtOnce(BaseException):

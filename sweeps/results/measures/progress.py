@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from nanochat.sizes import num_steps
-from sweeps.records.documents import AttemptRecord, ExperimentState, TrialState, parse_utc
+from sweeps.records.documents import COMPLETED_STATES, AttemptRecord, ExperimentState, TrialState, parse_utc
 from sweeps.records.experiment import Experiment, experiment_state
 from sweeps.records.rows import StepRow, decode_rows
 from sweeps.records.trial import TrialRecord
@@ -42,7 +42,7 @@ class ExperimentProgress:
     @property
     def num_completed(self) -> int:
         """Legs that will never run again."""
-        return sum(leg.state in ("completed", "stopped_early") for leg in self.legs)
+        return sum(leg.state in COMPLETED_STATES for leg in self.legs)
 
     @property
     def done_fraction(self) -> float:

@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeps.records.documents import COMPLETED_STATES
 from sweeps.records.experiment import Experiment
 from sweeps.records.store import Store
 from sweeps.spec.errors import SweepToolError, UsageError
@@ -51,7 +52,7 @@ class ReportCopy:
 
 def _subject(experiment: Experiment) -> str:
     states = list(experiment.trial_states().values())
-    num_done = sum(state in ("completed", "stopped_early") for state in states)
+    num_done = sum(state in COMPLETED_STATES for state in states)
     return f"Report of {experiment.id}: {num_done} of {len(states)} legs completed"
 
 

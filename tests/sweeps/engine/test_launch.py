@@ -6,7 +6,9 @@ from collections.abc import Callable
 import pytest
 from ray.exceptions import RayTaskError
 
-from sweeps.engine.launch import is_open, outcome_of, reason_of, run_experiment
+from sweeps.engine.launch import outcome_of, run_experiment
+from sweeps.engine.trials.context import LaunchContext
+from sweeps.engine.trials.run import is_open, reason_of
 from sweeps.engine.watching.events import Event, ExperimentEnded, Warned
 from sweeps.engine.watching.stop import StopState
 from sweeps.records.documents import TrialState
@@ -73,7 +75,9 @@ def test_a_completed_experiment_only_gets_its_results_regenerated(
     finish_all(experiment, complete)
     events: list[Event] = []
     refreshed: list[str] = []
-    outcome = run_experiment(experiment, on_event=events.append, refresh=lambda e: refreshed.append(e.id))
+    outcome = run_experiment(
+        experiment, LaunchContext(on_event=events.append, refresh=lambda e: refreshed.append(e.id))
+    )
     assert outcome.exit_code == 0
     assert refreshed == [experiment.id]
     assert isinstance(events[-1], ExperimentEnded)
@@ -90,7 +94,7 @@ def test_results_that_cannot_be_made_are_a_warning(
     def refresh(_: Experiment) -> None:
         raise OSError(28, "No space left on device")
 
-    assert run_experiment(experiment, on_event=events.append, refresh=refresh).exit_code == 0
+    assert run_experiment(experiment, LaunchContext(on_event=events.append, refresh=refresh)).exit_code == 0
     assert any("No space left" in str(event) for event in events if isinstance(event, Warned))
 
 
@@ -106,7 +110,7 @@ def test_an_end_that_a_full_disk_refuses_to_store_is_a_warning(
 
     with monkeypatch.context() as patched:
         patched.setattr(experiment, "unlock", refuse)
-        outcome = run_experiment(experiment, on_event=events.append, refresh=lambda _: None)
+        outcome = run_experiment(experiment, LaunchContext(on_event=events.append, refresh=lambda _: None))
     experiment.unlock()
     assert outcome.exit_code == 0
     assert any("could not be stored" in str(event) and "No space left" in str(event) for event in events)
@@ -125,7 +129,7 @@ def test_an_experiment_that_somebody_runs_is_locked(make_experiment: Callable[..
     experiment.lock(Owner.this_process())
     try:
         with pytest.raises(Locked):
-            run_experiment(Experiment.open(experiment.uri), on_event=print, refresh=print)
+            run_experiment(Experiment.open(experiment.uri), LaunchContext(on_event=print, refresh=print))
     finally:
         experiment.unlock()
 

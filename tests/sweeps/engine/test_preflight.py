@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 from sweeps.engine.cluster.checks import Resources
-from sweeps.engine.launch import _Run  # pyright: ignore[reportPrivateUsage]
 from sweeps.engine.preflight import PreflightEvents, create_preflight, short_plan
+from sweeps.engine.trials.context import LaunchContext
+from sweeps.engine.trials.run import TrialsRun
 from sweeps.engine.watching.events import Event, LegCompleted, Place, Stopping
-from sweeps.engine.watching.hang_watch import Limits
 from sweeps.engine.watching.stop import StopState
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
@@ -57,20 +57,12 @@ def test_a_leg_that_ran_uncompiled_is_told_as_such(
 def test_a_stop_of_the_experiment_stops_its_preflight(make_experiment: Callable[..., Experiment]) -> None:
     experiment, told, stop = make_experiment(), list[Event](), StopState(grace_s=60.0)
     short = create_preflight(experiment)
-    run = _Run(
-        short,
-        num_workers=2,
-        resources=Resources(num_cpus=None, num_gpus=0, where="this machine"),
-        stop=stop,
-        on_event=told.append,
-        refresh=lambda e: None,
-        train=None,
-        limits=Limits(),
-        also_asked=experiment.stop_requested,
-    )
-    run._look()
+    context = LaunchContext(on_event=told.append, refresh=lambda e: None)
+    resources = Resources(num_cpus=None, num_gpus=0, where="this machine")
+    run = TrialsRun(short, context, resources, stop, also_asked=experiment.stop_requested)
+    run.look()
     assert (told, stop.was_asked, short.stop_requested()) == ([], False, None)
     experiment.request_stop("nanochat-sweep stop")
-    run._look()
+    run.look()
     assert [type(event) for event in told] == [Stopping]
     assert (stop.was_asked, short.stop_requested()) == (True, "nanochat-sweep stop")

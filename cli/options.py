@@ -1,0 +1,41 @@
+"""Every argument and option that several commands take, declared once: its name, its form, its line of help."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Exp = Annotated[str, typer.Argument(metavar="EXP", help="An experiment's id, a prefix of it, its folder or address.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(metavar="PLACE", help="Folder of the experiments, or s3://... Default: NANOCHAT_SWEEP_STORAGE."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+# What to run: `plan` and `launch`.
+SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file, or the name of a built-in sweep.")]
+Preset = Annotated[str | None, typer.Option(help="Scale the sweep: tiny runs on two CPU cores.")]
+NumWorkers = Annotated[
+    int | None, typer.Option(metavar="N", help="Workers per leg; same total batch size. Default: as planned.")
+]
+NumSteps = Annotated[int | None, typer.Option(metavar="N", help="Optimizer steps per leg.")]
+Blocks = Annotated[int, typer.Option(metavar="N", help="How many times every leg runs.")]
+Legs = Annotated[str | None, typer.Option(metavar="NAME,...", help="Only these legs.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of all legs; repeatable.")
+]
+
+# How to run it: `launch`, `restore` and `retry`.
+Address = Annotated[
+    str | None,
+    typer.Option(envvar="RAY_ADDRESS", metavar="HOST:PORT", help="Ray cluster. Default: 'local', a private one."),
+]
+Grace = Annotated[float, typer.Option(metavar="SECONDS", help="Time for a stopped leg to write a checkpoint.")]
+StopAfter = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Stop gracefully after this long, e.g. 50m or 1h30m.")
+]
+ReportTo = Annotated[Path | None, typer.Option(metavar="DIR", help="Copy the report there after each leg.")]
+Commit = Annotated[bool, typer.Option("--commit", help="With --report-to: commit the copy in its git repository.")]
+Preflight = Annotated[
+    bool | None, typer.Option("--preflight/--no-preflight", help="First run 3 steps of every leg. Default: on GPUs.")
+]
