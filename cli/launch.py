@@ -23,6 +23,7 @@ from cli.options import (
 )
 
 if TYPE_CHECKING:
+    from cli.running import RunOptions
     from sweeps.records.documents import Manifest
     from sweeps.records.experiment import Experiment
     from sweeps.spec.plan import Plan
@@ -54,12 +55,10 @@ def launch(
 
     from cli.choices import Choices
     from cli.detached import check_detachable, start_detached
-    from cli.running import check_places, run_and_tell, run_options
+    from cli.running import check_places, run_options
     from sweeps.engine.cluster.checks import check_before_start, check_disk, free_bytes
     from sweeps.records.home import new_experiment_id, storage_root
     from sweeps.records.provenance import new_manifest
-    from sweeps.records.store import Store
-    from sweeps.spec.errors import NoCluster
     from sweeps.spec.names import check_name
 
     check_places(storage, continue_from)
@@ -84,10 +83,21 @@ def launch(
     experiment = _create(root, new_manifest(plan, id=id, argv=sys.argv, settings=settings), takeover)
     if detach:
         return start_detached(experiment, options, cluster=cluster)
+    return _run(experiment, options, cluster, preflight)
+
+
+def _run(experiment: "Experiment", options: "RunOptions", cluster: str, preflight: bool | None) -> int:
+    """Runs it all. If there is no cluster for it, nothing has run, so nothing is left behind."""
+    from cli.running import run_and_tell
+    from sweeps.records.store import Store
+    from sweeps.spec.errors import NoCluster
+
+    num_workers = experiment.plan.num_workers
     try:
-        return run_and_tell(experiment, options, cluster=cluster, num_workers=plan.num_workers, preflight=preflight)
-    except NoCluster:  # nothing has run, so nothing is left behind
-        Store(root).delete_tree(id)
+        return run_and_tell(experiment, options, cluster=cluster, num_workers=num_workers, preflight=preflight)
+    except NoCluster:
+        root, _, folder = experiment.uri.rpartition("/")
+        Store(root).delete_tree(folder)
         raise
 
 
