@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def large_corpus(folder: Path, num_groups: int) -> Corpus:
         number += 1
     shard = folder / "shard_00000.parquet"
     write_shard(shard, [draw.choices(texts, k=DOCUMENTS_PER_GROUP) for _ in range(num_groups)])
-    return Corpus("large", embedded.digest, (shard,), embedded.val_shard, embedded.tokenizer_dir)
+    return replace(embedded, name="large", train_shards=(shard,))
 
 
 def _rank(rank: int, args: argparse.Namespace, corpus: Corpus, start: Any, results: Any) -> None:

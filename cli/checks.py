@@ -267,7 +267,8 @@ def compile_cache() -> Check:
 def corpus() -> Check:
     """Whether the text in the package can be prepared; does it if it was not done before."""
     from nanochat.config import ConfigError
-    from nanochat.data.corpus import cache_folder, prepare_embedded
+    from nanochat.data.cache import cache_folder
+    from nanochat.data.corpus import prepare_embedded
     from nanochat.data.tokenizer import load
 
     try:

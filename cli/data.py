@@ -18,7 +18,8 @@ def data(
 ) -> None:
     """Prepare the text and its tokenizer, and describe them."""
     from cli.console import note, out
-    from nanochat.data.corpus import cache_folder, open_corpus
+    from nanochat.data.cache import cache_folder
+    from nanochat.data.corpus import open_corpus
     from nanochat.data.size import measure_corpus
     from nanochat.data.tokenizer import load
 

@@ -160,7 +160,8 @@ def _evaluate_if_due(run: Run, num_done: int) -> float | None:
     tokens = run.config.eval.num_tokens
     value = loss_eval.bits_per_byte(run.model, run.val_lanes, run.token_bytes, tokens, run.ranks)
     best = run.progress.min_val_bpb
-    run.progress.min_val_bpb = value if best is None else min(best, value)
+    if not math.isnan(value):
+        run.progress.min_val_bpb = value if best is None else min(best, value)
     return value
 
 

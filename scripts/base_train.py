@@ -24,7 +24,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from nanochat.checkpoints import folders as checkpoint_folders
 from nanochat.checkpoints.format import CheckpointError
 from nanochat.config import ConfigError, TrainConfig
-from nanochat.data.corpus import cache_folder
+from nanochat.data.cache import cache_folder
 from nanochat.flags import RunOptions, help_text, in_flag_names, parse_flags
 from nanochat.loop.compile_failures import CompileError
 from nanochat.machine.device import keep_freed_memory

@@ -4,26 +4,23 @@ With no source named it is the embedded corpus, six novels that are cut into doc
 documents are ordered by a hash of where they come from, so all shards mix all novels and nothing depends on a random
 generator. A folder of shards in the same format is opened in place; only its tokenizer is made, from a bounded sample.
 
-What is made lies in the cache folder under a digest of what it is made from. It is built in a temporary folder and
-renamed: a folder of the final name is whole. Processes that start together wait for one of them to build; the lock
-only saves work, the rename alone makes it safe, and a killed process leaves nothing in the way.
+Runs are comparable if their text and their tokenizer have equal digests. That of a folder is of its shards' bytes in
+their order, whatever they are called; that of the embedded text is of the novels, because its shards are made from them
+by whichever version of Parquet is installed.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import itertools
-import os
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nanochat.config import ConfigError, digest
-from nanochat.data import documents, shards, tokenizer
+from nanochat.data import contents, documents, shards, tokenizer
+from nanochat.data.cache import built_once, cache_folder
+from nanochat.data.contents import Contents
 
 _NOVELS_DIR = Path(__file__).parent / "austen"
 _LAYOUT_VERSION = 1  # raise it when the same novels shall give other shards
@@ -33,51 +30,69 @@ _NUM_VAL_ROW_GROUPS = 8
 _VAL_ONE_IN = 16
 _MAX_SAMPLE_CHARS = 200_000_000  # of a folder's training documents, to train its tokenizer
 _MAX_SAMPLE_CHARS_PER_DOCUMENT = 10_000
-_ABANDONED_AFTER_S = 3600.0
+_MADE_OF = "made.json"  # sha256 of each file that was built
 
 _Item = TypeVar("_Item")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Shards and tokenizer of one body of text. Equal digests: shards of equal names and sizes, equal tokenizers."""
+    """Shards and tokenizer of one body of text."""
 
     name: str
-    digest: str
+    text_digest: str  # equal digests, equal text in equal order
+    tokenizer_digest: str
+    older_digest: str  # what versions that did not look at contents wrote into their checkpoints
     train_shards: tuple[Path, ...]
     val_shard: Path
     tokenizer_dir: Path
 
+    @property
+    def digest(self) -> str:
+        """Of text and tokenizer: runs of equal digests see equal tokens."""
+        return digest([self.text_digest, self.tokenizer_digest])
+
 
 def open_corpus(source: str | None) -> Corpus:
-    """The corpus that a config's `data.source` names; None is the embedded one."""
+    """The corpus that a config's `data.source` names; None is the embedded one.
+
+    The first time all of its text is read, and a tokenizer may be trained. Raises ConfigError for what cannot be
+    trained on.
+    """
     return prepare_embedded() if source is None else open_folder(source)
 
 
-def cache_folder() -> Path:
-    """Where made corpora and tokenizers lie: NANOCHAT_CACHE, else nanochat-sweep in the user's cache folder."""
-    if own := os.environ.get("NANOCHAT_CACHE"):
-        return Path(own).expanduser()
-    general = os.environ.get("XDG_CACHE_HOME")
-    return (Path(general) if general else Path.home() / ".cache") / "nanochat-sweep"
-
-
 def prepare_embedded(cache_root: Path | None = None) -> Corpus:
-    """The six novels as a corpus; built on first use."""
-    novels = {path.stem: path.read_text(encoding="utf-8") for path in sorted(_NOVELS_DIR.glob("*.txt"))}
-    if not novels:
-        raise ConfigError(f"the embedded corpus is missing: no novels in {_NOVELS_DIR}; install nanochat-sweep again")
+    """The six novels as a corpus; built on first use, and again if its files are not what was built."""
+    root = cache_root or cache_folder()
+    novels = read_novels()
     layout = [_LAYOUT_VERSION, documents.MAX_DOCUMENT_CHARS, tokenizer.VOCAB_SIZE]
     full_digest = digest([layout, {name: hashlib.sha256(text.encode()).hexdigest() for name, text in novels.items()}])
     names = tuple(f"shard_{i:05d}.parquet" for i in range(_NUM_TRAIN_SHARDS + 1))
-    folder = _built_once(
-        cache_root or cache_folder(),
-        f"austen-{full_digest[:8]}",
-        needs=(*names, "tokenizer"),
+    folder = built_once(
+        root,
+        f"austen-{full_digest[:12]}",
+        is_whole=lambda built: _is_as_built(built, names, root),
         build=lambda target: _build_embedded(novels, target, names),
     )
     *train, val = (folder / name for name in names)
-    return Corpus("austen", full_digest, tuple(train), val, folder / "tokenizer")
+    return Corpus(
+        name="austen",
+        text_digest=full_digest,
+        tokenizer_digest=tokenizer.files_digest(folder / "tokenizer"),
+        older_digest=full_digest,
+        train_shards=tuple(train),
+        val_shard=val,
+        tokenizer_dir=folder / "tokenizer",
+    )
+
+
+def read_novels() -> dict[str, str]:
+    """The embedded text by novel. Raises ConfigError if it is missing."""
+    novels = {path.stem: path.read_text(encoding="utf-8") for path in sorted(_NOVELS_DIR.glob("*.txt"))}
+    if not novels:
+        raise ConfigError(f"the embedded corpus is missing: no novels in {_NOVELS_DIR}; install nanochat-sweep again")
+    return novels
 
 
 def _build_embedded(novels: dict[str, str], folder: Path, names: Sequence[str]) -> None:
@@ -87,6 +102,18 @@ def _build_embedded(novels: dict[str, str], folder: Path, names: Sequence[str]) 
         shards.write_shard(folder / name, of_shard)
     shards.write_shard(folder / names[-1], _even_parts(val, _NUM_VAL_ROW_GROUPS))
     tokenizer.train(train).write(folder / "tokenizer")
+    made = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names]
+    (folder / _MADE_OF).write_text(json.dumps([*made, tokenizer.files_digest(folder / "tokenizer")]))
+
+
+def _is_as_built(folder: Path, names: Sequence[str], root: Path) -> bool:
+    """True if shards and tokenizer are there and hold what was built."""
+    try:
+        made: Any = json.loads((folder / _MADE_OF).read_bytes())
+        found = [seen.sha256 for seen in contents.look_at([folder / name for name in names], root)]
+        return made == [*found, tokenizer.files_digest(folder / "tokenizer")]
+    except (OSError, ValueError, ConfigError):
+        return False
 
 
 def split_documents(novels: dict[str, str]) -> tuple[list[str], list[str]]:
@@ -111,34 +138,62 @@ def open_folder(path: str | Path, cache_root: Path | None = None) -> Corpus:
 
     Its tokenizer is the one in its `tokenizer` folder; without one it is trained and kept in the cache.
     """
-    folder = Path(path).expanduser().absolute()
-    if not folder.is_dir():
-        raise ConfigError(f"the data folder {folder} does not exist; give a folder of Parquet shards, or no folder")
-    paths = sorted(folder.glob("*.parquet"))
-    if len(paths) < 2:
-        seen = "no *.parquet file" if not paths else f"only {paths[0].name}"
-        raise ConfigError(
-            f"the data folder {folder} holds {seen}; it needs two shards or more, the last one is for validation"
-        )
+    root = cache_root or cache_folder()
+    folder = folder_of(path)
+    paths = shards.find_shards(folder)
+    found = contents.look_at(paths, root)
     *train, val = paths
-    for part, those in (("training", [*train]), ("validation", [val])):
-        if not any(shards.open_shard(shard).metadata.num_rows for shard in those):
-            raise ConfigError(f"the {part} shards of {folder} hold no documents ({those[0].name} to {those[-1].name})")
-    members = [[member.name, member.stat().st_size] for member in paths]
-    full_digest = digest(members)
+    _check_has_text("training", train, found[:-1])
+    _check_has_text("validation", [val], found[-1:])
+    text_digest = digest([seen.sha256 for seen in found])
     own_tokenizer = folder / "tokenizer"
-    if own_tokenizer.is_dir():  # a packing buffer in a checkpoint holds its ids
-        files = sorted(file for file in own_tokenizer.iterdir() if file.is_file())
-        members += [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
-        return Corpus(folder.name, digest(members), tuple(train), val, own_tokenizer)
-    sample = [full_digest, tokenizer.VOCAB_SIZE, _MAX_SAMPLE_CHARS, _MAX_SAMPLE_CHARS_PER_DOCUMENT]
-    made = _built_once(
-        cache_root or cache_folder(),
+    has_own = own_tokenizer.is_dir()  # a packing buffer in a checkpoint holds its ids
+    tokenizer_dir = own_tokenizer if has_own else _made_tokenizer(train, text_digest, root)
+    return Corpus(
+        name=folder.name,
+        text_digest=text_digest,
+        tokenizer_digest=tokenizer.files_digest(tokenizer_dir),
+        older_digest=_older_digest(paths, own_tokenizer if has_own else None),
+        train_shards=tuple(train),
+        val_shard=val,
+        tokenizer_dir=tokenizer_dir,
+    )
+
+
+def folder_of(source: str | Path) -> Path:
+    """The folder that a config's `data.source` names, as an absolute path."""
+    return Path(source).expanduser().absolute()
+
+
+def _check_has_text(part: str, paths: Sequence[Path], found: Sequence[Contents]) -> None:
+    if not any(seen.has_text for seen in found):
+        which = paths[0].name if len(paths) == 1 else f"{paths[0].name} to {paths[-1].name}"
+        num = sum(seen.num_documents for seen in found)
+        seen = f"{num:,} documents, all of them empty" if num else "no documents"
+        raise ConfigError(
+            f"the {part} text of {paths[0].parent} ({which}) holds {seen}; "
+            f"give shards whose column {shards.TEXT_COLUMN!r} holds text, the last one is for validation"
+        )
+
+
+def _made_tokenizer(train: Sequence[Path], text_digest: str, root: Path) -> Path:
+    sample = [text_digest, tokenizer.VOCAB_SIZE, _MAX_SAMPLE_CHARS, _MAX_SAMPLE_CHARS_PER_DOCUMENT]
+    made = built_once(
+        root,
         f"tokenizer-{digest(sample)[:8]}",
-        needs=("tokenizer",),
+        is_whole=lambda built: (built / "tokenizer").exists(),
         build=lambda target: tokenizer.train(_sample(train)).write(target / "tokenizer"),
     )
-    return Corpus(folder.name, full_digest, tuple(train), val, made / "tokenizer")
+    return made / "tokenizer"
+
+
+def _older_digest(paths: Sequence[Path], own_tokenizer: Path | None) -> str:
+    """Of names and sizes, and of the tokenizer's files."""
+    members: list[list[Any]] = [[member.name, member.stat().st_size] for member in paths]
+    if own_tokenizer is not None:
+        files = sorted(file for file in own_tokenizer.iterdir() if file.is_file())
+        members += [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
+    return digest(members)
 
 
 def _sample(train_shards: Sequence[Path]) -> Iterator[str]:
@@ -153,73 +208,3 @@ def _sample(train_shards: Sequence[Path]) -> Iterator[str]:
             if num_chars_left <= 0:
                 return
         number += 1
-
-
-def _built_once(root: Path, name: str, *, needs: Sequence[str], build: Callable[[Path], None]) -> Path:
-    """The folder `root/name`, built if it is not there; `needs` are the entries that make it whole."""
-    folder = root / name
-    if _is_whole(folder, needs):
-        return folder
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with _only_builder(root / f".{name}.lock"):
-            if not _is_whole(folder, needs):
-                _clear_away(root, name, folder)
-                temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
-                try:
-                    build(temporary)
-                    _publish(temporary, folder, needs)
-                finally:
-                    shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise ConfigError(
-            f"the cache folder {root} cannot be written ({error.strerror or error}); "
-            "set NANOCHAT_CACHE to a folder with room that you may write"
-        ) from error
-    return folder
-
-
-def _is_whole(folder: Path, needs: Sequence[str]) -> bool:
-    return all((folder / entry).exists() for entry in needs)
-
-
-@contextlib.contextmanager
-def _only_builder(lock: Path) -> Iterator[None]:
-    """Holds a lock that the kernel frees when its process dies; goes on without one where locks are not supported."""
-    with lock.open("w") as handle:
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _clear_away(root: Path, name: str, folder: Path) -> None:
-    """Removes a damaged folder of the final name and what killed builders left long ago."""
-    leftovers = [path for path in root.glob(f".{name}-*") if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S]
-    if folder.exists():
-        damaged = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root)) / "damaged"
-        folder.rename(damaged)
-        leftovers.append(damaged.parent)
-    for path in leftovers:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _publish(temporary: Path, folder: Path, needs: Sequence[str]) -> None:
-    """Makes a built folder appear under its name, whole; if somebody else's is there already, that one stays."""
-    for path in sorted(temporary.rglob("*"), reverse=True):
-        _flush(path)
-    _flush(temporary)
-    temporary.chmod(0o755)
-    try:
-        temporary.rename(folder)
-    except OSError:
-        if not _is_whole(folder, needs):
-            raise
-    _flush(folder.parent)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

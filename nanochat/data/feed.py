@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanochat.data.lanes import Lanes, Position
+from nanochat.data.lanes import Lanes, Position, served_by_all
 
 Batch = tuple[Tensor, Tensor]
 
@@ -57,6 +57,11 @@ class Feed:
     def epoch(self) -> int:
         """The pass over the documents, from 1."""
         return max(position.packing_epoch for position in self._served.values())
+
+    @property
+    def served(self) -> int | None:
+        """The digest of all tokens that this rank's lanes have served; None if it is not known of one."""
+        return served_by_all(position.served for position in self._served.values())
 
     @property
     def num_micro_steps(self) -> int:

@@ -9,6 +9,9 @@ document that still fits, and when none fits the shortest one, cropped; the rest
 position is used. Among equally long documents the one that came first is taken, so the rows follow from the documents'
 order alone.
 
+A lane keeps a running digest of all tokens that it has served, so that equal steps of two runs can be seen to have
+trained on equal tokens.
+
 Lane l owns row groups l, l+L, l+2L, ... of the split. With fewer row groups than lanes, lanes share: lane l takes row
 group l mod G, of which its n sharers take every n-th document each; where there are not even n documents, some lanes
 read the same one. The buffer holds 1,000 documents, or all that the lane has if these are fewer, so that a small corpus
@@ -16,7 +19,8 @@ is not in the buffer many times over.
 """
 
 import bisect
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -33,6 +37,27 @@ _REFILLS_PER_BUFFER = 8
 
 Split = Literal["train", "val"]
 Tokens = np.ndarray[Any, np.dtype[Any]]
+
+SERVED_BITS = 48  # of a digest of served tokens: a float holds it without loss
+_SERVED_MODULUS = 2**SERVED_BITS
+
+
+def served_by(before: Iterable[int], rows: Tokens | None = None) -> int:
+    """The digest of served tokens from those before and the rows that follow them, an integer of SERVED_BITS bits."""
+    seen = hashlib.blake2b(repr(list(before)).encode(), digest_size=SERVED_BITS // 8)
+    if rows is not None:
+        seen.update(np.ascontiguousarray(rows).data)
+    return int.from_bytes(seen.digest(), "little")
+
+
+def served_by_all(lanes: Iterable[int | None]) -> int | None:
+    """The digest of all lanes from those of each, or of parts of them in any order: a sum. None if one is not known."""
+    total = 0
+    for served in lanes:
+        if served is None:
+            return None
+        total = (total + served) % _SERVED_MODULUS
+    return total
 
 
 class PackingBuffer:
@@ -77,6 +102,7 @@ class Position:
     next_text: int  # which of the lane's documents in there comes next
     num_read: int  # documents read in this epoch
     documents: tuple[Tokens, ...]  # in order of arrival
+    served: int | None = None  # digest of all tokens served so far; None behind a checkpoint that has none
 
     @property
     def packing_epoch(self) -> int:
@@ -90,6 +116,7 @@ class Position:
             "turn": self.turn,
             "next_text": self.next_text,
             "num_read": self.num_read,
+            "served": self.served,
             "tokens": np.concatenate(self.documents) if self.documents else np.zeros(0, np.uint16),
             "lengths": np.array([len(document) for document in self.documents], dtype=np.int32),
         }
@@ -149,8 +176,16 @@ class Lane:
         self._texts: list[str] | None = None  # this lane's documents of the current row group, once read
         self._epoch, self._turn, self._next_text, self._num_read = 1, 0, 0, 0
         self._buffer = PackingBuffer()
+        self._served: int | None = served_by([lane])  # not 0, or the sum over lanes would not know which lane is which
 
-    def fill_row(self, row: Tokens) -> None:
+    def fill(self, rows: Tokens) -> None:
+        """Packs documents into every position of `rows` (B, T+1)."""
+        for row in rows:
+            self._fill_row(row)
+        if self._served is not None:
+            self._served = served_by([self._served], rows.astype(self._dtype))
+
+    def _fill_row(self, row: Tokens) -> None:
         """Packs documents into every position of `row`."""
         filled = 0
         while filled < len(row):
@@ -182,12 +217,14 @@ class Lane:
 
     def position(self) -> Position:
         """Where the lane is now."""
-        return Position(self._epoch, self._turn, self._next_text, self._num_read, self._buffer.documents())
+        documents = self._buffer.documents()
+        return Position(self._epoch, self._turn, self._next_text, self._num_read, documents, self._served)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state` was taken; nothing is tokenized again."""
         self._epoch, self._turn = state["epoch"], state["turn"]
         self._next_text, self._num_read = state["next_text"], state["num_read"]
+        self._served = state.get("served")
         self._texts = None
         self._buffer = PackingBuffer()
         tokens = np.asarray(state["tokens"]).astype(self._dtype)
@@ -217,7 +254,7 @@ class Lanes:
                 f"ranks that divides {num_lanes}, or change the total batch or the micro-batch"
             )
         self.my_lanes = range(rank, num_lanes, world_size)
-        self._corpus_digest = corpus.digest
+        self._corpus_digest, self._older_digest = corpus.digest, corpus.older_digest
         self._num_lanes = num_lanes
         self._tokenizer = tokenizer
         self._batch_size, self._seq_len = batch_size, seq_len
@@ -231,8 +268,7 @@ class Lanes:
     def next_batch(self, lane: int) -> torch.Tensor:
         """The lane's next micro-batch (2, B, T) int64: inputs, and the targets one token later."""
         rows = np.empty((self._batch_size, self._seq_len + 1), dtype=np.int64)  # (B, T+1)
-        for row in rows:
-            self._lanes[lane].fill_row(row)
+        self._lanes[lane].fill(rows)
         # Copied by numpy, which uses no threads: torch's would take cores from the training thread.
         return torch.from_numpy(np.stack((rows[:, :-1], rows[:, 1:])))
 
@@ -266,9 +302,9 @@ class Lanes:
                     f"the checkpoint was written with {state['num_lanes']} micro-batches per step and this run has "
                     f"{self._num_lanes}; resume with the same total batch and micro-batch"
                 )
-            if state["corpus_digest"] != self._corpus_digest:
+            if state["corpus_digest"] not in (self._corpus_digest, self._older_digest):
                 raise ConfigError(
-                    f"the checkpoint was written on another corpus (digest {state['corpus_digest'][:8]}, this one is "
-                    f"{self._corpus_digest[:8]}); resume on the same shards"
+                    f"the checkpoint was written on another text or with another tokenizer (digest "
+                    f"{state['corpus_digest'][:8]}, this one is {self._corpus_digest[:8]}); resume on the same shards"
                 )
             lane.load_state(state)

@@ -6,15 +6,16 @@ trains on any corpus. A tokenizer is a folder of two plain files, so that openin
 """
 
 import base64
+import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import rustbpe
 import tiktoken
 
-from nanochat.config import ConfigError
+from nanochat.config import ConfigError, digest
 
 VOCAB_SIZE = 2**15
 SPECIAL_TOKENS = (
@@ -36,6 +37,8 @@ SPLIT_PATTERN = (
 _MERGES_FILE = "merges.tiktoken"  # tiktoken's own format: a line per token, base64 of its bytes and its id
 _HEADER_FILE = "tokenizer.json"
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+_MAX_VOCAB_SIZE = 2**31 - 1  # ids are stored as int32
+_BLANKS = 100_000  # the pattern's engine gives up on a run of a million blanks, so one is cut at multiples of this
 
 
 class HasTokenizer(Protocol):
@@ -73,14 +76,22 @@ class Tokenizer:
         return len(self._merges)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, without BOS."""
-        return self._encoding.encode_ordinary(text)
+        """The ids of a text, without BOS. Raises ConfigError for a text that the tokenizer cannot take."""
+        try:
+            if len(text) < _BLANKS:
+                return self._encoding.encode_ordinary(text)
+            return [i for piece in _pieces(text) for i in self._encoding.encode_ordinary(piece)]
+        except BaseException as error:  # a panic of compiled code is no Exception
+            if not _is_panic(error):
+                raise
+            raise ConfigError(
+                f"the tokenizer cannot encode a document of {len(text):,} characters that begins {text[:40]!r} "
+                f"({error}); take it out of its shard"
+            ) from error
 
-    def encode_batch(self, texts: Sequence[str], *, num_threads: int = 1) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of several texts, without BOS; one thread encodes 3 to 4 million tokens a second."""
-        if num_threads == 1:
-            return [self._encoding.encode_ordinary(text) for text in texts]
-        return self._encoding.encode_ordinary_batch(list(texts), num_threads=num_threads)
+        return [self.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; an unused id, which an untrained model may emit, reads as a replacement character."""
@@ -104,6 +115,23 @@ class Tokenizer:
         (folder / _HEADER_FILE).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
 
 
+def _pieces(text: str) -> Iterator[str]:
+    """The text, cut before and behind each part of a multiple of _BLANKS that is blank: runs are shorter than two."""
+    start = 0
+    for at in range(0, len(text) - _BLANKS + 1, _BLANKS):
+        if text[at : at + _BLANKS].isspace():
+            if start < at:
+                yield text[start:at]
+            yield text[at : at + _BLANKS]
+            start = at + _BLANKS
+    if start < len(text):
+        yield text[start:]
+
+
+def _is_panic(error: BaseException) -> bool:
+    return type(error).__name__ == "PanicException"
+
+
 def train(texts: Iterable[str], *, vocab_size: int = VOCAB_SIZE) -> Tokenizer:
     """Learns the merges of some texts; equal texts give equal merges."""
     trainer = rustbpe.Tokenizer()  # pyright: ignore[reportAttributeAccessIssue] - compiled, without stubs
@@ -114,23 +142,54 @@ def train(texts: Iterable[str], *, vocab_size: int = VOCAB_SIZE) -> Tokenizer:
 def read(folder: Path) -> Tokenizer:
     """The tokenizer stored in a folder. Raises ConfigError if there is none or it is damaged."""
     try:
-        header = json.loads((folder / _HEADER_FILE).read_text(encoding="utf-8"))
-        pairs = (line.split() for line in (folder / _MERGES_FILE).read_text(encoding="ascii").splitlines())
+        header: Any = json.loads((folder / _HEADER_FILE).read_text(encoding="utf-8"))
+        pairs = [line.split() for line in (folder / _MERGES_FILE).read_text(encoding="ascii").splitlines()]
         merges = {base64.b64decode(token, validate=True): int(i) for token, i in pairs}
-        pattern, vocab_size, specials = header["pattern"], header["vocab_size"], header["special_tokens"]
+        pattern, vocab_size, specials = header["pattern"], header["vocab_size"], list(header["special_tokens"])
     except FileNotFoundError as error:
         raise ConfigError(
             f"{folder} holds no tokenizer: {Path(error.filename).name} is missing (it needs {_HEADER_FILE} and "
             f"{_MERGES_FILE}); remove the folder to have a tokenizer trained"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"the tokenizer in {folder} cannot be read ({error!r}); remove the folder") from error
-    if list(specials) != list(SPECIAL_TOKENS):
+    if specials != list(SPECIAL_TOKENS):
         raise ConfigError(
             f"the tokenizer in {folder} has special tokens {specials}, the model needs {list(SPECIAL_TOKENS)}; "
             "remove the folder to have a tokenizer trained"
         )
-    return Tokenizer(merges, pattern=pattern, vocab_size=vocab_size)
+    wrong = _wrong_with(merges, len(pairs), pattern, vocab_size)
+    if wrong:
+        raise ConfigError(f"the tokenizer in {folder} cannot be used: {wrong}; remove the folder")
+    try:
+        return Tokenizer(merges, pattern=pattern, vocab_size=vocab_size)
+    except BaseException as error:
+        if isinstance(error, ConfigError) or not (isinstance(error, Exception) or _is_panic(error)):
+            raise
+        raise ConfigError(f"the tokenizer in {folder} cannot be used ({error}); remove the folder") from error
+
+
+def _wrong_with(merges: dict[bytes, int], num_lines: int, pattern: Any, vocab_size: Any) -> str | None:
+    """Why a stored tokenizer would not encode every text."""
+    if not isinstance(pattern, str):
+        return f"its pattern is {pattern!r}, not text"
+    if type(vocab_size) is not int or not len(SPECIAL_TOKENS) < vocab_size <= _MAX_VOCAB_SIZE:
+        return f"its vocab_size is {vocab_size!r}, not a number up to {_MAX_VOCAB_SIZE:,}"
+    if len(merges) < num_lines or len(set(merges.values())) < num_lines or min(merges.values(), default=0) < 0:
+        return "a token or an id is in it twice, or an id is negative"
+    missing = [byte for byte in range(256) if bytes([byte]) not in merges]
+    return f"{len(missing)} of the 256 bytes have no token, the first is {missing[0]}" if missing else None
+
+
+def files_digest(folder: Path) -> str:
+    """Of what a tokenizer's folder holds of it: equal digests, equal tokenizers. Raises ConfigError as `read` does."""
+    try:
+        return digest(
+            [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (_HEADER_FILE, _MERGES_FILE)]
+        )
+    except OSError:
+        read(folder)
+        raise
 
 
 def load(corpus: HasTokenizer) -> Tokenizer:

@@ -17,7 +17,8 @@ from nanochat.model.gpt import GPT
 def bits_per_byte(model: GPT, lanes: Lanes, token_bytes: Tensor, num_tokens: int, ranks: Ranks) -> float:
     """Mean over `num_tokens` tokens of the validation split, read from its start, over all ranks.
 
-    Every lane is read equally far, so a number that a batch of each does not divide is rounded up.
+    Every lane is read equally far, so a number that a batch of each does not divide is rounded up. NaN if these tokens
+    stand for no text, as those of empty documents.
 
     token_bytes (V,) int64: the bytes a token stands for; targets of 0 bytes (specials) count neither way.
     """
@@ -36,4 +37,5 @@ def bits_per_byte(model: GPT, lanes: Lanes, token_bytes: Tensor, num_tokens: int
             tokens_seen += targets.numel() * ranks.world_size
     model.train()
     totals = ranks.all_gather_floats([nats.item(), float(num_bytes.item())])
-    return sum(t[0] for t in totals) / (math.log(2) * sum(t[1] for t in totals))
+    bytes_of_all = sum(t[1] for t in totals)
+    return sum(t[0] for t in totals) / (math.log(2) * bytes_of_all) if bytes_of_all else math.nan

@@ -12,7 +12,8 @@ from torch import Tensor
 from nanochat import sizes
 from nanochat.checkpoints import format as checkpoint
 from nanochat.config import ConfigError, EvalConfig, TrainConfig, digest
-from nanochat.data.corpus import cache_folder, open_corpus
+from nanochat.data.cache import cache_folder
+from nanochat.data.corpus import open_corpus
 from nanochat.data.feed import Feed
 from nanochat.data.lanes import Lanes
 from nanochat.data.tokenizer import Tokenizer

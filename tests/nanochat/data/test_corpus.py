@@ -3,9 +3,11 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat.config import ConfigError
+from nanochat.data import cache as kept
 from nanochat.data import corpus as dataset
 from nanochat.data import tokenizer
 from nanochat.data.shards import RowGroups, write_shard
 
 _ROOT = Path(dataset.__file__).parents[2]
-_PREPARE = "import sys, pathlib; from nanochat import dataset; dataset.prepare_embedded(pathlib.Path(sys.argv[1]))"
+_PREPARE = "import sys, pathlib; from nanochat.data import corpus; corpus.prepare_embedded(pathlib.Path(sys.argv[1]))"
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 def test_the_embedded_corpus_lies_under_its_digest_with_the_last_shard_for_validation(
     cache: Path, austen: dataset.Corpus
 ):
-    folder = cache / f"austen-{austen.digest[:8]}"
+    folder = cache / f"austen-{austen.text_digest[:12]}"
     assert [shard.name for shard in austen.train_shards] == [f"shard_{i:05d}.parquet" for i in range(4)]
     assert austen.val_shard == folder / "shard_00004.parquet"
     assert austen.tokenizer_dir == folder / "tokenizer"
@@ -95,6 +98,7 @@ def test_two_builds_are_equal_byte_for_byte(tmp_path: Path, austen: dataset.Corp
 
 
 def test_a_built_corpus_is_not_built_again(cache: Path, austen: dataset.Corpus):
+    dataset.prepare_embedded(cache)  # what was built is looked at once
     before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
     assert dataset.prepare_embedded(cache) == austen
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
@@ -103,21 +107,21 @@ def test_a_built_corpus_is_not_built_again(cache: Path, austen: dataset.Corpus):
 def test_eight_processes_at_once_get_one_whole_corpus(tmp_path: Path, austen: dataset.Corpus):
     processes = [_prepare_in_a_process(tmp_path) for _ in range(8)]
     assert [process.wait(timeout=120) for process in processes] == [0] * 8
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [f"austen-{austen.digest[:8]}"]
-    assert _files(tmp_path / f"austen-{austen.digest[:8]}") == _files(austen.val_shard.parent)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [f"austen-{austen.text_digest[:12]}"]
+    assert _files(tmp_path / f"austen-{austen.text_digest[:12]}") == _files(austen.val_shard.parent)
 
 
 def test_without_locks_a_second_builder_leaves_the_first_ones_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, austen: dataset.Corpus
 ):
     finished = austen.val_shard.parent
-    publish = dataset._publish
+    publish = kept.publish
 
-    def somebody_is_faster(temporary: Path, folder: Path, needs: tuple[str, ...]) -> None:
+    def another_is_faster(temporary: Path, folder: Path, is_whole: Callable[[Path], bool]) -> None:
         shutil.copytree(finished, folder)
-        publish(temporary, folder, needs)
+        publish(temporary, folder, is_whole)
 
-    monkeypatch.setattr(dataset, "_publish", somebody_is_faster)
+    monkeypatch.setattr(kept, "publish", another_is_faster)
     corpus = dataset.prepare_embedded(tmp_path)
     assert _files(corpus.val_shard.parent) == _files(finished)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [finished.name]
@@ -135,14 +139,29 @@ def test_a_process_killed_while_building_is_no_obstacle(tmp_path: Path, austen: 
     assert _files(corpus.val_shard.parent) == _files(austen.val_shard.parent)
 
 
-def test_what_a_killed_builder_left_long_ago_is_removed_by_the_next_one(tmp_path: Path, austen: dataset.Corpus):
-    old, young = (tmp_path / f".austen-{austen.digest[:8]}-{name}" for name in ("old", "young"))
-    for path in (old, young):
+@pytest.mark.parametrize("written_s", [0.0, 4e9])  # long ago, or in the future by a clock that was wrong
+def test_what_a_killed_builder_of_this_host_left_is_removed_by_the_next_one(
+    tmp_path: Path, austen: dataset.Corpus, written_s: float
+):
+    name = f"austen-{austen.text_digest[:12]}"
+    own, strange = (tmp_path / f".{name}@{host}-left" for host in (socket.gethostname(), "another-host"))
+    for path in (own, strange):
         path.mkdir()
-    os.utime(old, (0, 0))
+        os.utime(path, (written_s, written_s))
     dataset.prepare_embedded(tmp_path)
-    assert not old.exists()
-    assert young.exists()
+    assert not own.exists()
+    assert strange.exists()
+
+
+def test_a_cached_shard_or_tokenizer_that_was_changed_is_built_again(tmp_path: Path, austen: dataset.Corpus):
+    corpus = dataset.prepare_embedded(tmp_path)
+    for damage in (
+        lambda: write_shard(corpus.train_shards[1], [["other text"]]),
+        lambda: (corpus.tokenizer_dir / "merges.tiktoken").open("a").write("YWE= 31000\n"),
+    ):
+        damage()
+        assert dataset.prepare_embedded(tmp_path) == corpus
+        assert _files(corpus.val_shard.parent) == _files(austen.val_shard.parent)
 
 
 def test_a_cached_corpus_that_lost_a_file_is_built_again(tmp_path: Path, austen: dataset.Corpus):
@@ -235,7 +254,7 @@ def test_a_tokenizer_in_the_folder_is_used_as_it_is(web: Path, tmp_path: Path):
     corpus = dataset.open_folder(web, tmp_path / "cache")
     assert corpus.tokenizer_dir == web / "tokenizer"
     assert len(tokenizer.load(corpus).encode("zebra")) == 1
-    assert not (tmp_path / "cache").exists()
+    assert [path.suffix for path in (tmp_path / "cache").iterdir() if path.is_dir()] == []
 
 
 def test_text_in_other_tokens_is_another_corpus(web: Path, tmp_path: Path):
@@ -263,16 +282,16 @@ def test_a_folder_without_shards_and_one_with_a_single_shard_are_refused(tmp_pat
 def test_a_missing_text_column_is_named_with_the_columns_there_are(web: Path):
     pq.write_table(pa.table({"content": ["x"], "url": ["y"]}), web / "shard_00002.parquet")
     with pytest.raises(ConfigError, match=r"shard_00002\.parquet has no column 'text', only content, url"):
-        dataset.open_folder(web)
+        dataset.open_folder(web, web.parent / "cache")
 
 
 def test_shards_without_documents_are_refused(web: Path):
     write_shard(web / "shard_00002.parquet", [[]])
-    with pytest.raises(ConfigError, match=r"the validation shards of .* hold no documents"):
-        dataset.open_folder(web)
+    with pytest.raises(ConfigError, match=r"the validation text of .* \(shard_00002\.parquet\) holds no documents"):
+        dataset.open_folder(web, web.parent / "cache")
 
 
 def test_a_file_that_is_no_parquet_is_named(web: Path):
     (web / "shard_00000.parquet").write_bytes(b"not parquet")
     with pytest.raises(ConfigError, match=r"shard_00000\.parquet cannot be read as Parquet"):
-        dataset.open_folder(web)
+        dataset.open_folder(web, web.parent / "cache")

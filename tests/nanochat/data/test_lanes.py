@@ -16,7 +16,7 @@ from nanochat.config import ConfigError
 from nanochat.data import corpus as dataset
 from nanochat.data import tokenizer
 from nanochat.data.corpus import Corpus
-from nanochat.data.lanes import Lanes, PackingBuffer
+from nanochat.data.lanes import SERVED_BITS, Lanes, PackingBuffer, served_by_all
 from nanochat.data.shards import write_shard
 from nanochat.data.tokenizer import Tokenizer
 
@@ -29,7 +29,15 @@ def _corpus(folder: Path, row_groups: list[list[str]], digest: str = "0" * 64) -
     folder.mkdir(parents=True, exist_ok=True)
     write_shard(folder / "train.parquet", row_groups)
     write_shard(folder / "val.parquet", [["validation"]])
-    return Corpus("toy", digest, (folder / "train.parquet",), folder / "val.parquet", folder / "tokenizer")
+    return Corpus(
+        name="toy",
+        text_digest=digest,
+        tokenizer_digest="0" * 64,
+        older_digest=f"older {digest}",
+        train_shards=(folder / "train.parquet",),
+        val_shard=folder / "val.parquet",
+        tokenizer_dir=folder / "tokenizer",
+    )
 
 
 def _lanes(corpus: Corpus, encoder: Tokenizer = _BYTES, **changes: Any) -> Lanes:
@@ -295,9 +303,9 @@ def test_a_resume_tokenizes_nothing_that_is_in_the_buffer(tmp_path: Path):
     class Counting(Tokenizer):
         num_encoded = 0
 
-        def encode_batch(self, texts: Any, *, num_threads: int = 1) -> list[list[int]]:
+        def encode_batch(self, texts: Any) -> list[list[int]]:
             self.num_encoded += len(texts)
-            return super().encode_batch(texts, num_threads=num_threads)
+            return super().encode_batch(texts)
 
     counting = Counting({bytes([i]): i for i in range(256)}, vocab_size=265)
     corpus = _corpus(tmp_path, [[letter * 7 for letter in "abcdefgh"]])
@@ -330,8 +338,66 @@ def test_a_state_of_another_lane_count_is_refused(tmp_path: Path):
 def test_a_state_of_another_corpus_is_refused(tmp_path: Path):
     here = _corpus(tmp_path / "here", [["a"]])
     there = _corpus(tmp_path / "there", [["a"]], digest="1" * 64)
-    with pytest.raises(ConfigError, match=r"another corpus \(digest 11111111, this one is 00000000\)"):
+    seen = rf"another text or with another tokenizer \(digest {there.digest[:8]}, this one is {here.digest[:8]}\)"
+    with pytest.raises(ConfigError, match=seen):
         _lanes(here).load_state(_state(_lanes(there)))
+
+
+def test_a_state_that_knows_names_and_sizes_only_is_continued_without_a_digest_of_what_was_served(tmp_path: Path):
+    corpus = _corpus(tmp_path, [["aaaa", "bb", "cccccc"]])
+    lanes = _lanes(corpus)
+    lanes.next_batch(0)
+    older = _state(lanes)
+    older[0]["corpus_digest"] = corpus.older_digest
+    del older[0]["served"]
+    resumed = _lanes(corpus)
+    resumed.load_state(older)
+    assert torch.equal(resumed.next_batch(0), lanes.next_batch(0))
+    assert resumed.position(0).served is None
+    assert served_by_all([resumed.position(0).served, 1]) is None
+
+
+# What was served
+
+
+@settings(max_examples=25, deadline=None)
+@given(ranks=st.sampled_from([1, 2, 4]), stops=st.lists(st.integers(0, 4), max_size=2), steps=st.integers(1, 6))
+def test_equal_steps_have_equal_digests_on_any_ranks_and_after_any_resume(
+    tmp_path_factory: pytest.TempPathFactory, ranks: int, stops: list[int], steps: int
+):
+    corpus = _corpus(tmp_path_factory.mktemp("text"), [[c * (i + 3) for i in range(9)] for c in "abcdef"])
+
+    def served(world_size: int, stops: list[int]) -> list[int | None]:
+        members = [_lanes(corpus, num_lanes=4, rank=rank, world_size=world_size) for rank in range(world_size)]
+        digests: list[int | None] = []
+        for step in range(steps):
+            if step in stops:
+                states = {number: state for member in members for number, state in _state(member).items()}
+                members = [_lanes(corpus, num_lanes=4, rank=rank, world_size=world_size) for rank in range(world_size)]
+                for member in members:
+                    member.load_state(pickle.loads(pickle.dumps(states)))
+            for member in members:
+                for lane in member.my_lanes:
+                    member.next_batch(lane)
+            of_ranks = [served_by_all(p.served for p in member.positions().values()) for member in members]
+            digests.append(served_by_all(of_ranks))
+        return digests
+
+    expected = served(1, [])
+    assert served(ranks, stops) == expected
+    assert len(set(expected)) == steps
+    assert all(0 <= digest < 2**SERVED_BITS for digest in expected if digest is not None)
+
+
+def test_other_tokens_and_tokens_of_other_lanes_have_other_digests(tmp_path: Path):
+    texts = [["aaaa"], ["bbbb"]]
+    digests = set()
+    for name, groups in (("same", texts), ("swapped", texts[::-1]), ("other", [["aaaa"], ["bbbc"]])):
+        lanes = _lanes(_corpus(tmp_path / name, groups), num_lanes=2, seq_len=4)
+        for lane in (0, 1):
+            lanes.next_batch(lane)
+        digests.add(served_by_all(p.served for p in lanes.positions().values()))
+    assert len(digests) == 3
 
 
 def test_batches_may_be_made_in_another_thread(austen: tuple[Corpus, Tokenizer]):

@@ -46,11 +46,9 @@ def test_numbers_split_into_groups_of_two_digits():
     assert [digits.decode([i]) for i in digits.encode("1813")] == ["18", "13"]
 
 
-def test_a_batch_encodes_like_its_texts_on_one_thread_and_on_several():
+def test_a_batch_encodes_like_its_texts():
     texts = ["a truth", "", "a wife"]
-    one_by_one = [_TRAINED.encode(text) for text in texts]
-    assert _TRAINED.encode_batch(texts) == one_by_one
-    assert _TRAINED.encode_batch(texts, num_threads=2) == one_by_one
+    assert _TRAINED.encode_batch(texts) == [_TRAINED.encode(text) for text in texts]
 
 
 def test_token_bytes_count_the_bytes_of_a_text_and_nothing_else():
@@ -110,3 +108,67 @@ def test_other_special_tokens_are_refused(tmp_path: Path):
     header.write_text(json.dumps(json.loads(header.read_text()) | {"special_tokens": [*SPECIAL_TOKENS[:-1], "<|x|>"]}))
     with pytest.raises(ConfigError, match=r"<\|x\|>"):
         tokenizer.read(tmp_path / "tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("change", "seen"),
+    [
+        ({"vocab_size": "many"}, "vocab_size is 'many'"),
+        ({"vocab_size": 2**40}, "vocab_size is 1099511627776"),
+        ({"vocab_size": -1}, "vocab_size is -1"),
+        ({"vocab_size": 32768.0}, "vocab_size is 32768.0"),
+        ({"pattern": None}, "pattern is None"),
+        ({"pattern": "(" * 3}, "cannot be used"),
+    ],
+)
+def test_a_tokenizer_that_another_program_wrote_is_refused_with_what_is_wrong(
+    tmp_path: Path, change: dict[str, object], seen: str
+):
+    _TRAINED.write(tmp_path / "tokenizer")
+    header = tmp_path / "tokenizer" / "tokenizer.json"
+    header.write_text(json.dumps(json.loads(header.read_text()) | change))
+    with pytest.raises(ConfigError, match=seen):
+        tokenizer.read(tmp_path / "tokenizer")
+
+
+@pytest.mark.parametrize("line", ["YQ== -1", "YQ== 7", "YWE= 97", f"YWE= {2**70}"])
+def test_ids_that_cannot_be_are_refused(tmp_path: Path, line: str):
+    _TRAINED.write(tmp_path / "tokenizer")
+    with (tmp_path / "tokenizer" / "merges.tiktoken").open("a") as merges:
+        merges.write(line + "\n")
+    with pytest.raises(ConfigError, match=r"the tokenizer in .* cannot be used|do not fit into a vocabulary"):
+        tokenizer.read(tmp_path / "tokenizer")
+
+
+def test_a_tokenizer_that_lacks_a_byte_is_refused(tmp_path: Path):
+    Tokenizer({bytes([i]): i for i in range(255)}, vocab_size=300).write(tmp_path / "tokenizer")
+    with pytest.raises(ConfigError, match="1 of the 256 bytes have no token, the first is 255"):
+        tokenizer.read(tmp_path / "tokenizer")
+
+
+@pytest.mark.parametrize("blank", [" ", "\n", "\t", " \u3000", "\r\n"])
+@pytest.mark.parametrize(("before", "behind"), [("", ""), ("x", "y"), ("x" * 70_001, "y" * 70_001)])
+def test_more_blanks_than_the_pattern_can_take_are_encoded(blank: str, before: str, behind: str):
+    text = before + blank * (1_500_000 // len(blank)) + behind
+    assert _TRAINED.decode(_TRAINED.encode(text)) == text
+
+
+def test_a_long_text_without_such_a_run_is_encoded_in_one_piece():
+    text = ("it is a truth " + " " * 1000) * 300
+    assert _TRAINED.encode(text) == _TRAINED._encoding.encode_ordinary(text)
+
+
+def test_a_panic_of_the_tokenizer_names_the_document(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tokenizer, "_BLANKS", 10**9)
+    with pytest.raises(ConfigError, match=r"cannot encode a document of 1,200,002 characters that begins 'x   "):
+        _TRAINED.encode("x" + " " * 1_200_000 + "y")
+
+
+def test_equal_tokenizers_have_equal_digests(tmp_path: Path):
+    for name, texts in (("a", ["some text"]), ("b", ["some text"]), ("c", ["other words"])):
+        tokenizer.train(texts).write(tmp_path / name)
+    (tmp_path / "b" / ".DS_Store").write_bytes(b"left by a desktop")
+    a, b, c = (tokenizer.files_digest(tmp_path / name) for name in "abc")
+    assert a == b != c
+    with pytest.raises(ConfigError, match="holds no tokenizer"):
+        tokenizer.files_digest(tmp_path)

@@ -12,6 +12,7 @@ from nanochat.config import TrainConfig, with_overrides
 from nanochat.data import corpus as dataset
 from nanochat.data import tokenizer
 from nanochat.data.lanes import Lanes
+from nanochat.data.shards import write_shard
 from nanochat.evaluation.loss import bits_per_byte
 from nanochat.machine.ranks import Ranks
 from nanochat.model.gpt import GPT
@@ -65,6 +66,14 @@ def test_it_is_the_loss_in_bits_over_the_bytes_of_the_targets(small_text: Path):
                 nats, num_bytes = nats + loss, num_bytes + 1
     assert 0 < num_bytes < 128
     assert value == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-6)
+
+
+def test_empty_documents_alone_have_no_bits_per_byte(small_text: Path, tmp_path: Path):
+    (tmp_path / "tokenizer").symlink_to(small_text / "tokenizer")
+    write_shard(tmp_path / "0.parquet", [["some text"]])
+    write_shard(tmp_path / "1.parquet", [[""] * 5000 + ["text that is not reached"]])
+    lanes, token_bytes = _validation(tmp_path, ALONE)
+    assert math.isnan(bits_per_byte(_model(), lanes, token_bytes, num_tokens=64, ranks=ALONE))
 
 
 def test_it_starts_from_the_first_document_every_time_and_leaves_the_model_training(small_text: Path):
