@@ -1,0 +1,141 @@
+"""What may be said of a leg after the looks so far: a group-sequential decision with declared error rates.
+
+The maximum number of blocks and the family of legs are fixed before the first look. A look comes after every complete
+block from the third on. At each look the interval of every contrast uses the boundary of that look, so that all
+intervals of all legs at all looks hold together with 99 %; they are therefore intersected, and a leg that was decided
+stays decided. Equivalence is two one-sided tests of 5 % shared out over the looks.
+
+    K  legs of the family, the baseline among them     R  blocks     values are logarithms, so a contrast is a ratio
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from sweeps.results.decisions.boundaries import BOUNDARIES
+from sweeps.results.decisions.contrasts import Contrasts, Floats, contrasts
+from sweeps.results.decisions.derivation import ALPHA, FIRST_LOOK
+from sweeps.results.decisions.student import upper_quantile, upper_tail
+
+Finding = Literal["LOWER", "HIGHER", "EQUIVALENT", "INCONCLUSIVE", "INVALID"]
+
+EQUIVALENCE_ALPHA = 0.05
+EQUIVALENCE_MARGIN = 0.01  # a ratio between 1 / 1.01 and 1.01 counts as equal
+DEFAULT_FLOOR_SD = 0.0015  # of ln(dt) of one run, without a calibration
+MAX_BASELINE_RATIO = 2.5  # a baseline that is this much noisier than the other legs is no baseline
+MIN_BLOCKS_OF_RATIO = 4  # with three blocks that ratio is mere chance
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegFinding:
+    """One leg against the baseline after the looks so far. Limits are of the ratio leg / baseline."""
+
+    finding: Finding
+    ratio: float | None
+    low: float | None
+    high: float | None
+    num_blocks: int  # that the leg shares with the baseline
+    decided_after: int | None  # blocks at the look that decided; None while INCONCLUSIVE
+    standard_error: float | None  # of ln(ratio), at the latest look
+
+
+def boundary(num_legs: int, max_blocks: int, look: int, df: float | None = None) -> float:
+    """What |contrast / error| must exceed at the look after `look` blocks, out of at most `max_blocks`.
+
+    With gaps in the blocks `df` of the residual is below that of complete ones; the same nominal level then lies
+    further out. A family without a table gets Bonferroni's bound over legs and looks, which is a little wider.
+    """
+    complete = float((look - 1) * (num_legs - 1))
+    table = BOUNDARIES.get((num_legs, max_blocks))
+    if table is None:
+        level = ALPHA / 2 / ((num_legs - 1) * (max_blocks - FIRST_LOOK + 1))
+        return upper_quantile(level, complete if df is None else df)
+    bound = table[look - FIRST_LOOK]
+    if df is None or df >= complete:
+        return bound
+    return upper_quantile(upper_tail(bound, complete), df)
+
+
+def findings(values: Floats, baseline: int, max_blocks: int, floor_sd: float = DEFAULT_FLOOR_SD) -> list[LegFinding]:
+    """For each leg what `values` (R, K) allow to say, complete blocks in plan order; nan: no usable run.
+
+    Blocks past `max_blocks` are left out: they were not part of what the boundaries were made for.
+    """
+    num_blocks, num_legs = values.shape
+    after = range(FIRST_LOOK, min(num_blocks, max_blocks) + 1)
+    looks = [_Look(values[:blocks], baseline, max_blocks, floor_sd) for blocks in after]
+    if not looks:
+        return [_undecided(values, leg, baseline) for leg in range(num_legs)]
+    return [_finding(leg, looks, leg == baseline) for leg in range(num_legs)]
+
+
+class _Look:
+    """The contrasts after some blocks, with the widths that this look uses."""
+
+    def __init__(self, values: Floats, baseline: int, max_blocks: int, floor_sd: float) -> None:
+        num_blocks, num_legs = values.shape
+        self.num_blocks = num_blocks
+        self.found: Contrasts = contrasts(values, baseline, floor_sd)
+        df = float(self.found.df)
+        self.bound = boundary(num_legs, max_blocks, num_blocks, df) if df > 0 else math.inf
+        num_looks = max_blocks - FIRST_LOOK + 1
+        self.equivalence_bound = upper_quantile(EQUIVALENCE_ALPHA / num_looks, df) if df > 0 else math.inf
+        self.is_invalid = num_blocks >= MIN_BLOCKS_OF_RATIO and float(self.found.baseline_ratio) > MAX_BASELINE_RATIO
+
+
+def _finding(leg: int, looks: Sequence[_Look], is_baseline: bool) -> LegFinding:
+    low, high = -math.inf, math.inf
+    finding: Finding = "INCONCLUSIVE"
+    decided_after: int | None = None
+    last = looks[-1]
+    for look in looks:
+        mean, error = float(look.found.mean[leg]), float(look.found.standard_error[leg])
+        if not math.isfinite(mean) or not math.isfinite(error) or is_baseline:
+            continue
+        low, high = max(low, mean - look.bound * error), min(high, mean + look.bound * error)
+        if finding == "INCONCLUSIVE":
+            finding = _said(mean, error, low, high, look)
+            decided_after = None if finding == "INCONCLUSIVE" else look.num_blocks
+    if last.is_invalid or low > high:  # or what the looks say cannot all be true
+        finding, decided_after = "INVALID", None
+    mean, error = float(last.found.mean[leg]), float(last.found.standard_error[leg])
+    return LegFinding(
+        finding="EQUIVALENT" if is_baseline else finding,
+        ratio=_exp(mean),
+        low=_exp(low),
+        high=_exp(high),
+        num_blocks=int(last.found.num_blocks[leg]),
+        decided_after=decided_after,
+        standard_error=error if math.isfinite(error) else None,
+    )
+
+
+def _said(mean: float, error: float, low: float, high: float, look: _Look) -> Finding:
+    if high < 0:
+        return "LOWER"
+    if low > 0:
+        return "HIGHER"
+    is_inside = abs(mean) + look.equivalence_bound * error < math.log1p(EQUIVALENCE_MARGIN)
+    return "EQUIVALENT" if is_inside else "INCONCLUSIVE"
+
+
+def _undecided(values: Floats, leg: int, baseline: int) -> LegFinding:
+    """Before the first look."""
+    both = np.isfinite(values[:, leg]) & np.isfinite(values[:, baseline])
+    mean = float(np.mean(values[both, leg] - values[both, baseline])) if both.any() else math.nan
+    return LegFinding(
+        finding="EQUIVALENT" if leg == baseline else "INCONCLUSIVE",
+        ratio=_exp(mean),
+        low=None,
+        high=None,
+        num_blocks=int(both.sum()),
+        decided_after=None,
+        standard_error=None,
+    )
+
+
+def _exp(value: float) -> float | None:
+    return math.exp(value) if math.isfinite(value) and value < 700 else None

@@ -1,0 +1,16 @@
+"""Student's t distribution, through scipy, with plain numbers."""
+
+# scipy is typed in parts only.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
+from scipy import stats
+
+
+def upper_quantile(level: float, df: float) -> float:
+    """The value that t with `df` degrees of freedom exceeds with probability `level`."""
+    return float(stats.t.isf(level, df))
+
+
+def upper_tail(value: float, df: float) -> float:
+    """The probability that t with `df` degrees of freedom exceeds `value`."""
+    return float(stats.t.sf(value, df))
