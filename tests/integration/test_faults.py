@@ -5,19 +5,16 @@ hangs, whose driver is killed: the former must not stop the others, which must g
 """
 
 import contextlib
-import importlib.util
 import os
 import re
 import signal
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import cast
 
 import pytest
-import ray.cloudpickle
+import ray.util
 
-from nanochat.config import with_overrides
+from nanochat.config import TrainConfig, with_overrides
 from nanochat.recipes import d12_moe, shrink_to_tiny
 from sweeps.engine.launch import Outcome, run_experiment
 from sweeps.engine.processes import launch_processes
@@ -29,25 +26,24 @@ from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
 from sweeps.spec import Axis, Sweep, TailWindow
 from sweeps.spec.plan import make_plan
+from tests.helpers.toy import Fault, toy_trainer
 
 pytestmark = pytest.mark.integration
 
 NUM_STEPS = 40
 NO_JOB = "ffffffff"  # in the names of files of processes that Ray started for no job
-TOY = Path(__file__).parent.parent / "sweeps" / "engine" / "toy.py"
-BEHAVIOUR = {13: "failing", 29: "too_large", 17: "worker_killed", 23: "worker_hung", 19: "driver_killed"}
+FAULTS = {
+    "failing": Fault.RAISES,
+    "too_large": Fault.NO_MEMORY,
+    "worker_killed": Fault.KILLED,
+    "worker_hung": Fault.HANGS,
+    "driver_killed": Fault.SLOW,
+}
 COMPLETED = ("worker_killed-b1", "worker_hung-b1", "driver_killed-b1")
 
 
-def load_toy() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("toy_trainer", TOY)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    ray.cloudpickle.register_pickle_by_value(module)
-    return module
+def leg_name(config: TrainConfig) -> str:
+    return list(FAULTS)[config.run.log_every - 1]
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +54,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
         base=base,
         num_workers=2,
         checkpoint_every=10,
-        axes=[Axis("run.log_every", list(BEHAVIOUR))],
-        baseline={"run.log_every": 13},
+        axes=[Axis("run.log_every", list(range(1, 1 + len(FAULTS))))],
+        baseline={"run.log_every": 1},
         window=TailWindow(num_steps=10),
-        leg_name=lambda config: BEHAVIOUR[config.run.log_every],
+        leg_name=leg_name,
     )
     plan = make_plan(sweep)
     manifest = new_manifest(plan, id="faults", argv=["test"], settings={})
@@ -90,7 +86,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
     context = LaunchContext(
         on_event=on_event,
         refresh=lambda e: completed_at_refresh.append(sum(t.result() is not None for t in e.trials())),
-        train=load_toy().toy_train,
+        train=toy_trainer(leg_name, FAULTS),
         limits=Limits(first_step_s=300, step_s=20),
     )
     outcome = run_experiment(experiment, context)

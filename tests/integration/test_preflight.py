@@ -1,14 +1,10 @@
 """A preflight on a real private Ray cluster: a leg that fails in it is told at once, shown, and still run for real."""
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-import ray.cloudpickle
 
-from nanochat.config import with_overrides
+from nanochat.config import TrainConfig, with_overrides
 from nanochat.recipes import d12_moe, shrink_to_tiny
 from sweeps.engine.launch import run_experiment
 from sweeps.engine.trials.context import LaunchContext
@@ -18,22 +14,15 @@ from sweeps.records.provenance import new_manifest
 from sweeps.results.report.build import refresh
 from sweeps.spec import Axis, Sweep, TailWindow
 from sweeps.spec.plan import make_plan
+from tests.helpers.toy import Fault, toy_trainer
 
 pytestmark = pytest.mark.integration
 
-TOY = Path(__file__).parent.parent / "sweeps" / "engine" / "toy.py"
-NAMES = {1: "sound", 31: "broken"}
+LEGS = ("sound", "broken")
 
 
-def load_toy() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("toy_of_preflight", TOY)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    ray.cloudpickle.register_pickle_by_value(module)
-    return module
+def leg_name(config: TrainConfig) -> str:
+    return LEGS[config.run.log_every - 1]
 
 
 def test_every_leg_has_a_preflight_and_one_that_fails_there_still_runs(tmp_path: Path) -> None:
@@ -42,15 +31,16 @@ def test_every_leg_has_a_preflight_and_one_that_fails_there_still_runs(tmp_path:
         name="tried",
         base=base,
         num_workers=1,
-        axes=[Axis("run.log_every", list(NAMES))],
+        axes=[Axis("run.log_every", [1, 2])],
         baseline={"run.log_every": 1},
         window=TailWindow(num_steps=3),
-        leg_name=lambda config: NAMES[config.run.log_every],
+        leg_name=leg_name,
     )
     manifest = new_manifest(make_plan(sweep), id="tried", argv=["test"], settings={})
     experiment = Experiment.create(str(tmp_path), "tried", manifest)
     events: list[Event] = []
-    context = LaunchContext(on_event=events.append, refresh=refresh, train=load_toy().toy_train, preflight=True)
+    train = toy_trainer(leg_name, {"broken": Fault.CANNOT_START})
+    context = LaunchContext(on_event=events.append, refresh=refresh, train=train, preflight=True)
     outcome = run_experiment(experiment, context)
     told = [event for event in events if isinstance(event, PreflightEnded | LegStarted)]
     assert [(type(event).__name__, event.at.trial) for event in told] == [
