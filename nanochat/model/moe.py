@@ -138,13 +138,16 @@ class RouterLosses(NamedTuple):
 class Routing(NamedTuple):
     """What the router decided for N tokens."""
 
-    weights: Tensor  # (N, k) fp32, a token's sum is 1
+    weights: Tensor  # (N, k) fp32; a token's sum is 1 if k > 1
     experts: Tensor  # (N, k) int64
     losses: RouterLosses
 
 
 class Router(nn.Module):
     """Scores in fp32: softmax over all experts, the k best, renormalised to sum 1.
+
+    One expert per token keeps its raw probability, as in the Switch Transformer: renormalised it would be the constant
+    1, and the loss would never train the router.
 
     With a bias (see `router_bias`) the k best of score + bias are chosen; their weights are made of the scores alone.
     """
@@ -181,7 +184,8 @@ class Router(nn.Module):
         load = is_expert.sum((0, 1)).float() / x.shape[0]  # (E,)
         balance = num_experts * (probs.mean(0) * load).sum()
         z = torch.logsumexp(logits, dim=-1).square().mean() if self.has_z_loss else None
-        return Routing(top / top.sum(-1, keepdim=True), experts, RouterLosses(balance, z))
+        weights = top if self.top_k == 1 else top / top.sum(-1, keepdim=True)
+        return Routing(weights, experts, RouterLosses(balance, z))
 
 
 def router_stats(counts: Tensor, row_of_assignment: Tensor, num_rows: int) -> Tensor:
