@@ -108,11 +108,19 @@ class MoEConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionConfig:
-    """Which matrices multiply in FP8. `linears` are attention and the head; router, embeddings and gates never are."""
+    """Which matrices multiply in FP8. `linears` are attention, the head, and the MLP of layers without experts.
+
+    Router, embeddings and gates never multiply in FP8.
+    """
 
     linears: LinearsPrecision = "bf16"
     experts: Precision = "bf16"
     recipe: Fp8Recipe = "tensorwise"
+
+    @property
+    def uses_fp8(self) -> bool:
+        """True if any matrix multiplies in FP8."""
+        return (self.linears, self.experts) != ("bf16", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,7 +87,7 @@ FLAGS: tuple[Flag | Switch, ...] = (
     Flag("--core-metric-every", "eval.core_every", int, "steps between CORE metrics, -1: never", "-1"),
     Flag("--sample-every", "eval.sample_every", int, "steps between printed samples, -1: never", "-1"),
     Flag("--save-every", "run.checkpoint_every", int, "steps between checkpoints, -1: at the end only", "-1", True),
-    Switch("--fp8", {"precision.linears": "fp8"}, "FP8 in attention and the head"),
+    Switch("--fp8", {"precision.linears": "fp8"}, "FP8 in attention, the head and each MLP without experts"),
     Switch("--fp8-include-moe-experts", {"precision.experts": "fp8"}, "and in the experts", needs="--fp8"),
     Switch(
         "--fp8-head",
@@ -98,7 +98,7 @@ FLAGS: tuple[Flag | Switch, ...] = (
     Switch(
         "--fp8-attention",
         {"precision.linears": "fp8_attention"},
-        "the other way round",
+        "FP8 in attention, not in the head",
         excludes=("--fp8", "--fp8-qkv", "--fp8-out"),
     ),
     Switch(

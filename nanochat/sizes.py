@@ -129,8 +129,7 @@ def check_world_size(config: TrainConfig, world_size: int) -> None:
 
 def check_width(config: TrainConfig, *, in_bf16: bool, has_fp8_units: bool) -> None:
     """Raises ConfigError for a width that the kernels' operands cannot have: rows start at multiples of 16 bytes."""
-    uses_fp8 = (config.precision.linears, config.precision.experts) != ("bf16", "bf16")
-    if uses_fp8 and has_fp8_units:
+    if config.precision.uses_fp8 and has_fp8_units:
         unit, what = 16, "products in FP8 need"
     elif config.moe is not None and in_bf16:
         unit, what = 8, "experts in bf16 need"

@@ -25,7 +25,7 @@ class StartFacts:
     flops_per_token: float
     num_params: int
     num_active_params: int
-    backends: dict[str, str]  # role -> kernel: attention, experts, linears
+    backends: dict[str, str]  # part of the model -> kernel: attention, linears, mlp, experts, compute
     compile_cache: str  # "cold", "warm", "mixed" (some graphs were there, some not) or "none"
     compile_fallback: str | None = None  # why the run goes on uncompiled, if compiling failed
 

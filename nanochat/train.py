@@ -197,9 +197,8 @@ def _print_start(run: Run) -> None:
         *logs.start_lines(run.start_facts()),
         compiling.compile_line(run.config.compile.mode),
     ]
-    precision = run.config.precision
-    if (precision.linears, precision.experts) != ("bf16", "bf16"):
-        lines.append(conversion_line(run.model, precision.recipe))
+    if run.config.precision.uses_fp8:
+        lines.append(conversion_line(run.model, run.config.precision.recipe))
     if run.config.eval.core_every is not None and run.core_tasks is None:
         lines.append(f"CORE metric: not measured, there is no bundle at {core_folder(run.config.eval)}")
     print("\n".join(lines), flush=True)

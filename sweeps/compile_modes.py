@@ -13,7 +13,7 @@ SWEEP = Sweep(
     num_workers=8,
     checkpoint_every=70,  # at 70, 140 and 210: 20 steps for a save to end before the tail window
     axes=[
-        Axis("precision.linears", ["bf16", "fp8"]),  # attention and head
+        Axis("precision.linears", ["bf16", "fp8"]),  # attention and head: every layer has experts
         Axis("precision.experts", ["bf16", "fp8"]),
         Axis("compile.mode", ["static", "dynamic", "none"]),
     ],

@@ -26,6 +26,7 @@ from nanochat.model import compiling
 from nanochat.model.attention import resolve_backend
 from nanochat.model.fp8 import convert_linears
 from nanochat.model.gpt import GPT
+from nanochat.model.roles import multiplies_in_fp8, role_of
 from nanochat.optimizer import schedule
 from nanochat.optimizer.sharded import ShardedOptimizer
 from nanochat.stats import Hooks, StartFacts
@@ -169,8 +170,7 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
 
     Raises ConfigError for what cannot be run here, checkpoint.CheckpointError for a state of another run.
     """
-    uses_fp8 = (config.precision.linears, config.precision.experts) != ("bf16", "bf16")
-    device = open_device(config.run, uses_fp8)
+    device = open_device(config.run, config.precision.uses_fp8)
     ranks = Ranks.from_environment(device.torch_device)
     sizes.check_world_size(config, ranks.world_size)
     sizes.check_width(config, in_bf16=device.compute_dtype == torch.bfloat16, has_fp8_units=device.is_cuda)
@@ -199,17 +199,25 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
         progress=Progress(),
         num_steps=sizes.num_steps(config),
         peak_weight_decay=config.optim.weight_decay * decay_scale,
-        backends={
-            "attention": attention,
-            "linears": _kernel_name(config.precision.linears, device),
-            "experts": _kernel_name(config.precision.experts, device),
-            "compute": str(device.compute_dtype).removeprefix("torch."),
-        },
+        backends=_backends(config, device, attention),
     )
     _continue_from_checkpoint(run, hooks)
     model.refresh_fp8()
     compiling.compile_model(model, config.compile.mode)
     return run
+
+
+def _backends(config: TrainConfig, device: Device, attention: str) -> dict[str, str]:
+    """The kernel of each part of the model; `mlp` only where layers have one."""
+    has_mlp = not all(sizes.is_moe_layer(config, layer) for layer in range(config.model.depth))
+    mlp = "fp8" if multiplies_in_fp8(role_of("mlp.up"), config.precision) else "bf16"
+    return {
+        "attention": attention,
+        "linears": _kernel_name(config.precision.linears, device),
+        **({"mlp": _kernel_name(mlp, device)} if has_mlp else {}),
+        "experts": _kernel_name(config.precision.experts, device),
+        "compute": str(device.compute_dtype).removeprefix("torch."),
+    }
 
 
 def _kernel_name(precision: str, device: Device) -> str:

@@ -1,9 +1,9 @@
 """FP8 by role: which matrices multiply in 8 bits, and how.
 
-Linears (attention and head) are converted by torchao.float8, which quantises inside each product. Experts have their
-own product (`kernels.grouped`), because a grouped product over ragged rows needs one scale per row and because their
-weights are quantised once per optimizer step, not in every micro-step. The head's gradients stay in bf16 (see
-`roles`).
+Linears (attention, head, the MLP of layers without experts) are converted by torchao.float8, which quantises inside
+each product. Experts have their own product (`kernels.grouped`), because a grouped product over ragged rows needs one
+scale per row and because their weights are quantised once per optimizer step, not in every micro-step. `roles` says
+which setting each matrix follows, and that the head's gradients stay in bf16.
 
 Conversion is decided by role, never by a size that happens to divide. Evaluation always runs in bf16 with the same
 weights: a layer in eval mode multiplies its weight directly (`project`, and moe.Experts).

@@ -69,7 +69,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
-        return self.down(F.relu(self.up(x)).square())
+        return project(self.down, F.relu(project(self.up, x)).square())
 
 
 class Block(nn.Module):

@@ -17,7 +17,7 @@ from typing import Literal
 
 from nanochat.config import LinearsPrecision, PrecisionConfig
 
-Fp8Part = Literal["head", "qkv", "out", "experts"]
+Fp8Part = Literal["head", "qkv", "out", "mlp", "experts"]
 
 
 class UnknownParameterError(LookupError):
@@ -92,8 +92,8 @@ ROLES: tuple[Role, ...] = (
     Role("attention.out", _ZERO, _MATRIX, fp8="out"),
     Role("attention.value_embed", Uniform(), _EMBEDDING),
     Role("attention.value_gate", _ZERO, _MATRIX),
-    Role("mlp.up", Uniform(), _MATRIX),
-    Role("mlp.down", _ZERO, _MATRIX),
+    Role("mlp.up", Uniform(), _MATRIX, fp8="mlp"),
+    Role("mlp.down", _ZERO, _MATRIX, fp8="mlp"),
     Role("mlp.router", Normal(0.02), _ROUTER),  # not 0: with equal scores every token would choose the same experts
     Role("experts.w1", Uniform(), _MATRIX, fp8="experts"),
     Role("experts.w2", _ZERO, _MATRIX, fp8="experts"),
@@ -106,7 +106,7 @@ _BY_PATH = {role.path: role for role in ROLES}
 _LONGEST_PATH = max(len(path.split(".")) for path in _BY_PATH)
 _FP8_LINEARS: dict[LinearsPrecision, tuple[Fp8Part, ...]] = {
     "bf16": (),
-    "fp8": ("head", "qkv", "out"),
+    "fp8": ("head", "qkv", "out", "mlp"),
     "fp8_head": ("head",),
     "fp8_attention": ("qkv", "out"),
     "fp8_qkv": ("qkv",),

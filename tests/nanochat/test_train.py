@@ -179,13 +179,15 @@ def test_the_facts_of_the_start(undisturbed: Shell):
     assert (facts.total_batch_tokens, facts.grad_accum_steps) == (384, NUM_LANES)
     assert facts.num_params > facts.num_active_params > 0
     assert facts.backends["linears"] == facts.backends["experts"] == "fp8 (emulated)"
+    assert "mlp" not in facts.backends, "every layer has experts"
 
 
 def test_a_model_without_experts_has_no_router_columns(small_text: Path):
     shell = Shell()
-    config = dataclasses.replace(tiny(small_text, **{"schedule.num_steps": 2}), moe=None)
+    config = dataclasses.replace(tiny(small_text, **{"schedule.num_steps": 2, "precision.linears": "fp8"}), moe=None)
     result = shell.run(config)
     row = shell.rows[-1]
+    assert shell.facts[0].backends["mlp"] == "fp8 (emulated)"
     assert result.completed
     router = (row.bal, row.dropped_pct, row.max_vio, row.dead_experts, row.lost_tokens_pct, row.layer_max_vio)
     assert router == (None,) * 6

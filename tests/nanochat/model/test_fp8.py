@@ -3,6 +3,7 @@
 SQNR is the signal-to-quantisation-noise ratio in decibels against the same product in float64.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -39,7 +40,7 @@ def _model(config: TrainConfig, convert: bool) -> GPT:
     model = GPT(config, "sdpa")
     model.initialize(torch.device("cpu"), torch.bfloat16)
     for name, parameter in model.named_parameters():
-        if name.endswith(("out.weight", "w2", "lm_head.weight")):
+        if name.endswith(("out.weight", "w2", "down.weight", "lm_head.weight")):
             nn.init.normal_(parameter, 0, config.model.width**-0.5)
         if not name.endswith(("router.weight", "_scale")):
             parameter.data = parameter.data.to(torch.bfloat16)
@@ -95,6 +96,39 @@ def test_attention_and_head_are_converted_and_nothing_else_is_whatever_divides_b
     assert converted == attention | {"head.lm_head"}
     quantized = {name for name, module in model.named_modules() if isinstance(module, QuantizedWeight)}
     assert quantized == {f"blocks.{layer}.mlp.experts.{w}_fp8" for layer in (0, 1) for w in ("w1", "w2")}
+
+
+@pytest.mark.parametrize(("moe_every", "dense_layers"), [(None, (0, 1, 2)), (2, (1,))])
+def test_fp8_converts_the_mlp_of_every_layer_without_experts(moe_every: int | None, dense_layers: tuple[int, ...]):
+    config = _tiny(**{"model.depth": 3, "precision.experts": "bf16"} | ({"moe.every": moe_every} if moe_every else {}))
+    config = config if moe_every else dataclasses.replace(config, moe=None)
+    model = _model(config, convert=True)
+    converted = {name for name, module in model.named_modules() if isinstance(module, Float8Linear)}
+    mlps = {f"blocks.{layer}.mlp.{matrix}" for layer in dense_layers for matrix in ("up", "down")}
+    assert {name for name in converted if ".mlp." in name} == mlps
+    assert len(converted) == 3 * 4 + 1 + len(mlps)
+    assert (
+        f"up {len(dense_layers)}, down {len(dense_layers)}" in conversion_line(model, "tensorwise").split("skipped")[0]
+    )
+
+
+@pytest.mark.parametrize("linears", ["fp8_head", "fp8_attention", "fp8_qkv", "fp8_out"])
+def test_fp8_in_one_part_leaves_the_mlp_alone(linears: str):
+    dense = dataclasses.replace(_tiny(**{"precision.experts": "bf16", "precision.linears": linears}), moe=None)
+    converted = {n for n, module in _model(dense, convert=True).named_modules() if isinstance(module, Float8Linear)}
+    assert converted
+    assert not any(".mlp." in name for name in converted)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_converted_mlp_keeps_24_db_forward_and_evaluates_bit_for_bit(recipe: str):
+    config = dataclasses.replace(_tiny(**{"precision.recipe": recipe, "precision.experts": "bf16"}), moe=None)
+    eight, sixteen = (_model(config, convert).blocks[0].mlp for convert in (True, False))
+    x = torch.randn(64, 64, dtype=torch.bfloat16)
+    ours, exact = _forward_and_input_gradient(eight, x), _forward_and_input_gradient(sixteen, x)
+    assert 24 <= sqnr_db(ours[0], exact[0]) < 40
+    assert 18 <= sqnr_db(ours[1], exact[1]) < 40  # tensorwise linears round gradients to e5m2, which is coarser
+    assert torch.equal(eight.eval()(x), sixteen.eval()(x))
 
 
 def test_linears_and_experts_are_converted_independently():
