@@ -14,7 +14,6 @@ import stat
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -256,12 +255,17 @@ def storage_folder(option: str | None) -> Check:
 
 
 def compile_cache() -> Check:
-    """Where compiled graphs are kept."""
-    import getpass
+    """Where compiled graphs are kept, and whether others could put code there."""
+    from nanochat.data.corpus import cache_folder
+    from nanochat.machine.caches import compiled_folders, why_unsafe
 
-    default = Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")
-    folder = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or default)
-    return _room("graphs", folder, "choose another place with TORCHINDUCTOR_CACHE_DIR")
+    for variable, folder in compiled_folders(cache_folder()).items():
+        reason = why_unsafe(folder)
+        if reason is not None:
+            advice = f"chmod 700 {shlex.quote(str(folder))}, or set {variable} to a folder that only you can write"
+            return Check(name="graphs", level="problem", seen=f"{folder} is not safe: {reason}", advice=advice)
+    graphs = compiled_folders(cache_folder())["TORCHINDUCTOR_CACHE_DIR"]
+    return _room("graphs", graphs, "choose another place with TORCHINDUCTOR_CACHE_DIR")
 
 
 def corpus() -> Check:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from nanochat.data.corpus import cache_folder
 from nanochat.recipes import d12_moe_fp8, shrink_to_tiny
 from sweeps.records.documents import AttemptRecord, Manifest, TrialResult, utc_now
 from sweeps.records.experiment import Experiment
@@ -28,6 +29,9 @@ from sweeps.spec import Axis, Control, Gate, Sweep, TailWindow
 from sweeps.spec.names import moe_leg_name
 from sweeps.spec.plan import Plan, Trial, make_plan
 from tests.helpers.rows import row
+
+# Graphs are compiled once for all tests, wherever a test keeps its corpora.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled" / "torchinductor"))
 
 LONGEST = "test_readme.py"
 ROOT = Path(__file__).parent.parent

@@ -20,6 +20,7 @@ from nanochat.data.tokenizer import Tokenizer
 from nanochat.data.tokenizer import load as load_tokenizer
 from nanochat.evaluation.core_tasks import Task, open_bundle
 from nanochat.loop.parameters import param_specs
+from nanochat.machine.caches import use_private_folders
 from nanochat.machine.device import Device, open_device
 from nanochat.machine.ranks import Ranks
 from nanochat.model import compiling
@@ -170,6 +171,7 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
 
     Raises ConfigError for what cannot be run here, checkpoint.CheckpointError for a state of another run.
     """
+    use_private_folders(cache_folder())
     device = open_device(config.run, config.precision.uses_fp8)
     ranks = Ranks.from_environment(device.torch_device)
     sizes.check_world_size(config, ranks.world_size)

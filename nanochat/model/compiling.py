@@ -28,11 +28,28 @@ def compile_model(model: GPT, mode: CompileMode) -> None:
     if mode == "none":
         return
     prepare_for_compiler()
+    leave_the_shared_folder()
     # A recompile past dynamo's limit would run the layer uncompiled with only a warning.
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS_OF_BLOCKS)
     for module in (*model.blocks, model.head):
         module.compile(dynamic=mode == "dynamic", fullgraph=True)
+
+
+def leave_the_shared_folder() -> None:
+    """Moves what torch keeps below the temporary folder, wherever TORCHINDUCTOR_CACHE_DIR leads, to that folder.
+
+    Among it are precompiled headers, which go into every kernel. Their place has a name that anybody can guess, and
+    torch has no setting for it.
+    """
+    from torch._inductor import codecache
+    from torch._inductor.runtime import cache_dir_utils, runtime_utils
+
+    private = cache_dir_utils.cache_dir()
+    for module in (cache_dir_utils, runtime_utils, codecache):
+        setattr(module, "default_cache_dir", lambda: private)  # noqa: B010
+    codecache._HEADER_DIR = os.path.join(private, "precompiled_headers")
+    codecache._HEADER_LOCK_DIR = os.path.join(private, "precompiled_headers", "locks")
 
 
 def uncompile_model(model: GPT) -> None:
@@ -74,4 +91,4 @@ def cache_folder() -> Path:
     """Where compiled graphs are kept between processes."""
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or cache_dir())
+    return Path(cache_dir())

@@ -154,6 +154,12 @@ def test_little_room_is_a_warning_and_none_a_problem(monkeypatch: pytest.MonkeyP
 def test_the_compile_cache_is_where_torch_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "graphs"))
     assert compile_cache().seen.startswith(f"{tmp_path}/graphs, ")
+    (tmp_path / "graphs").mkdir()
+    (tmp_path / "graphs").chmod(0o777)
+    found = compile_cache()
+    assert found.level == "problem"
+    assert found.seen.startswith(f"{tmp_path}/graphs is not safe: other users can write into it")
+    assert (found.advice or "").startswith(f"chmod 700 {tmp_path}/graphs, or set TORCHINDUCTOR_CACHE_DIR to a folder")
 
 
 def test_a_cache_that_cannot_be_written_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
