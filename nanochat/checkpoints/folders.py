@@ -10,26 +10,26 @@ import shutil
 from pathlib import Path
 
 from nanochat.checkpoints.format import INDEX, CheckpointError, sync
-from nanochat.stats import Checkpointable
+from nanochat.stats import Checkpoint
 
 _HIDDEN = ".unfinished-"
 
 
-def save(root: Path, state: Checkpointable, keep: int) -> Path:
+def save(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """Collective, `root` shared by all ranks. Writes and publishes a checkpoint, then keeps the newest `keep`.
 
     Raises CheckpointError on every rank; what was written by then is removed, earlier checkpoints are untouched.
     """
-    final = root / f"step_{state.step:06d}"
+    final = root / f"step_{checkpoint.step:06d}"
     temporary = root / f"{_HIDDEN}{final.name}"
-    state.together(lambda: _make_anew(temporary), first_only=True)
+    checkpoint.together(lambda: _make_anew(temporary), first_only=True)
     try:
-        state.write(temporary)
-        state.together(lambda: publish(temporary, final), first_only=True)
+        checkpoint.write(temporary)
+        checkpoint.together(lambda: publish(temporary, final), first_only=True)
     except CheckpointError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    state.together(lambda: prune(root, keep), first_only=True)
+    checkpoint.together(lambda: prune(root, keep), first_only=True)
     return final
 
 
