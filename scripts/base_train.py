@@ -75,13 +75,13 @@ def candidates(root: Path, options: RunOptions) -> Iterable[Path]:
     found = checkpoint_folders.newest_first(root)
     if options.resume == "latest":
         return found
-    wanted = root / f"step_{options.resume:06d}"
-    if wanted not in found:
+    wanted = [folder for folder in found if checkpoint_folders.step_of(folder) == options.resume]
+    if not wanted:
         raise ConfigError(
-            f"--resume-from-step {options.resume}: there is no checkpoint {wanted}; "
+            f"--resume-from-step {options.resume}: there is no checkpoint {root / f'step_{options.resume:06d}'}; "
             f"found {', '.join(p.name for p in found) or 'none'}"
         )
-    return [wanted]
+    return wanted
 
 
 def _start_process_group() -> None:

@@ -266,10 +266,10 @@ def _write_rank_files(folder: Path, state: TrainState) -> dict[str, dict[str, An
     packed = io.BytesIO()
     torch.save({"lanes": dict(state.lanes), "random": dict(state.random_states)}, packed)
     rank_file = folder / f"rank_{state.ranks.rank}.pt"
-    _write_whole(rank_file, packed.getvalue())
+    write_whole(rank_file, packed.getvalue())
     mine = [rank_file, *folder.glob(f"__{state.ranks.rank}_*.distcp")]
     if state.ranks.is_first:
-        _write_whole(folder / _TRAINER, json.dumps(dict(state.trainer), indent=1).encode())
+        write_whole(folder / _TRAINER, json.dumps(dict(state.trainer), indent=1).encode())
         mine += [folder / _TRAINER, folder / ".metadata"]
     return {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in mine}
 
@@ -283,10 +283,11 @@ def _write_index(folder: Path, state: TrainState, facts: Iterable[dict[str, Any]
         "written_unix_s": time.time(),  # for people; nothing is ordered by it
         "files": {name: fact for of_rank in facts if of_rank for name, fact in sorted(of_rank.items())},
     }
-    _write_whole(folder / INDEX, json.dumps(index, indent=1).encode())
+    write_whole(folder / INDEX, json.dumps(index, indent=1).encode())
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Makes a file of a checkpoint appear whole and on the disk."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         file.write(content)

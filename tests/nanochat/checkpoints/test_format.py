@@ -244,22 +244,6 @@ def test_no_candidate_means_a_fresh_start():
     assert checkpoint.latest_valid([], ALONE) == (None, [])
 
 
-def test_published_checkpoints_are_whole_and_the_newest_are_kept(tmp_path):
-    run = Run(ALONE)
-    for _ in range(4):
-        checkpoint_folders.save(tmp_path, run.train(10).state(), keep=2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000030", "step_000040"]
-    assert [p.name for p in checkpoint_folders.newest_first(tmp_path)] == ["step_000040", "step_000030"]
-    checkpoint_folders.save(tmp_path, run.state(), keep=2)  # the same step again takes the older one's place
-    checkpoint.verify(tmp_path / "step_000040")
-
-
-def test_a_run_started_anew_in_the_same_place_continues_from_its_own_checkpoint(tmp_path):
-    checkpoint_folders.save(tmp_path, Run(ALONE).train(9).state(), keep=2)
-    checkpoint_folders.save(tmp_path, Run(ALONE).train(1).state(), keep=2)
-    assert checkpoint_folders.newest_first(tmp_path)[0].name == "step_000001"
-
-
 def write_for_ever(root: Path) -> None:
     torch.set_num_threads(1)
     run = Run(ALONE)
