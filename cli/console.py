@@ -67,11 +67,6 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
     )
 
 
-def counted(number: int, word: str) -> str:
-    """`1 leg`, `2 legs`."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
 def guarded(action: Callable[[], object]) -> int:
     """Run the program and return its exit code, whatever happens. A returned int is the code, anything else 0."""
     try:

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
-from cli.console import counted, has_colour, note, out, warn
+from cli.console import has_colour, note, out, warn
 from cli.screen import Screen
+from sweeps.spec.words import counted
 
 if TYPE_CHECKING:
     from sweeps.engine.watching.events import Event

@@ -79,8 +79,9 @@ def plan_document(planned: "Plan") -> dict[str, object]:
 
 def plan_text(planned: "Plan") -> str:
     """The plan for people: the question, the amount of work, the legs."""
-    from cli.console import counted, table
+    from cli.console import table
     from nanochat.sizes import batch_tokens, num_steps
+    from sweeps.spec.words import counted
 
     legs = chosen_legs(planned)
     steps = sorted({num_steps(leg.config) for leg in legs})

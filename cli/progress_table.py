@@ -13,9 +13,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cli.console import counted
 from sweeps.records.documents import SETTLED_STATES
 from sweeps.results.measures.progress import ExperimentProgress, LegProgress
+from sweeps.spec.words import counted
 
 _STYLES = {
     "completed": "green",

@@ -18,8 +18,8 @@ def status(
     from cli.console import out, table
     from cli.stored import open_snapshot
     from sweeps.results.measures.untimed import untimed_trials
-    from sweeps.results.status import run_table, status_json
-    from sweeps.spec.errors import UsageError
+    from sweeps.results.status import failure_of, run_table, status_json
+    from sweeps.spec.errors import CorruptData, UsageError
 
     if watch and as_json:
         raise UsageError("--watch and --json exclude each other: call `status --json` as often as you like")
@@ -27,6 +27,9 @@ def status(
         _watch(exp, storage)
         return
     _, snapshot = open_snapshot(exp, storage)
+    damage = next((trial.damage for trial in snapshot.trials if trial.damage is not None), None)
+    if damage is not None:
+        raise CorruptData(damage)
     if as_json:
         out(json.dumps(status_json(snapshot), indent=2, ensure_ascii=False, allow_nan=False))
         return
@@ -38,6 +41,11 @@ def status(
             out(f"{trial.run} was taken over from experiment {trial.origin.experiment}")
         if trial.fell_back:
             out(f"{trial.run} could not be compiled and went on uncompiled: its speed is not the leg's")
+        if trial.diverged is not None:
+            out(f"{trial.run} diverged: {trial.diverged}")
+        failure = failure_of(snapshot, trial)
+        if failure is not None:
+            out(f"{trial.run} failed: {failure.error}\n  log: {failure.log}\n  next: {failure.next_command}")
     for trial, why in untimed_trials(snapshot):
         out(f"{trial.run} has no timing: {why}")
 

@@ -48,9 +48,9 @@ def _wait_for_the_end(experiment: "Experiment") -> None:
 
 
 def _how_it_stands(experiment: "Experiment") -> str:
-    from cli.console import counted
     from sweeps.records.documents import COMPLETED_STATES, ENDED_STATES
     from sweeps.records.home import typed_name
+    from sweeps.spec.words import counted
 
     states = list(experiment.trial_states().values())
     done = sum(state in COMPLETED_STATES for state in states)

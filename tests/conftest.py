@@ -24,6 +24,7 @@ from sweeps.records.documents import AttemptRecord, Manifest, TrialResult, utc_n
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
 from sweeps.records.rows import StepRow
+from sweeps.records.steps import Steps
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec import Axis, Control, Gate, Sweep, TailWindow
 from sweeps.spec.names import moe_leg_name
@@ -205,9 +206,10 @@ def _large_trial(trial: Trial, index: int) -> TrialSnapshot:
         state="completed",
         attempts=[attempt],
         result=None,
-        rows=rows,
+        steps=Steps.of(rows),
         spans={0: (0, 279)},
         log_name=f"trials/{trial.name}/log.txt",
+        window_steps=50,
     )
 
 

@@ -20,3 +20,13 @@ def arrow_fs() -> Any:
 def arrow_parquet() -> Any:
     """The module `pyarrow.parquet`."""
     return importlib.import_module("pyarrow.parquet")
+
+
+def arrow_json() -> Any:
+    """The module `pyarrow.json`."""
+    return importlib.import_module("pyarrow.json")
+
+
+def arrow_compute() -> Any:
+    """The module `pyarrow.compute`."""
+    return importlib.import_module("pyarrow.compute")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from nanochat.config import digest, field_paths, get_field
 from sweeps.records.documents import Origin, to_bytes, utc_now
 from sweeps.records.experiment import Experiment
+from sweeps.records.layout import TrialFolders
 from sweeps.records.store import Store
 from sweeps.spec.plan import Plan, Trial
 
@@ -41,11 +42,11 @@ def copy(source: Experiment, target: Experiment, trials: tuple[str, ...]) -> Non
         origin = source.trial(name).origin() or Origin(
             experiment=source.id, git_commit=source.manifest.git_commit, copied_utc=utc_now()
         )
-        folder = f"trials/{name}"
-        target.store.write(f"{folder}/origin.json", to_bytes(origin))
-        for path in _files(source.store, folder):
+        folders = target.trial(name).folders
+        target.store.write(folders.origin, to_bytes(origin))
+        for path in _files(source.store, folders):
             target.store.write(path, source.store.read(path))
-        target.store.write(f"{folder}/result.json", source.store.read(f"{folder}/result.json"))
+        target.store.write(folders.result, source.store.read(folders.result))
 
 
 def drop_unfinished_copies(experiment: Experiment) -> None:
@@ -56,15 +57,15 @@ def drop_unfinished_copies(experiment: Experiment) -> None:
     experiment.lock()
     try:
         for name in unfinished:
-            experiment.store.delete_tree(f"trials/{name}")
+            experiment.store.delete_tree(experiment.trial(name).folders.root)
     finally:
         experiment.unlock()
 
 
-def _files(store: Store, folder: str) -> list[str]:
-    within = [f"{part}/{name}" for part in ("attempts", "rows") for name in store.list(f"{folder}/{part}")]
-    single = [name for name in ("trial.json", "log.txt") if store.exists(f"{folder}/{name}")]
-    return [f"{folder}/{path}" for path in (*within, *single) if path.endswith((".json", ".jsonl", ".txt"))]
+def _files(store: Store, folders: TrialFolders) -> list[str]:
+    within = [f"{folder}/{name}" for folder in (folders.attempts, folders.rows) for name in store.list(folder)]
+    single = [path for path in (folders.config, folders.log) if store.exists(path)]
+    return [path for path in (*within, *single) if path.endswith((".json", ".jsonl", ".txt"))]
 
 
 def _why_not(source: Experiment, trial: Trial, num_workers: int) -> str | None:

@@ -3,8 +3,9 @@
 A row is the trainer's StepStats plus the trial and the attempt that ran the step. JSON knows neither NaN nor infinity,
 and a loss that became NaN must not vanish, so such a number is stored as the string "NaN", "Infinity" or "-Infinity".
 
-A line counts only when it is whole: it ends in a newline and is one complete object. Whatever is not is skipped and
-reported, so a file torn at any byte still gives all the rows before the tear. Keys that this version does not know are
+A line counts only when it is whole: it ends in a newline and is one complete object, whose whole numbers fit into 64
+bits. Whatever is not is skipped and reported, so a file torn at any byte still gives all the rows before the tear. A
+number that is too large for a float is infinite. Keys that this version does not know are
 ignored and optional ones may be missing: rows of other versions stay readable.
 """
 
@@ -31,11 +32,13 @@ class StepRow(StepStats):
 
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_INT64 = range(-(2**63), 2**63)
 _HINTS = get_type_hints(StepRow)
 _NAMES = tuple(f.name for f in fields(StepRow))
 _OPTIONAL = tuple(n for n in _NAMES if type(None) in getattr(_HINTS[n], "__args__", ()))
 _NUMBERS = tuple(n for n in _NAMES if float in (_HINTS[n], *getattr(_HINTS[n], "__args__", ())))
 _INTEGERS = tuple(n for n in _NAMES if int in (_HINTS[n], *getattr(_HINTS[n], "__args__", ())))
+_TEXTS = tuple(n for n in _NAMES if _HINTS[n] in (str, str | None))
 _LISTS = tuple(n for n in _NAMES if tuple[float, ...] in getattr(_HINTS[n], "__args__", ()))
 
 
@@ -56,17 +59,6 @@ def decode_rows(data: bytes) -> tuple[list[StepRow], bool]:
         else:
             rows.append(row)
     return rows, torn
-
-
-def merge_rows(parts: Iterable[Iterable[StepRow]]) -> list[StepRow]:
-    """Each step once, in order: of several attempts that cover a step, the latest wins."""
-    latest: dict[int, StepRow] = {}
-    for part in parts:
-        for row in part:
-            known = latest.get(row.step)
-            if known is None or row.attempt >= known.attempt:
-                latest[row.step] = row
-    return [latest[step] for step in sorted(latest)]
 
 
 def _encode(row: StepRow) -> bytes:
@@ -106,10 +98,19 @@ def _row_of(values: dict[str, Any]) -> StepRow:
     for name in _NUMBERS:
         value = known[name]
         if value.__class__ is not float and value is not None:
-            known[name] = _NON_FINITE[value] if value.__class__ is str else float(value)
+            known[name] = _number(value)
     for name in _INTEGERS:
-        if known[name].__class__ is not int and not (known[name] is None and name in _OPTIONAL):
-            raise TypeError(f"{name} must be a whole number, got {known[name]!r}")
+        value = known[name]
+        is_whole = value.__class__ is int and value in _INT64
+        if not is_whole and not (value is None and name in _OPTIONAL):
+            raise TypeError(f"{name} must be a whole number of 64 bits, got {value!r}")
+    for name in _TEXTS:
+        if known[name] is not None or name not in _OPTIONAL:
+            _check_text(known[name])
+    if known["flags"].__class__ is not list:
+        raise TypeError(f"flags must be a list, got {known['flags']!r}")
+    for flag in known["flags"]:
+        _check_text(flag)
     known["flags"] = tuple(known["flags"])
     for name in _LISTS:
         if known[name] is not None:
@@ -121,4 +122,20 @@ def _numbers(values: list[float | str]) -> tuple[float, ...]:
     """A list of numbers as it was stored; nearly always all of them are floats, and there are many."""
     if set(map(type, values)) <= {float}:
         return cast("tuple[float, ...]", tuple(values))
-    return tuple([_NON_FINITE[v] if isinstance(v, str) else float(v) for v in values])
+    return tuple(map(_number, values))
+
+
+def _number(value: float | str) -> float:
+    """One number as it was stored. JSON bounds no number, a float does."""
+    if isinstance(value, str):
+        return _NON_FINITE[value]
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _check_text(value: Any) -> None:
+    """Raises TypeError for what is not a text, or one that no file can hold."""
+    if value.__class__ is not str or (not value.isascii() and any(0xD800 <= ord(c) <= 0xDFFF for c in value)):
+        raise TypeError(f"{value!r} is not a text")

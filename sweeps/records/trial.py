@@ -8,7 +8,7 @@ parts are compacted into one file; whatever is killed in between, each row is fo
 import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,11 @@ from sweeps.records.documents import (
     to_bytes,
     utc_now,
 )
+from sweeps.records.layout import TrialFolders
 from sweeps.records.provenance import Code
-from sweeps.records.rows import StepRow, decode_rows, encode_rows, merge_rows
+from sweeps.records.row_parts import NewSteps, StoredSteps, part_files, read_rows, read_steps
+from sweeps.records.rows import StepRow, encode_rows
 from sweeps.records.store import Store
-
-
-@dataclass(frozen=True)
-class StoredRows:
-    """A trial's steps, each once, and the part files that were not whole."""
-
-    rows: list[StepRow]
-    torn: tuple[str, ...]  # relative to the experiment; their whole lines are among the rows
-    spans: dict[int, tuple[int, int]]  # attempt -> its first and last stored step, superseded ones included
 
 
 class TrialRecord:
@@ -44,21 +37,21 @@ class TrialRecord:
     def __init__(self, store: Store, name: str, owner_lives: Callable[[], bool]) -> None:
         self.name = name
         self._store, self._owner_lives = store, owner_lives
-        self._folder = f"trials/{name}"
+        self.folders = TrialFolders(name)
         self._next_part: dict[int, int] = {}
 
     def write_config(self, config: TrainConfig) -> None:
         """Stores the leg's resolved config and its digest."""
         body = {"schema": "nanochat-sweep/trial/1", "trial": self.name, "digest": digest(config)}
-        self._store.write(f"{self._folder}/trial.json", json_bytes({**body, "config": to_dict(config)}))
+        self._store.write(self.folders.config, json_bytes({**body, "config": to_dict(config)}))
 
     def stored_digest(self) -> str | None:
         """The digest of the config that the trial was started with; None before its first start."""
         try:
-            data = self._store.read(f"{self._folder}/trial.json")
+            data = self._store.read(self.folders.config)
         except FileNotFoundError:
             return None
-        values: dict[str, Any] = json_object(data, self._store.uri_of(f"{self._folder}/trial.json"))
+        values: dict[str, Any] = json_object(data, self._store.uri_of(self.folders.config))
         return values.get("digest")
 
     def attempts(self) -> list[AttemptRecord]:
@@ -107,63 +100,61 @@ class TrialRecord:
             return
         prefix = f"a{attempt:03d}-p"
         if attempt not in self._next_part:
-            taken = [n for n in self._part_files() if n.startswith(prefix)]
+            taken = [n for n in part_files(self._store, self.folders.rows) if n.startswith(prefix)]
             self._next_part[attempt] = int(taken[-1][len(prefix) :].removesuffix(".jsonl")) + 1 if taken else 0
         part = self._next_part[attempt]
         try:
-            self._store.create(f"{self._folder}/rows/{prefix}{part:06d}.jsonl", data)
+            self._store.create(f"{self.folders.rows}/{prefix}{part:06d}.jsonl", data)
         except OSError:
             del self._next_part[attempt]  # it may be there for all that, so the next part's number is looked up again
             raise
         self._next_part[attempt] = part + 1
 
-    def stored_rows(self) -> StoredRows:
-        """Each step once, the latest attempt that covers it, and which parts are torn."""
-        parts, torn = self._read_parts(self._part_files())
-        return StoredRows(
-            rows=merge_rows(parts.values()),
-            torn=tuple(f"{self._folder}/rows/{name}" for name in torn),
-            spans=_spans(parts.values()),
-        )
+    def steps(self) -> StoredSteps:
+        """Each step once, by column, and which parts are incomplete."""
+        return read_steps(self._store, self.folders.rows)
+
+    def new_steps(self) -> NewSteps:
+        """A reader for whoever looks again and again."""
+        return NewSteps(self._store, self.folders.rows)
 
     def rows(self) -> list[StepRow]:
         """Each step once, in order: the latest attempt that covers it wins."""
-        return self.stored_rows().rows
+        return self.steps().steps.rows()
 
     def compact(self) -> None:
         """Puts all whole rows, those of superseded attempts too, into one part and deletes the parts it replaces.
 
         Torn parts stay where they are, so that they go on being named.
         """
-        files = self._part_files()
-        parts, torn = self._read_parts(files)
+        parts, torn = read_rows(self._store, self.folders.rows)
         if len(parts) <= 1:
             return
         once = {(row.attempt, row.step): row for rows in parts.values() for row in rows}
-        taken = [n for n in files if n.startswith("compacted-")]
+        taken = [n for n in sorted(parts) if n.startswith("compacted-")]
         number = int(taken[-1][10:].removesuffix(".jsonl")) + 1 if taken else 0
         self._store.create(
-            f"{self._folder}/rows/compacted-{number:03d}.jsonl", encode_rows(once[key] for key in sorted(once))
+            f"{self.folders.rows}/compacted-{number:03d}.jsonl", encode_rows(once[key] for key in sorted(once))
         )
         for name in parts:
             if name not in torn:
-                self._store.delete(f"{self._folder}/rows/{name}")
+                self._store.delete(f"{self.folders.rows}/{name}")
 
     def write_result(self, result: TrialResult) -> None:
         """Makes the trial completed; call it last."""
-        self._store.write(f"{self._folder}/result.json", to_bytes(result))
+        self._store.write(self.folders.result, to_bytes(result))
 
     def result(self) -> TrialResult | None:
         """The result of a completed trial."""
         try:
-            data = self._store.read(f"{self._folder}/result.json")
+            data = self._store.read(self.folders.result)
         except FileNotFoundError:
             return None
-        return from_bytes(TrialResult, data, self._store.uri_of(f"{self._folder}/result.json"))
+        return from_bytes(TrialResult, data, self._store.uri_of(self.folders.result))
 
     def origin(self) -> Origin | None:
         """Which experiment ran the trial, if it was not this one."""
-        path = f"{self._folder}/origin.json"
+        path = self.folders.origin
         try:
             data = self._store.read(path)
         except FileNotFoundError:
@@ -183,48 +174,22 @@ class TrialRecord:
     @property
     def train_uri(self) -> str:
         """The folder that Ray Train gets as its storage: checkpoints live below it."""
-        return self._store.uri_of(f"{self._folder}/train")
+        return self._store.uri_of(self.folders.train)
 
     @property
     def log_path(self) -> Path | None:
         """Where the trial's whole output goes; None on remote storage, which cannot append."""
-        return self._store.local_path(f"{self._folder}/log.txt")
-
-    @property
-    def log_name(self) -> str:
-        """The log's path relative to the experiment."""
-        return f"{self._folder}/log.txt"
+        return self._store.local_path(self.folders.log)
 
     def _attempt_files(self) -> list[str]:
-        return [n for n in self._store.list(f"{self._folder}/attempts") if n.endswith(".json")]
+        return [n for n in self._store.list(self.folders.attempts) if n.endswith(".json")]
 
     def _attempt_path(self, number: int) -> str:
-        return f"{self._folder}/attempts/{number:03d}.json"
+        return f"{self.folders.attempts}/{number:03d}.json"
 
     def _read_attempt(self, name: str) -> AttemptRecord:
-        path = f"{self._folder}/attempts/{name}"
+        path = f"{self.folders.attempts}/{name}"
         return from_bytes(AttemptRecord, self._store.read(path), self._store.uri_of(path))
-
-    def _part_files(self) -> list[str]:
-        return [n for n in self._store.list(f"{self._folder}/rows") if n.endswith(".jsonl")]
-
-    def _read_parts(self, files: list[str]) -> tuple[dict[str, list[StepRow]], list[str]]:
-        """The whole rows of each part, and the names of the torn ones.
-
-        A part that vanished since it was listed was compacted meanwhile: the list is made again.
-        """
-        while True:
-            parts: dict[str, list[StepRow]] = {}
-            torn: list[str] = []
-            try:
-                for name in files:
-                    data = self._store.read(f"{self._folder}/rows/{name}")
-                    parts[name], damaged = decode_rows(data)
-                    if damaged or not data:
-                        torn.append(name)
-                return parts, torn
-            except FileNotFoundError:
-                files = self._part_files()
 
 
 def trial_state(
@@ -238,12 +203,3 @@ def trial_state(
     if attempts[-1].has_failed_for_good:
         return "failed"
     return "running" if attempts[-1].end is None and owner_lives() else "interrupted"
-
-
-def _spans(parts: Iterable[list[StepRow]]) -> dict[int, tuple[int, int]]:
-    spans: dict[int, tuple[int, int]] = {}
-    for rows in parts:
-        for row in rows:
-            first, last = spans.get(row.attempt, (row.step, row.step))
-            spans[row.attempt] = (min(first, row.step), max(last, row.step))
-    return spans

@@ -10,17 +10,8 @@ from typing import Any
 
 from nanochat.config import ConfigError, check_path
 from sweeps.spec.errors import SweepError
+from sweeps.spec.metrics import GATE_METRICS
 from sweeps.spec.names import check_name, nearest
-
-GATE_METRICS = (
-    "tok_per_sec",
-    "dt_ms",
-    "bf16_mfu_pct",
-    "useful_mfu_pct",
-    "peak_mib",
-    "loss",
-    "total_time_min",
-)
 
 PLAN_OWNED = {
     "run.name": "a run is named after its trial",

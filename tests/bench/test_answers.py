@@ -10,7 +10,7 @@ from sweeps.results.measures.snapshot import read_snapshot
 
 def test_its_experiment_is_as_large_as_asked(tmp_path: Path):
     experiment = answers.large_experiment(tmp_path, num_trials=4, num_steps=3)
-    assert [len(trial.rows) for trial in read_snapshot(experiment).trials] == [3] * 4
+    assert [len(trial.steps) for trial in read_snapshot(experiment).trials] == [3] * 4
     assert answers.parse_rows(Path(experiment.uri)) == 12
 
 

@@ -45,6 +45,8 @@ def toy_trainer(
 
 
 class _State:
+    last_file = CHECKPOINT_INDEX
+
     def __init__(self, step: int, total: int, rank: int) -> None:
         self.step, self.total, self.rank = step, total, rank
 
@@ -56,7 +58,7 @@ class _State:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"rank_{self.rank}.json").write_text(json.dumps({"step": self.step, "total": self.total}))
         if self.rank == 0:
-            (folder / CHECKPOINT_INDEX).write_text("{}")
+            (folder / self.last_file).write_text("{}")
 
 
 def toy_train(config: TrainConfig, hooks: Hooks, fault: Fault | None) -> TrainResult:

@@ -22,6 +22,7 @@ from typing import Any
 from nanochat.loop.waiting import Landmarks, with_sources
 from sweeps.engine.processes import launch_processes, scratch
 from sweeps.engine.processes.storage_retry import or_lost
+from sweeps.records.layout import TrialFolders
 from sweeps.records.store import Store
 
 ASK = signal.SIGUSR2
@@ -49,7 +50,7 @@ class RankPlace:
 
 def folder_of(trial: str) -> str:
     """Where a trial's stacks lie in its experiment."""
-    return f"trials/{trial}/stacks"
+    return TrialFolders(trial).stacks
 
 
 def enlist(store: Store, trial: str, attempt: int, landmarks: Landmarks) -> None:

@@ -18,6 +18,7 @@ from sweeps.engine.ranks.stacks import ANSWER_S, RankPlace, end_process, places,
 from sweeps.records.checkpoints import run_name
 from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
+from sweeps.records.layout import TrialFolders
 
 LOOK_S = 5.0
 HUNG = "RankHung"
@@ -80,9 +81,9 @@ def _watch(experiment: Experiment, trial: str, attempt: int, limits: Limits, ove
 
 
 def _mark(experiment: Experiment, trial: str, attempt: int) -> Mark:
-    store, run = experiment.store, run_name(attempt)
-    parts = [name for name in store.list(f"trials/{trial}/rows") if name.startswith(run)]
-    return (len(places(store, trial, attempt)), len(parts), len(store.list(f"trials/{trial}/train/{run}")))
+    store, folders, run = experiment.store, TrialFolders(trial), run_name(attempt)
+    parts = [name for name in store.list(folders.rows) if name.startswith(run)]
+    return (len(places(store, trial, attempt)), len(parts), len(store.list(f"{folders.train}/{run}")))
 
 
 def _end(experiment: Experiment, trial: str, attempt: int, limit_s: float) -> None:

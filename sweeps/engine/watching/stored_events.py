@@ -6,10 +6,8 @@ that are settled are not looked at again.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
-from sweeps.engine.ranks.stacks import places
 from sweeps.engine.ray_private import newest_counted_checkpoint
 from sweeps.engine.watching.events import (
     Event,
@@ -27,7 +25,9 @@ from sweeps.engine.watching.events import (
 from sweeps.records.checkpoints import run_name
 from sweeps.records.documents import AttemptRecord, TrialResult
 from sweeps.records.experiment import Experiment
-from sweeps.records.rows import StepRow, decode_rows
+from sweeps.records.layout import TrialFolders
+from sweeps.records.row_parts import NewSteps
+from sweeps.records.rows import StepRow
 from sweeps.records.trial import TrialRecord
 
 PROGRESS_S = 10.0
@@ -39,32 +39,20 @@ class _Seen:
     """What was already told about one trial."""
 
     position: int
+    steps: NewSteps
     settled: bool = False
-    num_known: int = 0  # attempts of earlier launches
-    running: AttemptRecord | None = None
     num_started: int = 0
     num_training: int = 0
     num_uncompiled: int = 0
     num_ended: int = 0
-    parts: set[str] = field(default_factory=lambda: set[str]())
     last_row: StepRow | None = None
     told_step: int = -1
     told_at: float = 0.0
     checkpoint: str = ""
 
 
-@dataclass(frozen=True)
-class Unready:
-    """An attempt of this launch that has not taken a step yet."""
-
-    at: Place
-    attempt: int
-    num_workers: int
-    phase: Literal["ranks", "preparation", "first step"]  # what comes next
-
-
 class Watch:
-    """Compares storage with what was told before. What is there at the start is taken as known."""
+    """Compares storage with what was told before. What lies there at the start is taken as known."""
 
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
@@ -75,14 +63,14 @@ class Watch:
             known = len(attempts)
             self._seen[name] = _Seen(
                 position,
+                record.new_steps(),
                 settled=record.result() is not None,
-                num_known=known,
                 num_started=known,
                 num_training=known,
                 num_uncompiled=known,
                 num_ended=known,
             )
-            self._seen[name].parts.update(self._part_names(name))
+            self._seen[name].steps.skip()
 
     def poll(self) -> Iterator[Event]:
         """What happened since the last call, oldest first within a trial. Raises OSError while storage refuses."""
@@ -91,31 +79,8 @@ class Watch:
             if not seen.settled:
                 yield from self._poll_trial(record, seen)
 
-    def running(self) -> "AttemptRecord | None":
-        """The attempt that this launch runs, as of the last call of `poll`."""
-        return next((seen.running for seen in self._seen.values() if seen.running is not None), None)
-
-    def unready(self) -> Unready | None:
-        """The attempt that runs, if it has not taken a step yet. Raises OSError while storage fails."""
-        found = next(((name, seen) for name, seen in self._seen.items() if seen.running is not None), None)
-        if found is None:
-            return None
-        name, seen = found
-        assert seen.running is not None
-        number = seen.running.number
-        if seen.last_row is not None and seen.last_row.attempt == number:
-            return None
-        if seen.running.facts is not None:
-            phase = "first step"
-        else:
-            num_started = len(places(self._experiment.store, name, number))
-            phase = "preparation" if num_started == seen.running.num_workers else "ranks"
-        return Unready(Place(name, seen.position, len(self._records)), number, seen.running.num_workers, phase)
-
     def _poll_trial(self, record: TrialRecord, seen: _Seen) -> Iterator[Event]:
         result, attempts = record.result(), record.attempts()
-        is_running = result is None and len(attempts) > seen.num_known and attempts[-1].end is None
-        seen.running = attempts[-1] if is_running else None
         place = Place(record.name, seen.position, len(self._records))
         for attempt in attempts[seen.num_ended :]:
             if attempt.number >= seen.num_started:
@@ -138,11 +103,8 @@ class Watch:
             yield _completed(place, result, record)
 
     def _progress(self, name: str, place: Place, seen: _Seen, attempt: AttemptRecord) -> Iterator[Event]:
-        for part in self._part_names(name):
-            if part not in seen.parts and part.startswith("a"):
-                seen.parts.add(part)
-                rows, _ = decode_rows(self._experiment.store.read(f"trials/{name}/rows/{part}"))
-                seen.last_row = rows[-1] if rows else seen.last_row
+        newest_step = seen.steps.read()[-1:].rows()
+        seen.last_row = newest_step[-1] if newest_step else seen.last_row
         row, now = seen.last_row, time.monotonic()
         runs = attempt.end is None and row is not None and row.attempt == attempt.number  # else it is an older one's
         if row is not None and runs and row.step != seen.told_step and now - seen.told_at >= PROGRESS_S:
@@ -155,12 +117,9 @@ class Watch:
             seen.checkpoint = newest
             yield LegCheckpointed(at=place, step=int(newest.rpartition("_")[2]))
 
-    def _part_names(self, name: str) -> list[str]:
-        return self._experiment.store.list(f"trials/{name}/rows")
-
     def _newest_checkpoint(self, name: str, attempt: int) -> str:
         """The last one that all ranks have reported to Ray Train in this attempt; "" before the first."""
-        folder = f"trials/{name}/train/{run_name(attempt)}"
+        folder = f"{TrialFolders(name).train}/{run_name(attempt)}"
         return newest_counted_checkpoint(lambda file: self._experiment.store.read(f"{folder}/{file}"))
 
     def _ended(self, record: TrialRecord, place: Place, attempt: AttemptRecord) -> Event:

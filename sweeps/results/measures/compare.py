@@ -1,122 +1,140 @@
-"""Each leg over the baseline, as plain ratios: advice, not a verdict.
+"""Each leg over another, as plain ratios: advice, not a verdict.
 
 A ratio is taken inside a block, between two completed trials of equally many steps, and averaged geometrically over the
-blocks. A trial that went on uncompiled where compiling failed is compared with none. Single runs of one leg differ by a
-percent or two by themselves, so nothing here decides anything.
+blocks in which there is one. Where there is none the comparison says why: a trial that diverged or ran uncompiled is
+compared with no other, times and memory only on equal hardware. Runs of the same leg vary by 1 to 2 %, so nothing here
+decides anything.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from sweeps.results.measures.conditions import code_differences, hardware_differences
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
-from sweeps.results.measures.trial import Measures, measure, minutes_to_loss
+from sweeps.results.measures.trial import exp, minutes_to_loss
 from sweeps.spec.legs import Leg
+from sweeps.spec.metrics import METRIC, Metric
 
 
 @dataclass(frozen=True, kw_only=True)
-class LegRatios:
-    """One leg against another. None: not measured in both, or not comparable."""
+class Mean:
+    """A mean over blocks, and over how many."""
 
-    leg: Leg
-    num_blocks: int  # in which both are completed
-    tok_per_sec: float | None  # over the timing windows of both
-    peak_mib: float | None
-    loss: float | None  # of the raw mean loss over the last window steps
-    minutes_to_baseline_loss: float | None  # mean over blocks; None unless reached in each
-    dropped_pct: float | None  # of the leg, mean over blocks
+    value: float | None = None
+    num_blocks: int = 0
 
 
-def ratios_to_baseline(snapshot: Snapshot) -> list[LegRatios]:
-    """All legs in plan order, the baseline among them."""
-    return [against(snapshot, leg, snapshot.plan.baseline) for leg in snapshot.plan.legs]
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One leg over another in one metric. A block is in `by_block`, in `barred`, or has no number yet."""
+
+    metric: Metric
+    by_block: dict[int, float]  # ratios
+    barred: dict[int, str]  # why two trials that ran must not be compared
+
+    @property
+    def ratio(self) -> Mean:
+        """The geometric mean over the blocks with a ratio."""
+        return Mean(value=geometric_mean(self.by_block.values()), num_blocks=len(self.by_block))
+
+    @property
+    def reason(self) -> str | None:
+        """Why the two are not compared in some block, if so."""
+        return " / ".join(dict.fromkeys(self.barred.values())) or None
 
 
-def fastest_fp8_over_bf16(snapshot: Snapshot) -> tuple[Leg, LegRatios, Leg] | None:
-    """The fastest completed leg with FP8 in it, its ratios, and the bf16 control that they divide by."""
+def compare(snapshot: Snapshot, leg: str, base: str, metric: str) -> Comparison:
+    """One leg over another, block by block."""
+    about, ratios, barred = METRIC[metric], dict[int, float](), dict[int, str]()
+    for one, other in blocks_of(snapshot, leg, base):
+        reasons = why_barred(about, one, other)
+        ratio = _ratio(one.measures[metric], other.measures[metric])
+        if reasons:
+            barred[one.trial.block] = ", ".join(reasons)
+        elif ratio is not None:
+            ratios[one.trial.block] = ratio
+    return Comparison(metric=about, by_block=ratios, barred=barred)
+
+
+def minutes_to_loss_of(snapshot: Snapshot, leg: str, base: str) -> Mean:
+    """A leg's training time until it has the other's last loss, a mean over blocks; no value unless all reach it."""
+    time = METRIC["total_time_min"]
+    pairs = [pair for pair in blocks_of(snapshot, leg, base) if not why_barred(time, *pair)]
+    minutes = [minutes_to_loss(one.steps, other.steps.floats("loss_ema")[-1]) for one, other in pairs]
+    reached = [m for m in minutes if m is not None and math.isfinite(m)]
+    is_reached = bool(reached) and len(reached) == len(minutes)
+    return Mean(value=sum(reached) / len(reached) if is_reached else None, num_blocks=len(minutes))
+
+
+def fastest_fp8_over_bf16(snapshot: Snapshot) -> tuple[Leg, Leg] | None:
+    """The fastest completed leg with FP8 in it, and the bf16 control that it is compared with."""
     control = next((leg for leg in snapshot.plan.legs if leg.role == "control" and not _uses_fp8(leg)), None)
     if control is None:
         return None
-    fp8 = [against(snapshot, leg, control) for leg in snapshot.plan.legs if _uses_fp8(leg)]
-    measured = [(r.tok_per_sec, r) for r in fp8 if r.tok_per_sec is not None]
-    if not measured:
-        return None
-    best = max(measured, key=lambda pair: pair[0])[1]
-    return best.leg, best, control
+    legs = [leg for leg in snapshot.plan.legs if _uses_fp8(leg)]
+    speeds = [(compare(snapshot, leg.name, control.name, "tok_per_sec").ratio.value, leg) for leg in legs]
+    measured = [(speed, leg) for speed, leg in speeds if speed is not None]
+    return (max(measured, key=lambda pair: pair[0])[1], control) if measured else None
 
 
-def ratios_by_block(
-    snapshot: Snapshot, leg: str, base: str, of: Callable[[Measures], float | None]
-) -> dict[int, float]:
-    """One leg's value over another's in each block in which both are comparable and measured."""
-    window = snapshot.plan.window_steps
-    ratios: dict[int, float] = {}
-    for trial, reference in _pairs(snapshot, leg, base):
-        one, other = of(measure(trial.rows, window)), of(measure(reference.rows, window))
-        if one is not None and other is not None and one > 0 and other > 0 and math.isfinite(one / other):
-            ratios[trial.trial.block] = one / other
-    return ratios
+def mean_over_blocks(snapshot: Snapshot, leg: str, metric: str) -> Mean:
+    """The plain mean of a leg's own value over its completed trials that are what the leg should be."""
+    usable = [t for t in snapshot.of_leg(leg) if t.state == "completed" and why_unusable(t) is None]
+    values = [value for t in usable if (value := t.measures[metric]) is not None and math.isfinite(value)]
+    return Mean(value=sum(values) / len(values) if values else None, num_blocks=len(values))
 
 
-def mean_over_blocks(snapshot: Snapshot, leg: str, of: Callable[[Measures], float | None]) -> float | None:
-    """The plain mean of a leg's own value over its completed trials, without those that went on uncompiled."""
-    done = [t for t in snapshot.of_leg(leg) if t.state == "completed" and not t.fell_back]
-    values = [v for t in done if (v := of(measure(t.rows, snapshot.plan.window_steps))) is not None]
-    return sum(values) / len(values) if values else None
+def blocks_of(snapshot: Snapshot, leg: str, base: str) -> list[tuple[TrialSnapshot, TrialSnapshot]]:
+    """The trials of two legs that are completed in the same block after equally many steps."""
+    others = {t.trial.block: t for t in snapshot.of_leg(base) if _is_done(t)}
+    pairs = [(t, others[t.trial.block]) for t in snapshot.of_leg(leg) if _is_done(t) and t.trial.block in others]
+    return [(t, b) for t, b in pairs if t.measures.last_step == b.measures.last_step]
 
 
-def has_fallen_back(snapshot: Snapshot, *legs: str) -> bool:
-    """Whether any trial of these legs went on uncompiled because compiling failed."""
-    return any(trial.fell_back for leg in legs for trial in snapshot.of_leg(leg))
+def why_unusable(trial: TrialSnapshot) -> str | None:
+    """Why a trial's numbers do not stand for its leg, if so."""
+    if trial.fell_back:
+        return "ran uncompiled"
+    return "diverged" if trial.diverged else None
+
+
+def unusable_trials(snapshot: Snapshot, *legs: str) -> list[tuple[TrialSnapshot, str]]:
+    """The trials of these legs whose numbers do not stand for them, each with the reason."""
+    trials = [trial for leg in legs for trial in snapshot.of_leg(leg)]
+    return [(trial, why) for trial in trials if (why := why_unusable(trial)) is not None]
+
+
+def why_barred(metric: Metric, one: TrialSnapshot, other: TrialSnapshot) -> list[str]:
+    """Why two completed trials must not be compared in a metric."""
+    trials = (one,) if one is other else (one, other)
+    unusable = [f"{t.trial.leg.name} {why}" for t in trials if (why := why_unusable(t))]
+    return unusable or hardware_differences(metric, one, other)
+
+
+def differing_code(snapshot: Snapshot, leg: str, base: str) -> list[str]:
+    """In what the code of two legs differs in any block in which they are compared."""
+    pairs = blocks_of(snapshot, leg, base)
+    return list(dict.fromkeys(difference for pair in pairs for difference in code_differences(*pair)))
 
 
 def geometric_mean(ratios: Iterable[float]) -> float | None:
     """The mean of ratios; None of none."""
     logs = [math.log(ratio) for ratio in ratios]
-    return math.exp(math.fsum(logs) / len(logs)) if logs else None
+    return exp(math.fsum(logs) / len(logs)) if logs else None
+
+
+def _is_done(trial: TrialSnapshot) -> bool:
+    return trial.state == "completed" and bool(trial.steps)
+
+
+def _ratio(one: float | None, other: float | None) -> float | None:
+    """Their ratio if both are positive numbers and it is one."""
+    if one is None or other is None or not (one > 0 and other > 0):
+        return None
+    ratio = one / other
+    return ratio if 0 < ratio < math.inf else None
 
 
 def _uses_fp8(leg: Leg) -> bool:
     return (leg.config.precision.linears, leg.config.precision.experts) != ("bf16", "bf16")
-
-
-def against(snapshot: Snapshot, leg: Leg, base: Leg) -> LegRatios:
-    """One leg over another; minutes are to the other's last loss."""
-    window = snapshot.plan.window_steps
-    pairs = _pairs(snapshot, leg.name, base.name)
-    measures = [(measure(t.rows, window), measure(b.rows, window)) for t, b in pairs]
-    minutes = [minutes_to_loss(t.rows, b.rows[-1].loss_ema) for t, b in pairs]
-    reached = [m for m in minutes if m is not None]
-    dropped = [m.dropped_pct for m, _ in measures if m.dropped_pct is not None]
-    return LegRatios(
-        leg=leg,
-        num_blocks=len(pairs),
-        tok_per_sec=_ratio(measures, lambda m: m.tok_per_sec),
-        peak_mib=_ratio(measures, lambda m: m.peak_mib),
-        loss=_ratio(measures, lambda m: m.loss),
-        minutes_to_baseline_loss=sum(reached) / len(reached) if reached and len(reached) == len(minutes) else None,
-        dropped_pct=sum(dropped) / len(dropped) if dropped else None,
-    )
-
-
-def _pairs(snapshot: Snapshot, leg: str, base: str) -> list[tuple[TrialSnapshot, TrialSnapshot]]:
-    return [
-        (t, b)
-        for t in snapshot.of_leg(leg)
-        for b in snapshot.of_leg(base)
-        if t.trial.block == b.trial.block and _comparable(t, b)
-    ]
-
-
-def _comparable(one: TrialSnapshot, other: TrialSnapshot) -> bool:
-    both_done = one.state == other.state == "completed"
-    if one.fell_back or other.fell_back:
-        return False
-    return both_done and bool(one.rows) and bool(other.rows) and one.rows[-1].step == other.rows[-1].step
-
-
-def _ratio(pairs: Sequence[tuple[Measures, Measures]], of: Callable[[Measures], float | None]) -> float | None:
-    values = [(of(one), of(base)) for one, base in pairs]
-    logs = [math.log(a / b) for a, b in values if a is not None and b is not None and a > 0 and b > 0]
-    usable = bool(logs) and len(logs) == len(pairs) and all(math.isfinite(x) for x in logs)
-    return math.exp(math.fsum(logs) / len(logs)) if usable else None

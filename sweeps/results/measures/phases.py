@@ -8,9 +8,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sweeps.records.rows import StepRow
+from sweeps.records.steps import Steps
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
-from sweeps.results.measures.trial import timing_window
 
 SHOWN_PHASES = ("data", "forward", "backward", "optimizer", "communication")
 
@@ -27,24 +26,29 @@ class LegPhases:
 
 def leg_phases(snapshot: Snapshot, leg: str) -> LegPhases | None:
     """The phases of a leg; None before its first step."""
-    trials = [t for t in snapshot.of_leg(leg) if t.rows]
+    trials = [t for t in snapshot.of_leg(leg) if t.steps]
     if not trials:
         return None
-    window = [row for t in trials for row in timing_window(t.rows, snapshot.plan.window_steps)]
+    windows = [t.window for t in trials]
     return LegPhases(
         leg=leg,
-        dt_ms=_median(window, "dt_median_ms"),
-        of_phase_ms={phase: _median(window, f"{phase}_median_ms") for phase in SHOWN_PHASES},
+        dt_ms=_median(windows, "dt_median_ms"),
+        of_phase_ms={phase: _median(windows, f"{phase}_median_ms") for phase in SHOWN_PHASES},
         checkpoint_stall_s=_checkpoint_stall_s(trials),
     )
 
 
-def _median(rows: Sequence[StepRow], name: str) -> float | None:
-    values = [value for row in rows if (value := getattr(row, name)) is not None]
+def knows_phases(snapshot: Snapshot) -> bool:
+    """Whether any step reports its phases."""
+    return any(ms is not None for t in snapshot.trials for ms in t.steps.known("forward_median_ms"))
+
+
+def _median(windows: Sequence[Steps], name: str) -> float | None:
+    values = [value for window in windows for value in window.known(name) if value is not None]
     return statistics.median(values) if values else None
 
 
 def _checkpoint_stall_s(trials: Sequence[TrialSnapshot]) -> float | None:
-    told = [[row.checkpoint_ms for row in t.rows if row.checkpoint_ms is not None] for t in trials]
+    told = [[ms for ms in t.steps.known("checkpoint_ms") if ms is not None] for t in trials]
     sums_s = [sum(of_trial) / 1e3 for of_trial in told if of_trial]
     return statistics.median(sums_s) if sums_s else None

@@ -4,15 +4,16 @@ Made to be cheap: part files never change, so each is read once, and a completed
 rows only the last few of the present attempt are kept. Estimates are plain: steps left times the median step.
 """
 
-from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
 from nanochat.sizes import num_steps
-from sweeps.records.documents import COMPLETED_STATES, AttemptRecord, ExperimentState, TrialState, parse_utc
+from sweeps.records.documents import COMPLETED_STATES, AttemptRecord, ExperimentState, TrialState
 from sweeps.records.experiment import Experiment, experiment_state
-from sweeps.records.rows import StepRow, decode_rows
+from sweeps.records.row_parts import NewSteps
+from sweeps.records.steps import Steps
 from sweeps.records.trial import TrialRecord
+from sweeps.results.measures.clock import wall_s
 from sweeps.results.measures.trial import TAIL_STEPS
 
 
@@ -58,8 +59,8 @@ class _Seen:
     record: TrialRecord
     name: str
     num_steps: int
-    parts: set[str] = field(default_factory=lambda: set[str]())
-    recent: deque[StepRow] = field(default_factory=lambda: deque[StepRow](maxlen=TAIL_STEPS))  # of the last attempt
+    steps: NewSteps
+    recent: Steps = field(default_factory=Steps)  # the last few of the last attempt
     settled: LegProgress | None = None
     wall_s: float = 0.0  # of all attempts of a completed trial
 
@@ -71,7 +72,12 @@ class ProgressReader:
         self._experiment = experiment
         plan = experiment.plan
         self._seen = [
-            _Seen(record, trial.leg.name if plan.num_blocks == 1 else trial.name, num_steps(trial.config))
+            _Seen(
+                record,
+                trial.leg.name if plan.num_blocks == 1 else trial.name,
+                num_steps(trial.config),
+                record.new_steps(),
+            )
             for trial, record in zip(plan.trials, experiment.trials(), strict=True)
         ]
 
@@ -89,29 +95,11 @@ class ProgressReader:
     def _leg(self, seen: _Seen, owner_lives: bool) -> LegProgress:
         state, attempts, result = seen.record.progress(owner_lives=owner_lives)
         if attempts:
-            self._read_new_rows(seen)
+            seen.recent = newest(Steps.joined([seen.recent, seen.steps.read()]))
         leg = _progress(seen, state, attempts)
         if result is not None:
-            seen.settled, seen.wall_s = leg, sum(map(_wall_s, attempts))
+            seen.settled, seen.wall_s = leg, sum(wall_s(attempt) or 0.0 for attempt in attempts)
         return leg
-
-    def _read_new_rows(self, seen: _Seen) -> None:
-        """Rows of superseded attempts, and those that compaction shows a second time, are passed over."""
-        folder = f"trials/{seen.record.name}/rows"
-        for part in self._experiment.store.list(folder):
-            if part in seen.parts or not part.endswith(".jsonl"):
-                continue
-            try:
-                data = self._experiment.store.read(f"{folder}/{part}")
-            except FileNotFoundError:  # compacted since it was listed; the whole is there at the next look
-                continue
-            seen.parts.add(part)
-            for row in decode_rows(data)[0]:
-                last = seen.recent[-1] if seen.recent else None
-                if last is not None and row.attempt > last.attempt:
-                    seen.recent.clear()
-                if last is None or (row.attempt, row.step) > (last.attempt, last.step):
-                    seen.recent.append(row)
 
     def _seconds_left(self, legs: tuple[LegProgress, ...]) -> float | None:
         """The running leg's own estimate, and the rest at the pace of completed legs, their start-up included."""
@@ -129,31 +117,34 @@ class ProgressReader:
         return of_running + open_steps * median(seconds_per_step)
 
 
+def newest(steps: Steps) -> Steps:
+    """The last few steps of the latest attempt among these, in order."""
+    attempts, numbers = steps.ints("attempt"), steps.ints("step")
+    latest = max(attempts, default=0)
+    of_latest = {number: place for place, number in enumerate(numbers) if attempts[place] == latest}
+    return steps.take([of_latest[number] for number in sorted(of_latest)[-TAIL_STEPS:]])
+
+
 def _progress(seen: _Seen, state: TrialState, attempts: list[AttemptRecord]) -> LegProgress:
-    rows = seen.recent
+    recent = seen.recent
     attempt = attempts[-1] if attempts else None
-    is_fresh = bool(attempt and rows and rows[-1].attempt != attempt.number)  # this attempt has stored no row yet
-    num_done = rows[-1].step + 1 if rows else 0
+    last_attempt, last_step = ([0, *recent.ints("attempt")][-1], [-1, *recent.ints("step")][-1])
+    is_fresh = bool(attempt and recent and last_attempt != attempt.number)  # this attempt has stored no row yet
+    num_done = last_step + 1
     if is_fresh and attempt is not None and attempt.first_step is not None:
         num_done = attempt.first_step
-    has_pace = state == "running" and bool(rows) and not is_fresh
+    has_pace = state == "running" and bool(recent) and not is_fresh
     return LegProgress(
         name=seen.name,
         state=state,
         is_starting=state == "running" and attempt is not None and attempt.facts is None,
         num_done=num_done,
         num_steps=seen.num_steps,
-        loss=rows[-1].loss_ema if rows else None,
-        tok_per_sec=sum(row.tok_per_sec for row in rows) / len(rows) if rows else None,
+        loss=recent.floats("loss_ema")[-1] if recent else None,
+        tok_per_sec=sum(recent.floats("tok_per_sec")) / len(recent) if recent else None,
         seconds_left=(seen.num_steps - num_done) * _step_s(seen) if has_pace else None,
     )
 
 
 def _step_s(seen: _Seen) -> float:
-    return median(row.dt_ms for row in seen.recent) / 1000
-
-
-def _wall_s(attempt: AttemptRecord) -> float:
-    if attempt.ended_utc is None:
-        return 0.0
-    return (parse_utc(attempt.ended_utc) - parse_utc(attempt.started_utc)).total_seconds()
+    return median(seen.recent.floats("dt_ms")) / 1000

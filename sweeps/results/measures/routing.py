@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sweeps.records.rows import StepRow
+from sweeps.records.steps import Steps
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.spec.legs import Leg
 
@@ -23,17 +23,18 @@ class LegRouting:
 
 def leg_routing(snapshot: Snapshot, leg: Leg) -> LegRouting | None:
     """A leg's layers; None if its steps do not report on layers with experts."""
-    tail = [row for t in snapshot.of_leg(leg.name) for row in t.rows[-snapshot.plan.window_steps :]]
+    tails = [t.steps[-snapshot.plan.window_steps :] for t in snapshot.of_leg(leg.name)]
     routing = LegRouting(
-        dropped_pct=layer_means(tail, "layer_dropped_pct"),
-        max_vio=layer_means(tail, "layer_max_vio"),
-        dead_experts=layer_means(tail, "layer_dead_experts"),
-        lost_tokens_pct=layer_means(tail, "layer_lost_tokens_pct"),
+        dropped_pct=layer_means(tails, "layer_dropped_pct"),
+        max_vio=layer_means(tails, "layer_max_vio"),
+        dead_experts=layer_means(tails, "layer_dead_experts"),
+        lost_tokens_pct=layer_means(tails, "layer_lost_tokens_pct"),
     )
     return routing if all(vars(routing).values()) else None
 
 
-def layer_means(rows: Sequence[StepRow], field: LayerField) -> list[float]:
-    """Each layer's mean over the rows that report on layers; nothing where none does."""
-    told: list[tuple[float, ...]] = [value for row in rows if (value := getattr(row, field)) is not None]
-    return [sum(values) / len(told) for values in zip(*told, strict=True)]
+def layer_means(tails: Sequence[Steps], field: LayerField) -> list[float]:
+    """Each layer's mean over the steps that report on layers; nothing where none does."""
+    told = [values for tail in tails for values in tail.layers(field) if values is not None]
+    layers = range(min(map(len, told), default=0))
+    return [sum(values[layer] for values in told) / len(told) for layer in layers]

@@ -4,39 +4,85 @@ Status, tables, figures and report are all pure functions of a snapshot: the sam
 what they say about one experiment agrees with itself even while it runs.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
 
 from sweeps.records.documents import AttemptRecord, ExperimentState, Manifest, Origin, TrialResult, TrialState
 from sweeps.records.experiment import Experiment, experiment_state
-from sweeps.records.rows import StepRow
+from sweeps.records.steps import Steps
+from sweeps.records.trial import TrialRecord
+from sweeps.results.measures.divergence import why_diverged
+from sweeps.results.measures.trial import Measures, counted, measure, timing_window
+from sweeps.spec.errors import CorruptData, SweepToolError
 from sweeps.spec.plan import Plan, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSnapshot:
-    """All that is stored of one trial."""
+    """All that is stored of one trial, and its numbers, each computed once."""
 
     trial: Trial
     run: str  # what people read: the leg's name where there is one block, else the trial's
-    state: TrialState
+    state: TrialState | Literal["damaged"]
     attempts: list[AttemptRecord]
     result: TrialResult | None
-    rows: list[StepRow]  # each step once
+    steps: Steps  # each once
     spans: dict[int, tuple[int, int]]  # attempt -> first and last step that it stored
     log_name: str
+    window_steps: int  # of the plan
     origin: Origin | None = None  # set if another experiment ran it
+    damage: str | None = None  # why its files could not be read; then nothing else is known of it
+
+    @cached_property
+    def counted(self) -> list[bool]:
+        """For each step whether its time counts."""
+        return counted(self.steps)
+
+    @cached_property
+    def window(self) -> Steps:
+        """The timing window; no steps if there is none."""
+        return timing_window(self.steps, self.counted, self.window_steps)
+
+    @cached_property
+    def measures(self) -> Measures:
+        """The trial's numbers."""
+        return measure(self.steps, self.counted, self.window, self.window_steps)
+
+    @cached_property
+    def diverged(self) -> str | None:
+        """Why the trial has learnt nothing, if so. It is compared with no other then."""
+        return why_diverged(self.steps, self.window_steps, is_over=self.result is not None)
+
+    @cached_property
+    def measured_attempt(self) -> AttemptRecord | None:
+        """The attempt that ran the timing window; without one that of the last step, before that the last attempt."""
+        numbers = (self.window or self.steps).ints("attempt")
+        by_number = {attempt.number: attempt for attempt in self.attempts}
+        return by_number.get(numbers[-1]) if numbers else next(reversed(self.attempts), None)
+
+    @property
+    def stepped_attempts(self) -> list[AttemptRecord]:
+        """The attempts whose steps are the trial's, without those that were superseded altogether."""
+        numbers = set(self.steps.ints("attempt"))
+        return [attempt for attempt in self.attempts if attempt.number in numbers]
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the trainer said at its latest start; empty before the first."""
-        known = [a.facts for a in self.attempts if a.facts is not None]
+        """What the trainer said when the measured attempt started, or any at all; empty before the first start."""
+        known = [a.facts for a in (*self.attempts, self.measured_attempt) if a is not None and a.facts is not None]
         return known[-1] if known else {}
 
-    @property
+    @cached_property
     def fell_back(self) -> bool:
         """Whether steps of it ran uncompiled because compiling failed; then it is not the leg that it should be."""
-        return any("fallback" in row.flags for row in self.rows)
+        return any("fallback" in flags for flags in self.steps.flags)
+
+    @property
+    def fallback_reason(self) -> str | None:
+        """Why an attempt ran uncompiled, if compiling failed in any."""
+        told = [attempt.facts.get("compile_fallback") for attempt in self.attempts if attempt.facts]
+        return next((why for why in told if why), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +90,7 @@ class PreflightLeg:
     """How a leg's few steps before the launch ended."""
 
     leg: str
-    state: TrialState
+    state: TrialState | Literal["damaged"]
     error: str | None  # of its last attempt
     fell_back: bool  # compiling failed, its steps ran uncompiled
     first_step_s: float | None
@@ -60,63 +106,117 @@ class Snapshot:
     state: ExperimentState
     trials: list[TrialSnapshot]  # in plan order
     torn_files: tuple[str, ...]  # row parts that were not whole, relative to the experiment
+    uri: str = ""  # where it is; for messages alone, a report is the same wherever the experiment is
     preflight: tuple["PreflightLeg", ...] = ()  # the few steps of every leg before the launch, if there were any
 
     def of_leg(self, leg: str) -> list[TrialSnapshot]:
         """The trials of one leg, by block."""
-        return sorted((t for t in self.trials if t.trial.leg.name == leg), key=lambda t: t.trial.block)
+        return self._by_leg.get(leg, [])
+
+    @cached_property
+    def _by_leg(self) -> dict[str, list[TrialSnapshot]]:
+        legs: dict[str, list[TrialSnapshot]] = {}
+        for trial in sorted(self.trials, key=lambda t: t.trial.block):
+            legs.setdefault(trial.trial.leg.name, []).append(trial)
+        return legs
 
 
 def read_snapshot(experiment: Experiment) -> Snapshot:
-    """Reads everything once. Works while the experiment runs."""
+    """Reads everything once. Works while the experiment runs; a trial that cannot be read is there as damaged."""
     owner_lives = experiment.owner() is not None
-    plan = experiment.plan
-    trials: list[TrialSnapshot] = []
-    torn: list[str] = []
-    for trial, record in zip(plan.trials, experiment.trials(), strict=True):
-        state, attempts, result = record.progress(owner_lives=owner_lives)
-        stored = record.stored_rows()
-        torn += stored.torn
-        trials.append(
-            TrialSnapshot(
-                trial=trial,
-                run=trial.leg.name if plan.num_blocks == 1 else trial.name,
-                state=state,
-                attempts=attempts,
-                result=result,
-                rows=stored.rows,
-                spans=stored.spans,
-                log_name=record.log_name,
-                origin=record.origin() if result is not None else None,
-            )
-        )
+    read = [
+        _guarded(trial, record, experiment.plan, owner_lives)
+        for trial, record in zip(experiment.plan.trials, experiment.trials(), strict=True)
+    ]
+    trials = [trial for trial, _ in read]
+    states: list[TrialState] = ["interrupted" if t.state == "damaged" else t.state for t in trials]
     return Snapshot(
         manifest=experiment.manifest,
-        plan=plan,
-        state=experiment_state([t.state for t in trials], owner_lives=owner_lives),
+        plan=experiment.plan,
+        state=experiment_state(states, owner_lives=owner_lives),
         trials=trials,
-        torn_files=tuple(torn),
+        torn_files=tuple(file for _, torn in read for file in torn),
+        uri=experiment.uri,
         preflight=_preflight(experiment),
     )
+
+
+def _guarded(trial: Trial, record: TrialRecord, plan: Plan, owner_lives: bool) -> tuple[TrialSnapshot, tuple[str, ...]]:
+    """A trial and its incomplete files. Whatever it holds, the other trials are read."""
+    empty = TrialSnapshot(
+        trial=trial,
+        run=trial.leg.name if plan.num_blocks == 1 else trial.name,
+        state="damaged",
+        attempts=[],
+        result=None,
+        steps=Steps(),
+        spans={},
+        log_name=record.folders.log,
+        window_steps=plan.window_steps,
+    )
+    try:
+        return _read_trial(empty, record, owner_lives)
+    except OSError:
+        raise
+    except Exception as error:
+        known = isinstance(error, SweepToolError)
+        return replace(empty, damage=str(error) if known else f"{type(error).__name__}: {error}"), ()
+
+
+def _read_trial(empty: TrialSnapshot, record: TrialRecord, owner_lives: bool) -> tuple[TrialSnapshot, tuple[str, ...]]:
+    state, attempts, result = record.progress(owner_lives=owner_lives)
+    stored = record.steps()
+    trial = replace(
+        empty,
+        state=state,
+        attempts=[_checked(attempt, record) for attempt in attempts],
+        result=result,
+        steps=stored.steps,
+        spans=stored.spans,
+        origin=record.origin() if result is not None else None,
+    )
+    trial.measures.of_metric.keys()  # computed here, where a trial that defies it harms no other
+    return trial, stored.torn
+
+
+def _checked(attempt: AttemptRecord, record: TrialRecord) -> AttemptRecord:
+    """Raises CorruptData where a document holds another type than everything here relies on."""
+    facts: Any = attempt.facts or {}
+    of_maps: list[Any] = [facts, attempt.versions or {}]
+    if isinstance(facts, dict):
+        of_maps.append(attempt.facts.get("backends") or {} if attempt.facts else {})
+    if not all(isinstance(value, dict) for value in of_maps) or type(attempt.number) is not int:
+        raise CorruptData(f"attempt {attempt.number} in {record.folders.attempts} is damaged: it holds other types")
+    return attempt
 
 
 def _preflight(experiment: Experiment) -> tuple[PreflightLeg, ...]:
     """Read from the experiment that a launch makes for it inside the real one."""
     if not experiment.store.exists("preflight/manifest.json"):
         return ()
+    try:
+        return _preflight_legs(experiment)
+    except SweepToolError as error:
+        whole = PreflightLeg(
+            leg="all", state="damaged", error=str(error), fell_back=False, first_step_s=None, peak_mib=None
+        )
+        return (whole,)
+
+
+def _preflight_legs(experiment: Experiment) -> tuple[PreflightLeg, ...]:
     short = Experiment.open(experiment.store.uri_of("preflight"))
     found: list[PreflightLeg] = []
     for trial, record in zip(short.plan.trials, short.trials(), strict=True):
         state, attempts, _ = record.progress(owner_lives=False)
-        rows, error = record.rows(), attempts[-1].error if attempts else None
+        steps, error = record.steps().steps, attempts[-1].error if attempts else None
         found.append(
             PreflightLeg(
                 leg=trial.leg.name,
                 state=state,
                 error=f"{error.type}: {error.message}" if error else None,
-                fell_back=any("fallback" in row.flags for row in rows),
-                first_step_s=rows[0].dt_ms / 1e3 if rows else None,
-                peak_mib=max((row.peak_mib for row in rows), default=None),
+                fell_back=any("fallback" in flags for flags in steps.flags),
+                first_step_s=steps.floats("dt_ms")[0] / 1e3 if steps else None,
+                peak_mib=max(steps.floats("peak_mib"), default=None),
             )
         )
     return tuple(found)

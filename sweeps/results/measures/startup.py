@@ -4,21 +4,27 @@ A GPU does nothing meanwhile, so it is what a sweep of many short legs costs bey
 the same driver process ran both without a break: across a restore it would measure how long nobody was there.
 """
 
-from sweeps.records.documents import AttemptRecord, parse_utc
+import math
+
+from sweeps.records.documents import AttemptRecord
+from sweeps.results.measures.clock import moment
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 
 
 def between_legs_s(snapshot: Snapshot, trial: TrialSnapshot) -> float | None:
     """Seconds from the last step of the leg that the same driver ran before to the start of this one's first step."""
-    if not trial.attempts or not trial.rows:
+    if not trial.attempts or not trial.steps:
         return None
-    attempt, first = trial.attempts[0], trial.rows[0]
-    if attempt.first_step_utc is None or attempt.first_step != 0 or first.attempt != attempt.number:
+    attempt = trial.attempts[0]
+    if attempt.first_step != 0 or trial.steps.ints("attempt")[0] != attempt.number:
         return None
-    begun = parse_utc(attempt.first_step_utc).timestamp() - first.dt_ms / 1e3
+    first, took_s = moment(attempt.first_step_utc), trial.steps.floats("dt_ms")[0] / 1e3
+    if first is None or not math.isfinite(took_s):
+        return None
+    begun = first.timestamp() - took_s
     others = [other.attempts[-1] for other in snapshot.trials if other is not trial and other.attempts]
-    ends = [parse_utc(a.last_step_utc).timestamp() for a in others if a.last_step_utc and _same_driver(a, attempt)]
-    before = [end for end in ends if end <= begun]
+    ends = [moment(a.last_step_utc) for a in others if _same_driver(a, attempt)]
+    before = [end.timestamp() for end in ends if end is not None and end.timestamp() <= begun]
     return begun - max(before) if before else None
 
 

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from nanochat.throttle import slowdown
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
-from sweeps.results.measures.trial import counted
+from sweeps.results.measures.trial import slowdowns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,21 +24,18 @@ def throttled_trials(snapshot: Snapshot) -> list[Throttled]:
 
 
 def _throttled(trial: TrialSnapshot) -> Throttled | None:
-    slowed = [
-        (row, counts)
-        for row, counts in zip(trial.rows, counted(trial.rows), strict=True)
-        if slowdown(row.gpu_throttle_bits)
-    ]
-    if not slowed:
+    bits = slowdowns(trial.steps)
+    reasons = 0
+    for slowed_by in bits:
+        reasons |= slowed_by
+    if not reasons:
         return None
-    bits = 0
-    for row, _ in slowed:
-        bits |= slowdown(row.gpu_throttle_bits)
+    slowed = trial.steps.where([slowed != 0 for slowed in bits])
     return Throttled(
         trial=trial,
         num_steps=len(slowed),
-        num_counted=sum(counts for _, counts in slowed),
-        bits=bits,
-        lowest_mhz=min((row.gpu_clock_mhz for row, _ in slowed if row.gpu_clock_mhz is not None), default=None),
-        highest_c=max((row.gpu_temperature_c for row, _ in slowed if row.gpu_temperature_c is not None), default=None),
+        num_counted=sum(counts and slowed != 0 for counts, slowed in zip(trial.counted, bits, strict=True)),
+        bits=reasons,
+        lowest_mhz=min((mhz for mhz in slowed.known("gpu_clock_mhz") if mhz is not None), default=None),
+        highest_c=max((c for c in slowed.known("gpu_temperature_c") if c is not None), default=None),
     )

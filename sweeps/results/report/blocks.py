@@ -4,11 +4,13 @@ Names, paths and commands are `Code`, everything else is plain text, and no text
 an error message contains, each writer escapes it in its own way.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from sweeps.results.report.figures.svg import Drawing
+from sweeps.spec.words import fixed
 
 
 @dataclass(frozen=True)
@@ -146,4 +148,5 @@ def number_cell(value: float | None, digits: int | None = None) -> Cell:
     """A number with fixed digits, "-" for unknown."""
     if value is None:
         return Cell(words=("-",))
-    return Cell(words=(str(value) if digits is None else f"{value:.{digits}f}",), order=float(value))
+    order = float(value) if math.isfinite(value) else None
+    return Cell(words=(str(value) if digits is None else fixed(value, digits),), order=order)

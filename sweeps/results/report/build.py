@@ -16,16 +16,16 @@ from sweeps.results.report import html, markdown
 from sweeps.results.report.blocks import Block, Code, Figure, Paragraph, Report, Section
 from sweeps.results.report.figures.draw import block_figure, dt_figure, effect_figure, loss_figure, memory_figure
 from sweeps.results.report.headline import candidate_facts, cpu_warning, fp8_facts, verdict
-from sweeps.results.report.sections.across import across, listed
+from sweeps.results.report.sections.across import across, listed, listed_if_any
 from sweeps.results.report.sections.compiling import compile_table, fallback_lines
 from sweeps.results.report.sections.gates import gate_blocks
 from sweeps.results.report.sections.interruptions import damage_lines, interruption_lines, skipped_lines
 from sweeps.results.report.sections.phases import phase_sections
 from sweeps.results.report.sections.preflight import preflight_sections
 from sweeps.results.report.sections.provenance import artifact_lines, origin_lines, provenance_table
-from sweeps.results.report.sections.ratios import ratio_note, ratio_table, untimed_lines
+from sweeps.results.report.sections.ratios import barred_lines, code_lines, ratio_note, ratio_table, untimed_lines
 from sweeps.results.report.sections.routing import routing_sections
-from sweeps.results.report.sections.runs import run_table
+from sweeps.results.report.sections.runs import diverged_lines, run_table
 from sweeps.results.report.sections.throttling import throttling_sections
 from sweeps.results.tables.parquet import export_snapshot, export_store
 from sweeps.spec.errors import UsageError
@@ -110,53 +110,38 @@ def _effects(snapshots: Sequence[Snapshot]) -> list[Block]:
 
 
 def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Section]:
-    stand = Paragraph(words=(f"State of the experiment: {single.state}.",)) if single else None
-    damaged, taken_over = listed(snapshots, damage_lines), listed(snapshots, origin_lines)
-    skipped = listed(snapshots, skipped_lines)
-    fallen_back, untimed = listed(snapshots, fallback_lines), listed(snapshots, untimed_lines)
-    sections = [
-        Section(key="runs", title="Runs", blocks=[*([stand] if stand else []), across(snapshots, run_table)]),
-        Section(key="gates", title="Gates", blocks=gate_blocks(snapshots)),
-        Section(
-            key="legs",
-            title="Legs against the baseline",
-            blocks=[across(snapshots, ratio_table), ratio_note(snapshots), *([untimed] if untimed.lines else [])],
-        ),
+    state = [Paragraph(words=(f"State of the experiment: {single.state}.",))] if single else []
+    legs: list[Block] = [
+        across(snapshots, ratio_table),
+        ratio_note(snapshots),
+        *listed_if_any(snapshots, barred_lines, code_lines, untimed_lines),
     ]
-    if single:
-        figures = [loss_figure(single), dt_figure(single), memory_figure(single), block_figure(single)]
-        sections.append(Section(key="figures", title="Figures", blocks=figures))
-    sections += [
+    compiled = [across(snapshots, compile_table), *listed_if_any(snapshots, fallback_lines)]
+    interrupted = listed(snapshots, interruption_lines, "No trial was interrupted or failed.")
+    damaged = listed_if_any(snapshots, damage_lines)
+    files = [Paragraph(words=("Paths are relative to the experiment's folder.",)), listed(snapshots, artifact_lines)]
+    return [
+        _section("runs", "Runs", *state, across(snapshots, run_table), *listed_if_any(snapshots, diverged_lines)),
+        _section("gates", "Gates", *gate_blocks(snapshots)),
+        _section("legs", "Legs against the baseline", *legs),
+        *([_section("figures", "Figures", *_figures(single))] if single else []),
         *phase_sections(snapshots),
         *throttling_sections(snapshots),
         *routing_sections(snapshots),
         *preflight_sections(snapshots),
-        Section(
-            key="compile",
-            title="Compile and kernels",
-            blocks=[across(snapshots, compile_table), *([fallen_back] if fallen_back.lines else [])],
+        _section("compile", "Compile and kernels", *compiled),
+        _section("interruptions", "Interruptions and failures", interrupted, *listed_if_any(snapshots, skipped_lines)),
+        *([_section("damage", "Damaged files", *damaged)] if damaged else []),
+        _section(
+            "provenance", "Provenance", across(snapshots, provenance_table), *listed_if_any(snapshots, origin_lines)
         ),
-        Section(
-            key="interruptions",
-            title="Interruptions and failures",
-            blocks=[
-                listed(snapshots, interruption_lines, "No trial was interrupted or failed."),
-                *([skipped] if skipped.lines else []),
-            ],
-        ),
-        *([Section(key="damage", title="Damaged files", blocks=[damaged])] if damaged.lines else []),
-        Section(
-            key="provenance",
-            title="Provenance",
-            blocks=[across(snapshots, provenance_table), *([taken_over] if taken_over.lines else [])],
-        ),
-        Section(
-            key="artifacts",
-            title="Artifacts",
-            blocks=[
-                Paragraph(words=("Paths are relative to the experiment's folder.",)),
-                listed(snapshots, artifact_lines),
-            ],
-        ),
+        _section("artifacts", "Artifacts", *files),
     ]
-    return sections
+
+
+def _section(key: str, title: str, *blocks: Block) -> Section:
+    return Section(key=key, title=title, blocks=blocks)
+
+
+def _figures(snapshot: Snapshot) -> list[Figure]:
+    return [loss_figure(snapshot), dt_figure(snapshot), memory_figure(snapshot), block_figure(snapshot)]

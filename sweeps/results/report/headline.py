@@ -4,80 +4,74 @@ Not tok/s alone: a leg that is fast and learns less, or beats only its own slow 
 no more than advice follows, and the first word says so.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from sweeps.results.measures.compare import (
-    LegRatios,
-    against,
+    Comparison,
+    blocks_of,
+    compare,
     fastest_fp8_over_bf16,
-    has_fallen_back,
     mean_over_blocks,
-    ratios_to_baseline,
+    minutes_to_loss_of,
+    unusable_trials,
 )
 from sweeps.results.measures.snapshot import Snapshot
-from sweeps.results.measures.trial import Measures
-from sweeps.results.report.blocks import Block, Code, Fact, Facts, Paragraph, Strong, Verdict, Words
-from sweeps.results.report.figures.scales import percent_text
+from sweeps.results.report.blocks import Block, Code, Fact, Facts, Paragraph, Piece, Strong, Verdict, Words
 from sweeps.spec.legs import Leg
+from sweeps.spec.metrics import LEADING, METRIC
+from sweeps.spec.words import counted, fixed, percent_change
 
-Measure = Callable[[Measures], float | None]
+_IN_SENTENCES = {"tok_per_sec": "tok/s", "peak_mib": "peak memory", "loss": "loss"}
 
 
 def verdict(snapshot: Snapshot, *, named: bool) -> Verdict:
     """What may be concluded; `named`: the sentence begins with the experiment."""
-    plan = snapshot.plan
-    runs = (
-        "each leg ran in one block, and single runs of one leg differ by a percent or two by themselves"
-        if plan.num_blocks == 1
-        else f"the ratios are means over {plan.num_blocks} blocks without an interval"
-    )
-    caveat: Words = (*_whose(snapshot, named), f"The comparison is advice, not a verdict: {runs}. ")
-    if plan.candidate is not None and _is_invalid(snapshot, plan.candidate):
-        why = _fallen_back(plan.candidate, plan.baseline)
-        return Verdict(word="INVALID", sentence=(*_whose(snapshot, named), *why))
+    plan, whose = snapshot.plan, _whose(snapshot, named)
     if plan.candidate is None:
-        sentence = (*caveat, "The sweep names no candidate; the baseline is ", Code(plan.baseline.name), ".")
-        return Verdict(word="ADVISORY", sentence=sentence)
-    found = next(r for r in ratios_to_baseline(snapshot) if r.leg.name == plan.candidate.name)
-    candidate: Words = (*caveat, "The candidate ", Code(plan.candidate.name))
-    if not found.num_blocks:
+        sentence = (*whose, _caveat(plan.num_blocks), "The sweep names no candidate; the baseline is ")
+        return Verdict(word="ADVISORY", sentence=(*sentence, Code(plan.baseline.name), "."))
+    unusable = unusable_trials(snapshot, plan.candidate.name, plan.baseline.name)
+    if unusable:
+        return Verdict(word="INVALID", sentence=(*whose, *_unusable(plan.candidate, plan.baseline, snapshot)))
+    num_blocks = len(blocks_of(snapshot, plan.candidate.name, plan.baseline.name))
+    candidate: Words = (*whose, _caveat(num_blocks or plan.num_blocks), "The candidate ", Code(plan.candidate.name))
+    if not num_blocks:
         sentence = (*candidate, " cannot be compared yet: it or the baseline is not completed.")
         return Verdict(word="ADVISORY", sentence=sentence)
-    sentence = (*candidate, " against the baseline ", Code(plan.baseline.name), f": {_in_words(found)}.")
+    found = [compare(snapshot, plan.candidate.name, plan.baseline.name, metric.name) for metric in LEADING]
+    ratios = ", ".join(map(_in_words, found))
+    sentence = (*candidate, " against the baseline ", Code(plan.baseline.name), f": {ratios}.")
     return Verdict(word="ADVISORY", sentence=sentence)
 
 
-def _is_invalid(snapshot: Snapshot, candidate: Leg) -> bool:
-    """Whether nothing can be said of candidate and baseline, because a trial of one is not what it should be."""
-    return has_fallen_back(snapshot, candidate.name, snapshot.plan.baseline.name)
-
-
-def _fallen_back(candidate: Leg, baseline: Leg) -> Words:
-    return (
-        "Compiling failed in the candidate ",
-        Code(candidate.name),
-        " or in the baseline ",
-        Code(baseline.name),
-        ", and it went on uncompiled: nothing can be said about the two. Why is told below the compile status.",
+def _caveat(num_blocks: int) -> str:
+    runs = (
+        "each leg ran in one block, and runs of the same leg vary by 1 to 2 %"
+        if num_blocks == 1
+        else f"the ratios are means over {num_blocks} blocks without an interval"
     )
+    return f"The comparison is advice, not a verdict: {runs}. "
+
+
+def _unusable(candidate: Leg, baseline: Leg, snapshot: Snapshot) -> Words:
+    """Which of the two is not what it should be."""
+    words: list[Piece] = []
+    for role, leg in (("candidate", candidate), ("baseline", baseline)):
+        for why in dict.fromkeys(why for _, why in unusable_trials(snapshot, leg.name)):
+            words += ["; the " if words else "The ", f"{role} ", Code(leg.name), f" {why}"]
+    return (*words, ", so the two cannot be compared.")
 
 
 def candidate_facts(snapshot: Snapshot, *, named: bool) -> list[Block]:
     """Time to loss, speed, memory and loss of the candidate beside the baseline; nothing before both are completed.
 
-    Nothing either where one of the two went on uncompiled in any block.
+    Nothing either if one of the two diverged or ran uncompiled in any block.
     """
     plan = snapshot.plan
-    if plan.candidate is None or _is_invalid(snapshot, plan.candidate):
+    if plan.candidate is None or unusable_trials(snapshot, plan.candidate.name, plan.baseline.name):
         return []
-    found = {r.leg.name: r for r in ratios_to_baseline(snapshot)}
-    ratios, base = found[plan.candidate.name], found[plan.baseline.name]
-    if not ratios.num_blocks:
+    if not blocks_of(snapshot, plan.candidate.name, plan.baseline.name):
         return []
-    facts = [
-        _time_to_loss("baseline", ratios, base),
-        *_plain_facts(snapshot, ratios, plan.candidate.name, plan.baseline.name),
-    ]
     title: Words = (
         *_whose(snapshot, named),
         "Candidate ",
@@ -85,7 +79,7 @@ def candidate_facts(snapshot: Snapshot, *, named: bool) -> list[Block]:
         " against the baseline ",
         Code(plan.baseline.name),
     )
-    return [Facts(title=title, facts=facts)]
+    return [Facts(title=title, facts=_facts(snapshot, plan.candidate, plan.baseline, "baseline"))]
 
 
 def fp8_facts(snapshot: Snapshot, *, named: bool) -> list[Block]:
@@ -93,7 +87,7 @@ def fp8_facts(snapshot: Snapshot, *, named: bool) -> list[Block]:
     best = fastest_fp8_over_bf16(snapshot)
     if best is None:
         return []
-    leg, ratios, control = best
+    leg, control = best
     title: Words = (
         *_whose(snapshot, named),
         "Fastest FP8 leg ",
@@ -101,8 +95,7 @@ def fp8_facts(snapshot: Snapshot, *, named: bool) -> list[Block]:
         " over the bf16 control ",
         Code(control.name),
     )
-    time = _time_to_loss("control", ratios, against(snapshot, control, control))
-    return [Facts(title=title, facts=[time, *_plain_facts(snapshot, ratios, leg.name, control.name)])]
+    return [Facts(title=title, facts=_facts(snapshot, leg, control, "control"))]
 
 
 def cpu_warning(snapshots: Sequence[Snapshot]) -> list[Block]:
@@ -120,40 +113,46 @@ def _whose(snapshot: Snapshot, named: bool) -> Words:
     return (Code(snapshot.manifest.id), ": ") if named else ()
 
 
-def _in_words(ratios: LegRatios) -> str:
-    parts = [
-        ("tok/s", ratios.tok_per_sec, 3),
-        ("peak memory", ratios.peak_mib, 3),
-        ("loss", ratios.loss, 4),
-    ]
-    return ", ".join(f"{name} x {'-' if value is None else f'{value:.{digits}f}'}" for name, value, digits in parts)
+def _in_words(comparison: Comparison) -> str:
+    name, ratio = _IN_SENTENCES[comparison.metric.name], comparison.ratio.value
+    if ratio is None:
+        return f"{name} not compared ({comparison.reason})" if comparison.reason else f"{name} x -"
+    return f"{name} x {ratio:.{4 if comparison.metric.name == 'loss' else 3}f}"
 
 
-def _time_to_loss(base_role: str, ratios: LegRatios, base: LegRatios) -> Fact:
+def _facts(snapshot: Snapshot, leg: Leg, base: Leg, base_role: str) -> list[Fact]:
+    return [_time_to_loss(snapshot, leg, base, base_role), *(_fact(snapshot, leg, base, m.name) for m in LEADING)]
+
+
+def _time_to_loss(snapshot: Snapshot, leg: Leg, base: Leg, base_role: str) -> Fact:
     label = f"time to the {base_role}'s loss"
-    reached, needed = ratios.minutes_to_baseline_loss, base.minutes_to_baseline_loss
+    reached = minutes_to_loss_of(snapshot, leg.name, base.name)
+    barred = compare(snapshot, leg.name, base.name, "total_time_min").reason
+    if not reached.num_blocks and barred is not None:
+        return Fact(label=label, value="not compared", detail=(barred,))
+    needed = minutes_to_loss_of(snapshot, base.name, base.name).value
     own = f"{base_role}: " + ("-" if needed is None else f"{needed:.2f} min")
-    if reached is None:
+    if reached.value is None:
         return Fact(label=label, value="not reached", detail=(own,))
-    change = f", {percent_text(reached / needed)}" if needed else ""
-    return Fact(label=label, value=f"{reached:.2f} min", detail=(own + change,))
+    change = f", {percent_change(reached.value / needed)}" if needed else ""
+    return Fact(label=label, value=f"{reached.value:.2f} min", detail=(own + change,))
 
 
-def _plain_facts(snapshot: Snapshot, ratios: LegRatios, leg: str, base: str) -> list[Fact]:
-    rows: list[tuple[str, float | None, Measure, int, str]] = [
-        ("tok/s", ratios.tok_per_sec, lambda m: m.tok_per_sec, 0, ""),
-        ("peak memory", ratios.peak_mib, lambda m: m.peak_mib, 0, " MiB"),
-        ("loss", ratios.loss, lambda m: m.loss, 4, ""),
-    ]
-    facts: list[Fact] = []
-    for label, ratio, of, digits, unit in rows:
-        means = [mean_over_blocks(snapshot, name, of) for name in (leg, base)]
-        values = ["-" if mean is None else f"{mean:,.{digits}f}" for mean in means]
-        facts.append(
-            Fact(
-                label=label,
-                value="-" if ratio is None else percent_text(ratio),
-                detail=(f"{values[0]} against {values[1]}{unit}",),
-            )
-        )
-    return facts
+def _fact(snapshot: Snapshot, leg: Leg, base: Leg, name: str) -> Fact:
+    metric, comparison = METRIC[name], compare(snapshot, leg.name, base.name, name)
+    means = [mean_over_blocks(snapshot, each.name, name) for each in (leg, base)]
+    values = ["-" if mean.value is None else _grouped(mean.value, metric.digits) for mean in means]
+    unit = f" {metric.unit}" if name == "peak_mib" else ""
+    detail = f"{values[0]} against {values[1]}{unit}"
+    if comparison.reason is not None:
+        detail += f"; not compared: {comparison.reason}"
+    ratio = comparison.ratio
+    if snapshot.plan.num_blocks > 1 and ratio.num_blocks:
+        detail += f"; {counted(ratio.num_blocks, 'block')}"
+    value = "-" if ratio.value is None else percent_change(ratio.value)
+    return Fact(label=_IN_SENTENCES[name], value=value, detail=(detail,))
+
+
+def _grouped(value: float, digits: int) -> str:
+    """With its thousands parted."""
+    return f"{value:,.{digits}f}" if abs(value) < 1e15 else fixed(value, digits)

@@ -16,6 +16,7 @@ from nanochat.config import RunConfig, with_overrides
 from nanochat.machine.device import Device, open_device
 from nanochat.metering.telemetry import (
     NOTHING,
+    NUM_FLOATS,
     THREAD_NAME,
     GpuReading,
     GpuSampler,
@@ -73,7 +74,9 @@ readings = st.builds(GpuReading, numbers, numbers, numbers, st.none() | st.integ
 
 @given(readings)
 def test_a_reading_survives_the_way_over_the_wire(reading: GpuReading):
-    assert GpuReading.from_floats(reading.as_floats()) == reading
+    floats = reading.as_floats()
+    assert len(floats) == NUM_FLOATS
+    assert GpuReading.from_floats(floats) == reading
 
 
 # The thread

@@ -3,15 +3,13 @@
 import json
 import math
 from collections.abc import Callable
-from random import Random
 from typing import Any, get_type_hints
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.stats import StepStats
-from sweeps.records.rows import StepRow, decode_rows, encode_rows, merge_rows
-from tests.helpers.rows import row
+from sweeps.records.rows import StepRow, decode_rows, encode_rows
 
 numbers = st.floats(allow_nan=True, allow_infinity=True)
 _VALUES: dict[Any, st.SearchStrategy[Any]] = {
@@ -99,26 +97,3 @@ def test_a_whole_number_that_is_none_costs_its_line_also_where_it_may_be_missing
     for bits in (None, 32):
         ((row,), torn) = decode_rows(json.dumps(values | {"gpu_throttle_bits": bits}).encode() + b"\n")
         assert (row.gpu_throttle_bits, torn) == (bits, False)
-
-
-def test_the_latest_attempt_that_covers_a_step_wins(make_row: Callable[..., StepRow]) -> None:
-    first = [make_row(s, attempt=0) for s in range(14)]
-    second = [make_row(s, attempt=1) for s in range(10, 12)]
-    merged = merge_rows([second, first])
-    assert [r.step for r in merged] == list(range(14))
-    assert [r.attempt for r in merged] == [0] * 10 + [1, 1] + [0, 0]
-
-
-@few
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=30), st.randoms())
-def test_merging_holds_each_step_once_whatever_the_order_of_parts(
-    covered: list[tuple[int, int]], random: Random
-) -> None:
-    make = [row(step, attempt=attempt) for step, attempt in covered]
-    shuffled = list(make)
-    random.shuffle(shuffled)
-    merged = merge_rows([[row] for row in shuffled])
-    assert merged == merge_rows([make])
-    assert [(r.step, r.attempt) for r in merged] == sorted(
-        {step: max(a for s, a in covered if s == step) for step, _ in covered}.items()
-    )

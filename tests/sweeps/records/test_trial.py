@@ -104,8 +104,8 @@ def test_a_part_whose_storing_was_confirmed_to_nobody_does_not_refuse_the_next_t
 def test_a_restart_at_step_10_supersedes_what_it_repeats(trial: TrialRecord, make_row: MakeRow) -> None:
     trial.append_rows(0, [make_row(s, attempt=0) for s in range(14)])
     trial.append_rows(1, [make_row(s, attempt=1) for s in range(10, 20)])
-    stored = trial.stored_rows()
-    assert [r.attempt for r in stored.rows] == [0] * 10 + [1] * 10
+    stored = trial.steps()
+    assert stored.steps.ints("attempt") == [0] * 10 + [1] * 10
     assert stored.spans == {0: (0, 13), 1: (10, 19)}
 
 
@@ -113,12 +113,12 @@ def test_compaction_keeps_every_row_in_one_part(trial: TrialRecord, make_row: Ma
     for step in range(14):
         trial.append_rows(0, [make_row(step, attempt=0)])
     trial.append_rows(1, [make_row(s, attempt=1) for s in range(10, 20)])
-    before = trial.stored_rows()
+    before, spans = trial.rows(), trial.steps().spans
     trial.compact()
     assert [p.name for p in (folder(trial) / "rows").iterdir()] == ["compacted-000.jsonl"]
-    assert trial.stored_rows() == before
+    assert (trial.rows(), trial.steps().spans) == (before, spans)
     trial.compact()
-    assert trial.stored_rows() == before
+    assert (trial.rows(), trial.steps().spans) == (before, spans)
 
 
 @pytest.mark.parametrize("num_deleted", range(4))
@@ -156,8 +156,8 @@ def test_a_torn_part_is_named_gives_its_whole_rows_and_survives_compaction(
     two_rows = part.read_bytes()
     part.write_bytes(two_rows[: (len(two_rows) - 1) * numerator // 4])  # a quarter is half a row
     for _ in range(2):
-        stored = trial.stored_rows()
-        assert [r.step for r in stored.rows] == [0, 1, 2][: 2 + rows_of_part]
+        stored = trial.steps()
+        assert stored.steps.ints("step") == [0, 1, 2][: 2 + rows_of_part]
         assert stored.torn == ("trials/static-b1/rows/a000-p000001.jsonl",)
         trial.compact()
 

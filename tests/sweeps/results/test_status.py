@@ -41,6 +41,8 @@ def test_the_document_has_the_agreed_keys_and_names(make_experiment: Make, compl
         "total_time_min": 2.9000000000000004 / 60,
         "origin": None,
         "fell_back": False,
+        "diverged": None,
+        "failure": None,
     }
     assert waiting["status"] == "pending"
     assert {k for k, v in waiting.items() if v is None} == {
@@ -52,6 +54,8 @@ def test_the_document_has_the_agreed_keys_and_names(make_experiment: Make, compl
         "peak_mem_mib",
         "total_time_min",
         "origin",
+        "diverged",
+        "failure",
     }
 
 
@@ -70,7 +74,7 @@ def test_a_nan_is_null_in_json_and_nan_for_people(make_experiment: Make, make_ro
 
 
 def test_numbers_have_fixed_digits_and_the_unknown_is_a_dash() -> None:
-    assert (number(None, 2), number(1.0, 2), number(468783.4, 0), number(279, None)) == ("-", "1.00", "468783", "279")
+    assert (number(None, 2), number(1.0, 2), number(468783.4, 0), number(-0.001, 2)) == ("-", "1.00", "468783", "0.00")
 
 
 def test_of_a_hundred_trials_of_300_steps_each_file_of_rows_is_read_once(

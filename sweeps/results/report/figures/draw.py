@@ -1,47 +1,44 @@
 """The figures of an experiment: which numbers each shows, drawn for a wide and for a narrow page."""
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
-from sweeps.results.decisions.gates import MEASURES, GateLine, gate_lines
-from sweeps.results.measures.compare import geometric_mean, ratios_by_block
+from sweeps.results.decisions.gates import GateLine, gate_lines
+from sweeps.results.measures.compare import compare, geometric_mean
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
-from sweeps.results.measures.trial import counted, measure
 from sweeps.results.report.blocks import Figure, Words
 from sweeps.results.report.figures.bars import Bar, bar_chart
 from sweeps.results.report.figures.effects import Bound, Effect, Panel, effect_chart
 from sweeps.results.report.figures.lines import Line, Point, line_chart
-from sweeps.results.report.figures.scales import percent_text
 from sweeps.results.report.figures.strip import StripCell, StripRow, strip_chart
 from sweeps.results.report.figures.svg import NARROW, WIDE, Drawing
+from sweeps.results.status import shown_state
 from sweeps.spec.legs import Leg
+from sweeps.spec.metrics import LEADING, Metric
+from sweeps.spec.words import percent_change
 
 EQUIVALENT_WITHIN = 0.01
 _EARLY = 0.1  # the part of a run in which the loss falls so fast that it would flatten the rest
-_PANELS: tuple[tuple[str, str, Literal["higher", "lower"], int], ...] = (
-    ("tok_per_sec", "tok/s", "higher", 0),
-    ("peak_mib", "peak MiB", "lower", 0),
-    ("loss", "loss", "lower", 4),
-)
 
 
 def effect_figure(snapshot: Snapshot, *, number: int | None = None, of: str = "") -> Figure:
     """Each leg against the baseline in speed, memory and loss; numbered and named among several experiments."""
     panels = [
         Panel(
-            heading=heading,
-            better=better,
-            effects=[_effect(snapshot, leg, metric, digits) for leg in snapshot.plan.legs],
-            bounds=_bounds(snapshot, metric),
-            margin=EQUIVALENT_WITHIN if metric == "tok_per_sec" else None,
+            heading=metric.label,
+            better="higher" if metric.better == "higher" else "lower",
+            effects=[_effect(snapshot, leg, metric) for leg in snapshot.plan.legs],
+            bounds=_bounds(snapshot, metric.name),
+            margin=EQUIVALENT_WITHIN if metric.name == "tok_per_sec" else None,
         )
-        for metric, heading, better, digits in _PANELS
+        for metric in LEADING
     ]
     spread = (
-        "One block, so no spread is known: points without interval."
+        "One block: no spread to show."
         if snapshot.plan.num_blocks == 1
-        else f"Marks are means over {snapshot.plan.num_blocks} blocks, bars reach from the lowest to the highest block "
-        "and are no confidence intervals."
+        else f"Marks are means over the blocks in which both legs are compared, {snapshot.plan.num_blocks} at most; "
+        "bars reach from the lowest to the highest block and are no confidence intervals."
     )
     n = snapshot.plan.window_steps
     return _figure(
@@ -84,7 +81,7 @@ def loss_figure(snapshot: Snapshot) -> Figure:
 def memory_figure(snapshot: Snapshot) -> Figure:
     """Peak memory of every leg."""
     bars = [_memory_bar(snapshot, leg) for leg in snapshot.plan.legs]
-    base = max(_peaks(snapshot, snapshot.plan.baseline), default=None)
+    base = max(_values(snapshot, snapshot.plan.baseline, "peak_mib"), default=None)
     bounds = [
         Bound(ratio=line.bound * base, label=f"{line.bound:g} x the baseline, {line.bound * base:,.0f} MiB")
         for line in _baseline_gates(snapshot, "peak_mib")
@@ -112,7 +109,7 @@ def block_figure(snapshot: Snapshot) -> Figure:
                 None
                 if (trial := _trial_of(snapshot, leg, block)) is None
                 else StripCell(
-                    state=trial.state,
+                    state=shown_state(trial),
                     ratio=speeds[leg.name].get(block),
                     place=places[leg.name, block],
                     is_baseline=leg.role == "baseline",
@@ -138,26 +135,27 @@ def _figure(key: str, title: str, draw: Callable[[int, str, str], Drawing], capt
     )
 
 
-def _effect(snapshot: Snapshot, leg: Leg, metric: str, digits: int) -> Effect:
-    ratios = [*_ratios(snapshot, leg, metric).values()]
-    own = leg.role == "baseline"
-    mean = geometric_mean(v for t in snapshot.of_leg(leg.name) if (v := _value(snapshot, t, metric))) if own else None
+def _effect(snapshot: Snapshot, leg: Leg, metric: Metric) -> Effect:
+    ratios = list(_ratios(snapshot, leg, metric.name).values())
+    is_baseline = leg.role == "baseline"
+    own = geometric_mean(_values(snapshot, leg, metric.name)) if is_baseline else None
     return Effect(
         label=leg.name,
         role=leg.role,
         mean=geometric_mean(ratios),
-        blocks=[] if own else ratios,
-        absolute=None if mean is None else f"{mean:,.{digits}f}",
+        blocks=[] if is_baseline else ratios,
+        absolute=None if own is None else f"{own:,.{metric.digits}f}",
     )
 
 
 def _ratios(snapshot: Snapshot, leg: Leg, metric: str) -> dict[int, float]:
-    return ratios_by_block(snapshot, leg.name, snapshot.plan.baseline.name, MEASURES[metric])
+    return compare(snapshot, leg.name, snapshot.plan.baseline.name, metric).by_block
 
 
-def _value(snapshot: Snapshot, trial: TrialSnapshot, metric: str) -> float | None:
-    value = MEASURES[metric](measure(trial.rows, snapshot.plan.window_steps))
-    return value if value is not None and 0 < value < float("inf") else None
+def _values(snapshot: Snapshot, leg: Leg, metric: str) -> list[float]:
+    """A leg's positive values, by block."""
+    values = [trial.measures[metric] for trial in snapshot.of_leg(leg.name)]
+    return [value for value in values if value is not None and 0 < value < math.inf]
 
 
 def _baseline_gates(snapshot: Snapshot, metric: str) -> list[GateLine]:
@@ -181,24 +179,22 @@ def _lines(snapshot: Snapshot, field: Literal["dt_ms", "loss_ema"]) -> list[Line
     looks = {leg.name: i for i, leg in enumerate(snapshot.plan.legs)}
     lines: list[Line] = []
     for trial in sorted(snapshot.trials, key=lambda t: (looks[t.trial.leg.name], t.trial.block)):
+        steps = trial.steps
         if field == "dt_ms":
-            shown = zip(trial.rows, counted(trial.rows), strict=True)
-            points = [Point(x=row.step, y=row.dt_ms, faint=not counts) for row, counts in shown]
+            shown = zip(steps.ints("step"), steps.floats("dt_ms"), trial.counted, strict=True)
+            points = [Point(x=step, y=ms, faint=not counts) for step, ms, counts in shown]
         else:
-            early = trial.rows[-1].num_steps * _EARLY if trial.rows else 0.0
-            points = [Point(x=row.step, y=row.loss_ema, may_leave=row.step < early) for row in trial.rows]
+            early = steps.ints("num_steps")[-1] * _EARLY if steps else 0.0
+            shown = zip(steps.ints("step"), steps.floats("loss_ema"), strict=True)
+            points = [Point(x=step, y=loss, may_leave=step < early) for step, loss in shown]
         lines.append(Line(label=trial.trial.leg.name, look=looks[trial.trial.leg.name], points=points))
     return lines
 
 
-def _peaks(snapshot: Snapshot, leg: Leg) -> list[float]:
-    return [v for t in snapshot.of_leg(leg.name) if (v := _value(snapshot, t, "peak_mib")) is not None]
-
-
 def _memory_bar(snapshot: Snapshot, leg: Leg) -> Bar:
-    values = _peaks(snapshot, leg)
+    values = _values(snapshot, leg, "peak_mib")
     ratio = None if leg.role == "baseline" else geometric_mean(_ratios(snapshot, leg, "peak_mib").values())
-    change = "" if ratio is None else percent_text(ratio)
+    change = "" if ratio is None else percent_change(ratio)
     return Bar(
         label=leg.name, role=leg.role, values=values, text=f"{max(values):,.0f}" if values else "-", change=change
     )

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sweeps.results.report.figures.scales import Scale, inner_ticks, percent_text, tick_text
+from sweeps.results.report.figures.scales import Scale, inner_ticks, tick_text
 from sweeps.results.report.figures.svg import MONO_PX, NARROW, ROLE_MARKS, Canvas, Drawing
+from sweeps.spec.words import percent_change
 
 _NUMBER_PX = 66
 
@@ -141,7 +142,7 @@ def _row(canvas: Canvas, effect: Effect, scale: Scale, y: float, right: float) -
         for x in at:
             canvas.line(x, y - 4, x, y + 4, f"thin s{colour}")
     canvas.mark(scale.px((effect.mean - 1) * 100), y, ROLE_MARKS[effect.role], 4.5)
-    canvas.text(right, y + 4, effect.absolute or percent_text(effect.mean), "number", "end")
+    canvas.text(right, y + 4, effect.absolute or percent_change(effect.mean), "number", "end")
 
 
 def _legend(canvas: Canvas, panels: Sequence[Panel], y: float, width: int) -> float:

@@ -50,13 +50,3 @@ def inner_ticks(low: float, high: float, num_steps: int = 5) -> list[float]:
     """Round numbers inside the range, its ends included where they are round."""
     slack = (high - low) * 1e-9
     return [t for t in linear_ticks(low, high, num_steps) if low - slack <= t <= high + slack]
-
-
-def percent_text(ratio: float) -> str:
-    """A ratio as a change in percent: 1.157 is +15.7 %, with one more digit where the change is small."""
-    if ratio == 1:
-        return "0 %"
-    change = (ratio - 1) * 100
-    digits = 0 if abs(change) >= 99.95 else 1 if abs(change) >= 0.995 else 2
-    text = f"{change:+.{digits}f} %"
-    return text.replace("-", "\N{MINUS SIGN}")

@@ -7,8 +7,8 @@ with a colour, speed a number on a tint: blue is faster than the block's baselin
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sweeps.results.report.figures.scales import percent_text
 from sweeps.results.report.figures.svg import MONO_PX, NARROW, Canvas, Drawing, Mark
+from sweeps.spec.words import percent_change
 
 STATE_MARKS = {
     "completed": Mark(0, 2),
@@ -17,6 +17,8 @@ STATE_MARKS = {
     "stopped_early": Mark(1, 3),
     "failed": Mark(6, 1),
     "pending": Mark(0, 6, False),
+    "diverged": Mark(2, 5),
+    "damaged": Mark(2, 2, False),
 }
 _FULL_TINT = 0.15  # the change from which the tint does not get stronger
 
@@ -77,7 +79,7 @@ def _cell(canvas: Canvas, cell: StripCell | None, x: float, y: float, width: flo
         canvas.mark(x + width / 2, middle, STATE_MARKS[cell.state], 4)
         return
     canvas.mark(x + 11, middle, STATE_MARKS[cell.state], 4)
-    speed = "" if cell.ratio is None else "baseline" if cell.is_baseline else percent_text(cell.ratio)
+    speed = "" if cell.ratio is None else "baseline" if cell.is_baseline else percent_change(cell.ratio)
     if width >= 128:
         canvas.text(x + 22, middle + 4, speed or cell.state.replace("_", " "), "number")
         canvas.text(x + width - 6, middle + 4, f"#{cell.place}", "small number", "end")

@@ -30,3 +30,8 @@ def listed(snapshots: Snapshots, make: Callable[[Snapshot], list[Words]], empty:
     several = len(snapshots) > 1
     lines = [(Code(s.manifest.id), ", ", *line) if several else line for s in snapshots for line in make(s)]
     return Bullets(lines=lines, empty=empty)
+
+
+def listed_if_any(snapshots: Snapshots, *makers: Callable[[Snapshot], list[Words]]) -> list[Bullets]:
+    """Those of the lists that have lines."""
+    return [bullets for make in makers if (bullets := listed(snapshots, make)).lines]

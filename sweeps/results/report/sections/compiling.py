@@ -18,7 +18,7 @@ def compile_table(snapshot: Snapshot) -> Table:
             continue
         statuses = [_compile_status(t) for t in trials]
         pauses = [s for t in trials if (s := between_legs_s(snapshot, t)) is not None]
-        first_steps = [t.rows[0].dt_ms / 1000 for t in trials if t.rows]
+        first_steps = [t.steps.floats("dt_ms")[0] / 1000 for t in trials if t.steps]
         starts = [attempt.facts for t in begun for attempt in t.attempts if attempt.facts]
         kernels = [", ".join(f"{role} {k}" for role, k in sorted(f.get("backends", {}).items())) for f in starts]
         rows.append(
@@ -27,7 +27,7 @@ def compile_table(snapshot: Snapshot) -> Table:
                 text_cell(leg.config.compile.mode),
                 text_cell(_each_once(word for word, _ in statuses), statuses[0][1] if len(set(statuses)) == 1 else ""),
                 text_cell(_each_once(f.get("compile_cache", "") for f in starts)),
-                number_cell(sum(num_recompilations(t.rows) for t in trials)),
+                number_cell(sum(num_recompilations(t.steps) for t in trials)),
                 number_cell(max(pauses, default=None), 1),
                 number_cell(max(first_steps, default=None), 1),
                 text_cell(_each_once(kernels)),
@@ -47,12 +47,12 @@ def compile_table(snapshot: Snapshot) -> Table:
 
 
 def fallback_lines(snapshot: Snapshot) -> list[Words]:
-    """Which trials went on uncompiled, and why."""
+    """Which trials ran uncompiled, and why."""
     return [
         (
             Code(t.run),
-            " went on uncompiled, so it is compared with no other: ",
-            _why_fallen_back(t),
+            " ran uncompiled, so it is compared with no other: ",
+            t.fallback_reason or "",
         )
         for t in snapshot.trials
         if t.fell_back
@@ -64,17 +64,12 @@ def _each_once(words: Iterable[str]) -> str:
     return " / ".join(dict.fromkeys(word for word in words if word)) or "-"
 
 
-def _why_fallen_back(trial: TrialSnapshot) -> str:
-    told = [attempt.facts.get("compile_fallback") for attempt in trial.attempts if attempt.facts]
-    return next((why for why in told if why), "")
-
-
 def _compile_status(trial: TrialSnapshot) -> tuple[str, str]:
     """What became of compilation, and its tone."""
     if trial.trial.config.compile.mode == "none":
         return "not compiled", ""
     if trial.fell_back:
-        return "failed, went on uncompiled", "failed"
-    if not trial.rows:
+        return "failed, ran uncompiled", "failed"
+    if not trial.steps:
         return ("failed before the first step", "failed") if trial.state == "failed" else ("-", "")
-    return ("recompiled on the way", "outside") if num_recompilations(trial.rows) else ("ok", "within")
+    return ("recompiled on the way", "outside") if num_recompilations(trial.steps) else ("ok", "within")

@@ -19,11 +19,11 @@ def interruption_lines(snapshot: Snapshot) -> list[Words]:
 
 def skipped_lines(snapshot: Snapshot) -> list[Words]:
     """Which trials have steps that changed nothing, because a gradient was not finite."""
-    found = [(t, [row.step for row in t.rows if "skipped" in row.flags]) for t in snapshot.trials]
+    found = [(t, t.steps.where(["skipped" in flags for flags in t.steps.flags]).ints("step")) for t in snapshot.trials]
     return [
         (
             Code(t.run),
-            f" skipped {len(steps)} of {len(t.rows)} steps, whose gradient was not finite; the last is {steps[-1]}",
+            f" skipped {len(steps)} of {len(t.steps)} steps, whose gradient was not finite; the last is {steps[-1]}",
         )
         for t, steps in found
         if steps
@@ -32,7 +32,8 @@ def skipped_lines(snapshot: Snapshot) -> list[Words]:
 
 def damage_lines(snapshot: Snapshot) -> list[Words]:
     """Which files were not whole."""
-    return [(Code(f), " is torn: its whole lines are used, the rest is ignored") for f in snapshot.torn_files]
+    torn = [(Code(f), " is torn: its whole lines are used, the rest is ignored") for f in snapshot.torn_files]
+    return [*torn, *((Code(t.run), f" cannot be read: {t.damage}") for t in snapshot.trials if t.damage)]
 
 
 def _interruption(trial: TrialSnapshot, attempt: AttemptRecord, following: AttemptRecord | None) -> Words:

@@ -1,6 +1,6 @@
 """Where the time of a step goes, as a table."""
 
-from sweeps.results.measures.phases import SHOWN_PHASES, leg_phases
+from sweeps.results.measures.phases import SHOWN_PHASES, knows_phases, leg_phases
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.report.blocks import Cell, Column, Paragraph, Section, Table, code_cell, number_cell
 from sweeps.results.report.sections.across import Snapshots, across
@@ -8,7 +8,7 @@ from sweeps.results.report.sections.across import Snapshots, across
 
 def phase_sections(snapshots: Snapshots) -> list[Section]:
     """The table with its note; nothing where no step reports its phases."""
-    if not any(row.forward_median_ms is not None for s in snapshots for t in s.trials for row in t.rows):
+    if not any(map(knows_phases, snapshots)):
         return []
     note = (
         "Medians over the counted steps of the window, all blocks together, of the median rank; dt is that rank's too. "

@@ -1,9 +1,13 @@
 """Where the numbers come from and where the files are."""
 
 import shlex
+from typing import Any
 
-from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
-from sweeps.results.report.blocks import Cell, Code, Column, Table, Words, text_cell
+from sweeps.records.layout import TrialFolders
+from sweeps.results.measures.conditions import NO_CHANGES, commit_of
+from sweeps.results.measures.snapshot import Snapshot
+from sweeps.results.report.blocks import Cell, Code, Column, Piece, Table, Words, text_cell
+from sweeps.spec.words import counted
 
 _MANY_TRIALS = 12  # from which one line stands for all logs
 
@@ -11,18 +15,16 @@ _MANY_TRIALS = 12  # from which one line stands for all logs
 def provenance_table(snapshot: Snapshot) -> Table:
     """Where the numbers come from."""
     m = snapshot.manifest
-    devices = sorted({_device(t) for t in snapshot.trials if t.facts})
-    commit = "unknown" if m.git_commit is None else m.git_commit
-    changed = " with uncommitted changes (in manifest.json)" if m.git_diff else ""
+    devices = sorted({_device(a.facts) for t in snapshot.trials for a in t.attempts if a.facts})
     rows: list[tuple[str, Words]] = [
         ("experiment", (Code(m.id),)),
         ("launched (UTC)", (m.created_utc,)),
         ("command", (Code(shlex.join(m.argv)),)),
-        ("code", (Code(commit), changed)),
+        ("code", _code(snapshot)),
         ("plan sha256", (Code(m.plan_digest),)),
-        ("trials", (f"{len(snapshot.plan.legs)} legs x {snapshot.plan.num_blocks} blocks",)),
+        ("trials", (_trials(snapshot),)),
         ("devices", ("; ".join(devices) or "-",)),
-        ("versions", (", ".join(f"{name} {version}" for name, version in sorted(m.versions.items())) or "-",)),
+        ("versions", (_versions(snapshot),)),
     ]
     return Table(
         caption="Provenance",
@@ -40,7 +42,7 @@ def origin_lines(snapshot: Snapshot) -> list[Words]:
             " was taken over from experiment ",
             Code(t.origin.experiment),
             ", which ran it with the same config at commit ",
-            Code("unknown" if t.origin.git_commit is None else t.origin.git_commit),
+            Code(commit_of(snapshot, t) or "unknown"),
         )
         for t in snapshot.trials
         if t.origin is not None
@@ -52,7 +54,7 @@ def artifact_lines(snapshot: Snapshot) -> list[Words]:
     begun = [t for t in snapshot.trials if t.attempts]
     logs: list[Words] = [(Code(t.log_name), ": whole output of ", Code(t.run)) for t in begun]
     if len(begun) > _MANY_TRIALS:
-        logs = [(Code("trials/TRIAL/log.txt"), ": whole output of each trial")]
+        logs = [(Code(TrialFolders("TRIAL").log), ": whole output of each trial")]
     return [
         (Code("export/legs.parquet"), ": one row per trial"),
         (Code("export/steps.parquet"), ": each step of each trial once"),
@@ -61,6 +63,42 @@ def artifact_lines(snapshot: Snapshot) -> list[Words]:
     ]
 
 
-def _device(trial: TrialSnapshot) -> str:
-    facts = trial.facts
+def _code(snapshot: Snapshot) -> Words:
+    """The commits that ran what is measured, each with its trials where there are several."""
+    trials_of: dict[tuple[str, bool], list[str]] = {}
+    for trial in snapshot.trials:
+        if trial.steps:
+            attempt, commit = trial.measured_attempt, commit_of(snapshot, trial) or "unknown"
+            digest = attempt.git_diff_digest if attempt is not None else None
+            has_changes = bool(snapshot.manifest.git_diff) if digest is None else digest != NO_CHANGES
+            trials_of.setdefault((commit, has_changes), []).append(trial.run)
+    if not trials_of:
+        trials_of[snapshot.manifest.git_commit or "unknown", bool(snapshot.manifest.git_diff)] = []
+    words: list[Piece] = []
+    for (commit, has_changes), runs in trials_of.items():
+        words += ["; " if words else "", Code(commit), " with uncommitted changes" if has_changes else ""]
+        words += [f" ({', '.join(runs)})"] if len(trials_of) > 1 else []
+    return tuple(words)
+
+
+def _versions(snapshot: Snapshot) -> str:
+    """Of the launch, and what other attempts had instead."""
+    launch = snapshot.manifest.versions
+    seen: dict[str, list[str]] = {name: [version] for name, version in launch.items()}
+    for trial in snapshot.trials:
+        for attempt in trial.attempts:
+            for name, version in (attempt.versions or {}).items():
+                seen.setdefault(name, []).append(version)
+    return ", ".join(f"{name} {' / '.join(dict.fromkeys(versions))}" for name, versions in sorted(seen.items())) or "-"
+
+
+def _trials(snapshot: Snapshot) -> str:
+    num_legs = len({trial.trial.leg.name for trial in snapshot.trials})
+    return (
+        f"{counted(len(snapshot.trials), 'trial')}: {counted(num_legs, 'leg')} x "
+        f"{counted(snapshot.plan.num_blocks, 'block')}"
+    )
+
+
+def _device(facts: dict[str, Any]) -> str:
     return f"{facts.get('world_size')} x {facts.get('device_name') or facts.get('device')}"

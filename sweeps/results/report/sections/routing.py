@@ -11,7 +11,7 @@ from sweeps.spec.legs import Leg
 
 def routing_sections(snapshots: Snapshots) -> list[Section]:
     """The table with its note; nothing where no step reports on its layers."""
-    if not any(row.layer_max_vio is not None for s in snapshots for t in s.trials for row in t.rows):
+    if not any(leg_routing(s, leg) for s in snapshots for leg in s.plan.legs):
         return []
     note = (
         "Means over the last window steps of all blocks; the layer in brackets, counted from 0, is the worst. MaxVio "

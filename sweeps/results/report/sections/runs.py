@@ -2,23 +2,38 @@
 
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.report.blocks import Cell, Code, Column, Table, Words, number_cell, text_cell
-from sweeps.results.status import RUN_COLUMNS, trial_status
+from sweeps.results.status import RUN_METRICS, shown_state
 
 
 def run_table(snapshot: Snapshot) -> Table:
-    """The run summary: every trial under the names that people know."""
-    text_columns = ("run", "status")
+    """One line per trial."""
     rows: list[list[Cell]] = []
     for trial in snapshot.trials:
-        values = vars(trial_status(trial, snapshot.plan.window_steps))
-        numbers = [number_cell(values[n], digits) for n, (h, digits) in RUN_COLUMNS.items() if h not in text_columns]
+        m = trial.measures
         name: Words = (Code(trial.run), *((" (fell back to no compilation)",) if trial.fell_back else ()))
-        rows.append([Cell(words=name), text_cell(trial.state, trial.state), *numbers])
+        state = shown_state(trial)
+        numbers = [number_cell(m[metric.name], metric.digits) for metric in RUN_METRICS]
+        rows.append(
+            [
+                Cell(words=name),
+                text_cell(state, state),
+                number_cell(m.steps_observed),
+                number_cell(m.last_step),
+                *numbers,
+            ]
+        )
+    numbers = ("steps_observed", "last_step", *(metric.run_heading for metric in RUN_METRICS))
     return Table(
         caption="Run summary, one line per trial",
-        columns=[
-            Column(heading=heading, kind="text" if heading in text_columns else "number")
-            for heading, _ in RUN_COLUMNS.values()
-        ],
+        columns=[Column(heading="run"), Column(heading="status"), *(Column(heading=n, kind="number") for n in numbers)],
         rows=rows,
     )
+
+
+def diverged_lines(snapshot: Snapshot) -> list[Words]:
+    """Which trials have learnt nothing, and what shows it."""
+    return [
+        (Code(t.run), f" diverged, so it is compared with no other: {t.diverged}")
+        for t in snapshot.trials
+        if t.diverged
+    ]

@@ -29,6 +29,6 @@ def _line(throttled: Throttled) -> Words:
     seen += [f"at up to {throttled.highest_c:.0f} C"] if throttled.highest_c is not None else []
     return (
         Code(throttled.trial.run),
-        f": {throttled.num_steps} of {len(throttled.trial.rows)} steps, {throttled.num_counted} of them counted, "
+        f": {throttled.num_steps} of {len(throttled.trial.steps)} steps, {throttled.num_counted} of them counted, "
         + ", ".join([*seen, "because of " + " and ".join(reason_names(throttled.bits))]),
     )

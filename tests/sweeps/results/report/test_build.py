@@ -11,9 +11,8 @@ import pytest
 from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
-from sweeps.results.measures.compare import mean_over_blocks
+from sweeps.results.measures.compare import Mean, mean_over_blocks
 from sweeps.results.measures.snapshot import read_snapshot
-from sweeps.results.measures.trial import measure
 from sweeps.results.report.build import build_report, html, markdown_files, refresh, write_chosen, write_report
 
 Make = Callable[..., Experiment]
@@ -85,18 +84,18 @@ def test_time_to_the_baselines_loss_leads(done: Experiment) -> None:
 def test_gates_stand_with_value_and_bound_and_decide_nothing(done: Experiment) -> None:
     _, gates = report(done).split("## Gates")
     assert (
-        "| `tok_per_sec` improves | `static` | 5120 | 2560 | 2.0000 | above 1.0000 | within the bound | ADVISORY |"
+        "| `tok_per_sec` improves | `static` | 5120 | 2560 | 2.0000 | 1 | above 1.0000 | within the bound | ADVISORY |"
     ) in gates
     assert (
-        "| `loss` at most x 0.99 | `static` | 4.4500 | 4.4500 | 1.0000 | at most 0.9900 "
+        "| `loss` at most x 0.99 | `static` | 4.4500 | 4.4500 | 1.0000 | 1 | at most 0.9900 "
         "| outside the bound | ADVISORY |"
     ) in gates
 
 
 def test_each_leg_has_its_ratios_and_its_minutes_to_the_baselines_loss(done: Experiment) -> None:
     text = report(done)
-    assert "| `static` | baseline | 1.000 | 1.000 | 1.0000 | 5.80 | - |" in text
-    assert "| `bf16` | control | 4.000 | 1.100 | 0.9551 | 1.35 | - |" in text
+    assert "| `static` | baseline | 1 | 1.000 | 1.000 | 1.0000 | 5.80 | - |" in text
+    assert "| `bf16` | control | 1 | 4.000 | 1.100 | 0.9551 | 1.35 | - |" in text
 
 
 def test_every_run_is_in_the_summary_with_the_usual_digits(done: Experiment) -> None:
@@ -195,7 +194,7 @@ def test_several_blocks_are_compared_block_by_block(
         complete(experiment, name, steps_of(make_row, name, dt_ms, 4.0, 1000.0))
     text = report(experiment)
     assert "the ratios are means over 2 blocks without an interval" in text
-    assert "| `static_cap1p25` | candidate | 1.414 |" in text  # the geometric mean of 2 and 1
+    assert "| `static_cap1p25` | candidate | 2 | 1.414 |" in text  # the geometric mean of 2 and 1
     assert "| `static_cap1p25-b2` | completed |" in text
 
 
@@ -293,7 +292,7 @@ def test_skipped_steps_are_counted_and_told(make_experiment: Make, complete: Com
     _, told = report(experiment).split("## Interruptions and failures")
     assert "- `static` skipped 2 of 40 steps, whose gradient was not finite; the last is 30" in told
     assert told.count("not finite") == 1
-    counts = {t.trial.leg.name: measure(t.rows, 10).num_skipped_steps for t in read_snapshot(experiment).trials}
+    counts = {t.trial.leg.name: t.measures.num_skipped_steps for t in read_snapshot(experiment).trials}
     assert (counts["static"], counts["bf16"]) == (2, 0)
 
 
@@ -317,13 +316,15 @@ def fallen_back(make_experiment: Make, complete: Complete, make_row: MakeRow) ->
 def test_a_leg_that_went_on_uncompiled_is_compared_with_none_and_says_why(fallen_back: Experiment) -> None:
     text = report(fallen_back)
     verdict = text.split("\n\n")[2]
-    assert verdict.startswith("**INVALID.** Compiling failed in the candidate `static_cap1p25` or in the baseline")
-    assert "| `static_cap1p25` | candidate | - | - | - | - | - |" in text
+    assert verdict.startswith(
+        "**INVALID.** The candidate `static_cap1p25` ran uncompiled, so the two cannot be compared."
+    )
+    assert "| `static_cap1p25` | candidate | 1 | not compared: static\\_cap1p25 ran uncompiled |" in text
     assert "| `static_cap1p25` (fell back to no compilation) | completed | 40 |" in text
     _, compiled = text.split("## Compile and kernels")
-    assert "| `static_cap1p25` | static | failed, went on uncompiled |" in compiled
+    assert "| `static_cap1p25` | static | failed, ran uncompiled |" in compiled
     assert (
-        "- `static_cap1p25` went on uncompiled, so it is compared with no other: on rank 1 torch.compile failed in "
+        "- `static_cap1p25` ran uncompiled, so it is compared with no other: on rank 1 torch.compile failed in "
         "block 0 of 2 with compile.mode 'static': InvalidCxxCompiler: no g++"
     ) in compiled
     assert "Fastest FP8 leg `static`" in text
@@ -334,11 +335,11 @@ def test_a_gate_on_a_leg_that_went_on_uncompiled_is_invalid(fallen_back: Experim
     gates, _ = rest.split("## Legs against the baseline")
     lines = [line for line in gates.splitlines() if line.startswith("| `")]
     assert len(lines) >= 2
-    assert all(line.endswith("| not measured | INVALID |") for line in lines)
+    assert all(line.endswith("| not compared: static\\_cap1p25 ran uncompiled | INVALID |") for line in lines)
 
 
 def test_legs_that_were_compiled_are_compared_beside_one_that_was_not(fallen_back: Experiment) -> None:
-    assert "| `bf16` | control | 4.000 | 1.000 | 1.0000 |" in report(fallen_back)
+    assert "| `bf16` | control | 1 | 4.000 | 1.000 | 1.0000 |" in report(fallen_back)
 
 
 def test_a_block_that_went_on_uncompiled_is_in_no_mean_and_leaves_the_lead_without_facts(
@@ -350,7 +351,7 @@ def test_a_block_that_went_on_uncompiled_is_in_no_mean_and_leaves_the_lead_witho
     name = "static_cap1p25-b2"
     flags = [dataclasses.replace(row, flags=("fallback",)) for row in steps_of(make_row, name, 400.0, 4.0, 3000.0)]
     complete(experiment, name, flags, compile_fallback="no g++")
-    assert mean_over_blocks(read_snapshot(experiment), "static_cap1p25", lambda m: m.peak_mib) == 1000.0
+    assert mean_over_blocks(read_snapshot(experiment), "static_cap1p25", "peak_mib") == Mean(value=1000.0, num_blocks=1)
     lead, _ = report(experiment).split("## Runs")
     assert "**INVALID.**" in lead
     assert "Candidate `static_cap1p25` against" not in lead

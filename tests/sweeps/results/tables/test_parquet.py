@@ -17,8 +17,10 @@ from nanochat.throttle import REASONS, slowdown
 from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
-from sweeps.results.tables.columns import LEG_COLUMNS, NOT_FINITE, STEP_COLUMNS
+from sweeps.results.tables.column import NOT_FINITE
+from sweeps.results.tables.legs import LEG_COLUMNS
 from sweeps.results.tables.parquet import export_experiment
+from sweeps.results.tables.steps import STEP_COLUMNS
 
 Make = Callable[..., Experiment]
 MakeRow = Callable[..., StepRow]

@@ -9,7 +9,7 @@ import pytest
 from sweeps.results.report.figures.bars import Bar, bar_chart
 from sweeps.results.report.figures.effects import Bound, Effect, Panel, effect_chart
 from sweeps.results.report.figures.lines import Line, Point, line_chart, uncounted_spans
-from sweeps.results.report.figures.scales import inner_ticks, linear_ticks, log_ticks, percent_text
+from sweeps.results.report.figures.scales import inner_ticks, linear_ticks, log_ticks
 from sweeps.results.report.figures.strip import STATE_MARKS, StripCell, StripRow, strip_chart
 from sweeps.results.report.figures.svg import NARROW, ROLE_MARKS, WIDE, Drawing, line_look, mark_of, name_lines
 
@@ -145,11 +145,6 @@ def test_ticks_are_round_and_enclose_the_range() -> None:
     assert inner_ticks(5.9, 10.4) == [6.0, 7.0, 8.0, 9.0, 10.0]
     assert log_ticks(96.0, 15000.0) == pytest.approx([50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000])
     assert log_ticks(100.0, 100.0) == pytest.approx([100, 200])
-
-
-def test_a_ratio_reads_as_a_change_in_percent() -> None:
-    shown = [percent_text(r) for r in (1.157, 1.0, 2.28, 0.9, 1.0012)]
-    assert shown == ["+15.7 %", "0 %", "+128 %", "\N{MINUS SIGN}10.0 %", "+0.12 %"]
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])

@@ -1,0 +1,55 @@
+"""Where the files of a trial are in its experiment. Only this file spells those paths."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrialFolders:
+    """The folders and files of one trial, relative to the experiment."""
+
+    trial: str
+
+    @property
+    def root(self) -> str:
+        """All of it."""
+        return f"trials/{self.trial}"
+
+    @property
+    def config(self) -> str:
+        """The resolved config, a file."""
+        return f"{self.root}/trial.json"
+
+    @property
+    def attempts(self) -> str:
+        """One document per attempt."""
+        return f"{self.root}/attempts"
+
+    @property
+    def rows(self) -> str:
+        """Immutable parts of rows."""
+        return f"{self.root}/rows"
+
+    @property
+    def train(self) -> str:
+        """Ray Train's storage: a folder per attempt, with its checkpoints."""
+        return f"{self.root}/train"
+
+    @property
+    def stacks(self) -> str:
+        """Which process each rank is, and where each was when one hung."""
+        return f"{self.root}/stacks"
+
+    @property
+    def log(self) -> str:
+        """The whole output of all ranks, a file."""
+        return f"{self.root}/log.txt"
+
+    @property
+    def result(self) -> str:
+        """The file that makes the trial completed."""
+        return f"{self.root}/result.json"
+
+    @property
+    def origin(self) -> str:
+        """Which experiment ran the trial, a file; only if it was another one."""
+        return f"{self.root}/origin.json"

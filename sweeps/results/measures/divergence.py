@@ -1,0 +1,28 @@
+"""Whether a trial has diverged: it may run to its end, and fast, and has learnt nothing."""
+
+import math
+
+from sweeps.records.steps import Steps
+
+_TOO_SHORT_STEPS = 20  # in which a loss need not have fallen yet
+
+
+def why_diverged(steps: Steps, window_steps: int, *, is_over: bool) -> str | None:
+    """What shows that the steps learn nothing; None if they do, or if that cannot be said yet.
+
+    A loss in the last `window_steps` that is not a finite number, or, once the trial is over, their mean no better than
+    the loss of the first step.
+    """
+    losses = steps.floats("loss")
+    tail = losses[-window_steps:]
+    num_lost = sum(not math.isfinite(loss) for loss in tail)
+    if num_lost:
+        return f"the loss is not a finite number in {num_lost} of the last {len(tail)} steps"
+    if not is_over or len(losses) <= max(_TOO_SHORT_STEPS, window_steps) or not math.isfinite(losses[0]):
+        return None
+    last = sum(tail) / len(tail)
+    if last < losses[0]:
+        return None
+    return (
+        f"the mean loss of the last {len(tail)} steps, {last:.4f}, is no better than that of the first, {losses[0]:.4f}"
+    )

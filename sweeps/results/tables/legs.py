@@ -1,0 +1,212 @@
+"""The columns of legs.parquet, one row per trial, in the order of the file; later versions only add columns.
+
+What describes a run that may have had several attempts (workers, card, kernels, commit) is that of the attempt whose
+window is measured; lists hold what every attempt had.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat.config import digest, field_alternatives, field_paths, get_field, to_dict
+from sweeps.results.measures.clock import moment, wall_s
+from sweeps.results.measures.conditions import commit_of
+from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
+from sweeps.results.measures.startup import between_legs_s
+from sweeps.results.tables.column import NOT_FINITE, About, Kind
+from sweeps.spec.metrics import METRICS, Metric
+
+
+@dataclass(frozen=True)
+class LegSource:
+    """What a row is made from."""
+
+    experiment: Snapshot
+    trial: TrialSnapshot
+
+
+@dataclass(frozen=True)
+class LegColumn(About):
+    """A column and its value for one trial."""
+
+    of: Callable[[LegSource], Any]
+
+
+def _metric_column(metric: Metric) -> LegColumn:
+    return LegColumn(metric.name, "float64", metric.unit, metric.meaning, lambda s: s.trial.measures[metric.name])
+
+
+def _fact(name: str, kind: Kind, unit: str, meaning: str) -> LegColumn:
+    """What the trainer said at the start of the measured attempt."""
+    return LegColumn(name, kind, unit, meaning, lambda s: s.trial.facts.get(name))
+
+
+LEG_COLUMNS: list[LegColumn] = [
+    LegColumn("leg", "text", "", "name of the leg", lambda s: s.trial.trial.leg.name),
+    LegColumn("trial", "text", "", "name of the trial: leg and block", lambda s: s.trial.trial.name),
+    LegColumn("block", "int32", "", "pass over all legs, from 1", lambda s: s.trial.trial.block),
+    LegColumn("role", "text", "", "baseline, candidate, grid or control", lambda s: s.trial.trial.leg.role),
+    LegColumn("status", "text", "", "state of the trial when exported", lambda s: s.trial.state),
+    LegColumn("attempts", "int32", "attempts", "attempts started", lambda s: len(s.trial.attempts)),
+    LegColumn("steps_observed", "int32", "steps", "different steps stored", lambda s: s.trial.measures.steps_observed),
+    LegColumn("last_step", "int32", "", "index of the last step, from 0", lambda s: s.trial.measures.last_step),
+    *map(_metric_column, METRICS),
+    LegColumn("window_steps", "int32", "steps", "length of the window", lambda s: s.experiment.plan.window_steps),
+    LegColumn(
+        "counted_steps",
+        "int32",
+        "steps",
+        "steps whose time counts, of all",
+        lambda s: s.trial.measures.num_counted_steps,
+    ),
+    LegColumn(
+        "skipped_steps",
+        "int32",
+        "steps",
+        "steps that changed nothing: a gradient was not finite",
+        lambda s: s.trial.measures.num_skipped_steps,
+    ),
+    LegColumn("wall_time_min", "float64", "min", "time in all ended attempts", lambda s: _wall_time_min(s.trial)),
+    LegColumn(
+        "between_legs_s",
+        "float64",
+        "s",
+        "from the last step of the leg before to the start of the first step; null where it did not follow at once",
+        lambda s: between_legs_s(s.experiment, s.trial),
+    ),
+    LegColumn("started_utc", "utc", "UTC", "start of the first attempt", lambda s: _started(s.trial)),
+    LegColumn("ended_utc", "utc", "UTC", "end of the last attempt", lambda s: _ended(s.trial)),
+    LegColumn("error_type", "text", "", "what ended the last attempt, if an error", lambda s: _error(s.trial, "type")),
+    LegColumn("error_message", "text", "", "its message", lambda s: _error(s.trial, "message")),
+    LegColumn("diverged", "text", "", "why the trial has learnt nothing, if so", lambda s: s.trial.diverged),
+    LegColumn(
+        "num_workers", "int32", "workers", "ranks of the measured attempt", lambda s: _measured(s.trial, "num_workers")
+    ),
+    LegColumn("host", "text", "", "host of the measured attempt", lambda s: _measured(s.trial, "host")),
+    _fact("device", "text", "", "cpu or cuda"),
+    _fact("device_name", "text", "", "name of the processor or card"),
+    _fact("peak_bf16_flops", "float64", "FLOP/s", "the card's dense bf16 peak"),
+    _fact("flops_per_token", "float64", "FLOP/token", "model's FLOPs, forward and backward"),
+    _fact("num_params", "int64", "parameters", "all parameters"),
+    _fact("num_active_params", "int64", "parameters", "parameters a token passes through"),
+    _fact("total_batch_tokens", "int64", "tokens", "tokens per optimizer step"),
+    _fact("grad_accum_steps", "int32", "micro-steps", "micro-steps per step"),
+    _fact("compile_cache", "text", "", "cold, warm, mixed or none"),
+    LegColumn(
+        "backends_json", "text", "", "kernel of each role", lambda s: _json_or_none(s.trial.facts.get("backends"))
+    ),
+    LegColumn(
+        "attempt_num_workers",
+        "int32s",
+        "workers",
+        "ranks of each attempt",
+        lambda s: tuple(a.num_workers for a in s.trial.attempts),
+    ),
+    LegColumn(
+        "attempt_compile_caches",
+        "texts",
+        "",
+        "compile_cache of each attempt",
+        lambda s: tuple((a.facts or {}).get("compile_cache") for a in s.trial.attempts),
+    ),
+    LegColumn(
+        "attempt_backends_json",
+        "texts",
+        "",
+        "backends_json of each attempt",
+        lambda s: tuple(_json_or_none((a.facts or {}).get("backends")) for a in s.trial.attempts),
+    ),
+    LegColumn(
+        "compile_fallback",
+        "text",
+        "",
+        "why an attempt ran uncompiled, if compiling failed",
+        lambda s: s.trial.fallback_reason,
+    ),
+    LegColumn("seed", "int64", "", "seed of the run", lambda s: s.trial.trial.config.run.seed),
+    LegColumn("leg_id", "text", "", "leg's name and difference from the base", lambda s: s.trial.trial.leg.id),
+    LegColumn("config_sha256", "text", "", "digest of the whole config", lambda s: digest(s.trial.trial.config)),
+    LegColumn("config_json", "text", "", "the whole config", lambda s: _json_or_none(to_dict(s.trial.trial.config))),
+    LegColumn("experiment", "text", "", "id of the experiment", lambda s: s.experiment.manifest.id),
+    LegColumn("sweep", "text", "", "name of the sweep", lambda s: s.experiment.manifest.sweep),
+    LegColumn(
+        "origin",
+        "text",
+        "",
+        "id of the experiment that ran the leg, where it was taken over",
+        lambda s: s.trial.origin.experiment if s.trial.origin else None,
+    ),
+    LegColumn("git_commit", "text", "", "commit of the measured attempt", lambda s: commit_of(s.experiment, s.trial)),
+    LegColumn(
+        "attempt_git_commits",
+        "texts",
+        "",
+        "commit of each attempt",
+        lambda s: tuple(a.git_commit for a in s.trial.attempts),
+    ),
+    LegColumn(
+        "git_diff_sha256",
+        "text",
+        "",
+        "digest of the measured attempt's uncommitted changes",
+        lambda s: _measured(s.trial, "git_diff_digest"),
+    ),
+    LegColumn(
+        "versions_json",
+        "text",
+        "",
+        "python and packages of the measured attempt",
+        lambda s: _json_or_none(_measured(s.trial, "versions")),
+    ),
+    LegColumn(
+        NOT_FINITE,
+        "texts",
+        "",
+        "columns that are null here because their number is not finite, or too large",
+        lambda _: (),
+    ),
+]
+
+
+def varying_fields(snapshot: Snapshot) -> list[str]:
+    """The config fields, as dotted paths, in which the trials differ; name and seed have columns of their own."""
+    configs = [t.trial.config for t in snapshot.trials]
+    own = ("run.name", "run.seed")
+    return [p for p in field_paths() if p not in own and len({repr(get_field(c, p)) for c in configs}) > 1]
+
+
+def parameter_column(path: str) -> LegColumn:
+    """The typed column of a config field that varies: moe.capacity_factor -> p_moe_capacity_factor."""
+    types = {a if isinstance(a, type) else type(a) for a in field_alternatives(path)} - {type(None)}
+    kinds: dict[type, Kind] = {bool: "bool", int: "int64", float: "float64"}
+    kind = kinds.get(types.pop(), "text") if len(types) == 1 else "text"
+    name = f"p_{path.replace('.', '_')}"
+    return LegColumn(name, kind, "", f"config field {path}", lambda s: get_field(s.trial.trial.config, path))
+
+
+def _started(trial: TrialSnapshot) -> Any:
+    return moment(trial.attempts[0].started_utc) if trial.attempts else None
+
+
+def _ended(trial: TrialSnapshot) -> Any:
+    return moment(trial.attempts[-1].ended_utc) if trial.attempts else None
+
+
+def _wall_time_min(trial: TrialSnapshot) -> float | None:
+    known = [seconds for attempt in trial.attempts if (seconds := wall_s(attempt)) is not None]
+    return sum(known) / 60 if known else None
+
+
+def _error(trial: TrialSnapshot, part: str) -> str | None:
+    error = trial.attempts[-1].error if trial.attempts else None
+    return getattr(error, part) if error else None
+
+
+def _measured(trial: TrialSnapshot, name: str) -> Any:
+    """A field of the attempt that is measured."""
+    return getattr(trial.measured_attempt, name) if trial.measured_attempt else None
+
+
+def _json_or_none(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, sort_keys=True)
