@@ -12,12 +12,12 @@ import difflib
 import functools
 import hashlib
 import json
-import sys
-import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union, cast
+from typing import Any, Literal, cast
+
+from nanochat.values import alternatives_of, misfit, plain, shown
 
 Precision = Literal["bf16", "fp8"]
 LinearsPrecision = Literal["bf16", "fp8", "fp8_head", "fp8_attention", "fp8_qkv", "fp8_out"]  # fp8: all of them
@@ -49,6 +49,7 @@ class ModelConfig:
     attention: AttentionBackend = "auto"
 
     def __post_init__(self) -> None:
+        _check_values("model", vars(self))
         for name in ("depth", "aspect_ratio", "head_dim", "seq_len", "vocab_size"):
             _require(getattr(self, name) > 0, f"model.{name} must be positive, got {getattr(self, name)}")
         _require(self.head_dim % 2 == 0, f"model.head_dim must be even for rotary embeddings, got {self.head_dim}")
@@ -94,6 +95,7 @@ class MoEConfig:
     router_bias_rate: float = 0.0  # how far a step moves an expert's bias towards even load; 0: no bias
 
     def __post_init__(self) -> None:
+        _check_values("moe", vars(self))
         for name in ("num_experts", "top_k", "every", "hidden_mult"):
             _require(getattr(self, name) > 0, f"moe.{name} must be positive, got {getattr(self, name)}")
         _require(self.top_k <= self.num_experts, f"moe.top_k {self.top_k} exceeds moe.num_experts {self.num_experts}")
@@ -144,6 +146,7 @@ class OptimConfig:
     adam_beta2: float = 0.95
 
     def __post_init__(self) -> None:
+        _check_values("optim", vars(self))
         for name in ("embedding_lr", "unembedding_lr", "matrix_lr", "scalar_lr", "weight_decay"):
             _require(getattr(self, name) >= 0, f"optim.{name} must be >= 0, got {getattr(self, name)}")
         for name in ("adam_beta1", "adam_beta2"):
@@ -162,6 +165,7 @@ class ScheduleConfig:
     final_lr_frac: float = 0.0
 
     def __post_init__(self) -> None:
+        _check_values("schedule", vars(self))
         for name in ("num_steps", "target_flops", "target_param_data_ratio"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"schedule.{name} must be positive or None, got {value}")
@@ -180,6 +184,7 @@ class DataConfig:
     total_batch_tokens: int | None = None  # tokens per optimizer step over all ranks; None: from the model's size
 
     def __post_init__(self) -> None:
+        _check_values("data", vars(self))
         _require(self.device_batch_size > 0, f"data.device_batch_size must be positive, got {self.device_batch_size}")
         _require(self.source != "", "data.source must be a folder, or None for the embedded corpus; got an empty text")
         total = self.total_batch_tokens
@@ -198,6 +203,7 @@ class EvalConfig:
     sample_every: int | None = 2000
 
     def __post_init__(self) -> None:
+        _check_values("eval", vars(self))
         for name in ("every", "core_every", "sample_every"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"eval.{name} must be positive or None, got {value}")
@@ -222,6 +228,7 @@ class RunConfig:
     log_every: int = 1
 
     def __post_init__(self) -> None:
+        _check_values("run", vars(self))
         every = self.checkpoint_every
         _require(every is None or every > 0, f"run.checkpoint_every must be positive or None, got {every}")
         _require(self.log_every > 0, f"run.log_every must be positive, got {self.log_every}")
@@ -247,7 +254,8 @@ class TrainConfig:
             section = getattr(self, name)
             if section is None and name == "moe":
                 continue
-            _require(isinstance(section, kind), f"{name} must be a {kind.__name__}, got {section!r}")
+            absent = " or None" if name == "moe" else ""
+            _require(isinstance(section, kind), f"{name} must be a {kind.__name__}{absent}, got {shown(section)}")
             _check_values(name, vars(section))
         _require(
             self.precision.experts == "bf16" or self.moe is not None,
@@ -267,37 +275,11 @@ class TrainConfig:
         return self.data.device_batch_size * self.model.seq_len
 
 
-def _allowed(annotation: Any) -> tuple[Any, ...]:
-    """The alternatives of a field's annotation: plain types and literal values."""
-    if typing.get_origin(annotation) in (Union, types.UnionType):
-        return tuple(a for member in typing.get_args(annotation) for a in _allowed(member))
-    if typing.get_origin(annotation) is Literal:
-        return typing.get_args(annotation)
-    return (annotation,)
-
-
-_LARGEST = sys.float_info.max  # inf, nan, larger numbers and integers of more than 64 bits are no settings
-
-
-def _fits(value: Any, alternative: Any) -> bool:
-    if not isinstance(alternative, type):
-        return value == alternative and type(value) is type(alternative)
-    if alternative is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
-    if alternative is int:
-        return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
-    return isinstance(value, alternative)
-
-
 def _check_values(section: str, values: Mapping[str, Any]) -> None:
     """Raises ConfigError unless every field of a section can hold its value."""
     for name, value in values.items():
-        alternatives = field_alternatives(f"{section}.{name}")
-        if not any(_fits(value, a) for a in alternatives):
-            wanted = " or ".join(
-                ("None" if a is type(None) else a.__name__) if isinstance(a, type) else repr(a) for a in alternatives
-            )
-            raise ConfigError(f"{section}.{name} must be {wanted}, got {value!r}")
+        wrong = misfit(value, field_alternatives(f"{section}.{name}"))
+        _require(wrong is None, f"{section}.{name} {wrong}")
 
 
 _SECTION_TYPES: dict[str, type[Any]] = {
@@ -324,39 +306,59 @@ def field_alternatives(path: str) -> tuple[Any, ...]:
     """What a field may hold: types (`int`, `type(None)`) and literal values. Raises ConfigError for an unknown path."""
     check_path(path)
     section, name = path.split(".")
-    return _allowed(typing.get_type_hints(_SECTION_TYPES[section])[name])
+    return alternatives_of(typing.get_type_hints(_SECTION_TYPES[section])[name])
 
 
-def check_path(path: str) -> None:
-    """Raises ConfigError, with the nearest right name, unless `path` is a field of TrainConfig."""
-    known = field_paths()
+def check_path(path: str, *, or_section: bool = False) -> None:
+    """Raises ConfigError, with the nearest right name, unless `path` is a field of TrainConfig.
+
+    With `or_section` it can also be the name of a whole section.
+    """
+    known = (*(_SECTION_TYPES if or_section else ()), *field_paths())
     if path not in known:
-        near = difflib.get_close_matches(path, known, n=1, cutoff=0.4)
+        near = difflib.get_close_matches(str(path), known, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"unknown config field {path!r}{hint}")
+        raise ConfigError(f"unknown config field {shown(path)}{hint}")
+
+
+def is_section(path: str) -> bool:
+    """True for the name of a whole section, such as `moe`."""
+    return path in _SECTION_TYPES
+
+
+def section_type(name: str) -> type[Any]:
+    """The class of a section."""
+    return _SECTION_TYPES[name]
 
 
 def get_field(config: TrainConfig, path: str) -> Any:
-    """The value at a dotted path; None where the whole section is absent."""
-    check_path(path)
-    section, name = path.split(".")
+    """The value at a dotted path, None where the whole section is absent; or a section by its name."""
+    check_path(path, or_section=True)
+    section, _, name = path.partition(".")
     holder = getattr(config, section)
-    return None if holder is None else getattr(holder, name)
+    return holder if not name or holder is None else getattr(holder, name)
 
 
-def with_overrides(config: TrainConfig, overrides: dict[str, Any]) -> TrainConfig:
-    """A copy with the fields at the given dotted paths replaced. Raises ConfigError for unknown paths or bad values.
+def with_overrides(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainConfig:
+    """A copy with some values replaced, at the dotted paths of fields or at the names of whole sections.
 
-    All changes to a section are made at once, so two that are only valid together are accepted.
+    A section is one of its class, a dict of the fields that differ from their defaults, or, for `moe` alone, None.
+    Without experts none are in FP8, so `moe` None takes precision.experts back to bf16. All changes are made at once,
+    so two that are only valid together are accepted; fields of a section that is replaced change the new one.
+    Raises ConfigError for unknown paths or bad values.
     """
-    by_section: dict[str, dict[str, Any]] = {}
+    for path in overrides:
+        check_path(path, or_section=True)
+    changed = {path: _section(path, value) for path, value in overrides.items() if is_section(path)}
+    fields: dict[str, dict[str, Any]] = {}
+    if changed.get("moe", config.moe) is None and config.moe is not None and "precision" not in changed:
+        fields["precision"] = {"experts": "bf16"}
     for path, value in overrides.items():
-        check_path(path)
-        section, name = path.split(".")
-        by_section.setdefault(section, {})[name] = value
-    changed: dict[str, Any] = {}
-    for section, values in by_section.items():
-        holder = getattr(config, section)
+        section, _, name = path.partition(".")
+        if name and not (value is None and section in changed and changed[section] is None):
+            fields.setdefault(section, {})[name] = value
+    for section, values in fields.items():
+        holder = changed[section] if section in changed else getattr(config, section)
         if holder is None:
             raise ConfigError(
                 f"{section}.{next(iter(values))} cannot be set: this config has no {section} section "
@@ -369,32 +371,38 @@ def with_overrides(config: TrainConfig, overrides: dict[str, Any]) -> TrainConfi
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """The config as plain nested dicts, ready for JSON."""
-    return dataclasses.asdict(config)
+    return plain(config)
 
 
 def from_dict(values: dict[str, Any]) -> TrainConfig:
     """The inverse of `to_dict`. Raises ConfigError for unknown sections or fields and for bad values."""
-    sections: dict[str, Any] = {}
-    for name, body in values.items():
+    for name in values:
         if name not in _SECTION_TYPES:
             near = difflib.get_close_matches(name, list(_SECTION_TYPES), n=1, cutoff=0.4)
             raise ConfigError(f"unknown config section {name!r}" + (f"; did you mean {near[0]}?" if near else ""))
-        if body is not None:
-            _check_values(name, body)
-        sections[name] = None if body is None else _SECTION_TYPES[name](**body)
-    return TrainConfig(**sections)
+    return TrainConfig(**{name: _section(name, body) for name, body in values.items()})
+
+
+def _section(name: str, value: Any) -> Any:
+    """A section from its plain form. What is no section at all is left to TrainConfig, which refuses it."""
+    if not isinstance(value, Mapping):
+        return value
+    body = cast(Mapping[str, Any], value)
+    _check_values(name, body)
+    return _SECTION_TYPES[name](**body)
 
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text. 1.0 and 1 are equal values."""
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return json.dumps(_whole(plain(value)), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def _whole(value: Any) -> Any:
+    """A plain value with 1.0 as 1."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in cast(dict[Any, Any], value).items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in cast(Sequence[Any], value)]
+        return {k: _whole(v) for k, v in cast(dict[str, Any], value).items()}
+    if isinstance(value, list):
+        return [_whole(v) for v in cast(list[Any], value)]
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return value

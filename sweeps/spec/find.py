@@ -1,23 +1,27 @@
 """Loads a sweep file: runs it and takes its one `SWEEP`.
 
-A file is run by path, without being imported as a module of a package and without leaving a cache beside it. What it
-prints goes to stderr, because stdout is for data. Whatever is wrong with it becomes one SweepError that names the file
-and the line.
+A file is run by path, without being imported as a module of a package and without leaving a cache beside it; modules
+beside it can be imported (`neighbours`). What it prints goes to stderr, because stdout is for data. Whatever is wrong
+with it becomes one SweepError that names the file and the line.
 """
 
 import contextlib
+import re
 import sys
 import traceback
 import types
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from nanochat.config import ConfigError
 from sweeps.spec.errors import SweepError
 from sweeps.spec.names import nearest
+from sweeps.spec.neighbours import Neighbours
+from sweeps.spec.parts import Axis, Control, Gate, TailWindow
 from sweeps.spec.sweep import Sweep
 
 MAX_FILE_MB = 1.0
+_PARTS = (Sweep, Axis, Control, Gate, TailWindow)
 BUILT_IN = Path(__file__).resolve().parent.parent
 
 
@@ -29,9 +33,10 @@ def built_in_sweeps() -> list[str]:
 def load_sweep(path_or_name: str) -> Sweep:
     """The `SWEEP` of a file, or of a sweep that comes with the tool by its bare name."""
     path = _find(path_or_name)
+    neighbours = Neighbours(path.resolve().parent)
     module = types.ModuleType(f"sweep_file_{path.stem}")
     module.__file__ = str(path)
-    _run(path, module)
+    _run(path, module, neighbours)
     sweep = getattr(module, "SWEEP", None)
     if sweep is None:
         hint = nearest("SWEEP", vars(module))
@@ -39,7 +44,8 @@ def load_sweep(path_or_name: str) -> Sweep:
     if not isinstance(sweep, Sweep):
         raise SweepError(f"{path}: SWEEP must be a sweeps.spec.Sweep, it is a {type(sweep).__name__}")
     first_paragraph = (module.__doc__ or "").strip().split("\n\n")[0]
-    return replace(sweep, question=sweep.question or " ".join(first_paragraph.split()))
+    leg_name = None if sweep.leg_name is None else neighbours.during(sweep.leg_name)  # it runs again for each preset
+    return replace(sweep, question=sweep.question or " ".join(first_paragraph.split()), leg_name=leg_name)
 
 
 def _find(path_or_name: str) -> Path:
@@ -54,7 +60,7 @@ def _find(path_or_name: str) -> Path:
     raise SweepError(f"no sweep at {path_or_name!r} ({seen}){known}")
 
 
-def _run(path: Path, module: types.ModuleType) -> None:
+def _run(path: Path, module: types.ModuleType, neighbours: Neighbours) -> None:
     size_mb = path.stat().st_size / 1e6
     if size_mb > MAX_FILE_MB:
         raise SweepError(f"{path}: the file is {size_mb:.1f} MB large; a sweep is a page of Python that defines SWEEP")
@@ -68,12 +74,13 @@ def _run(path: Path, module: types.ModuleType) -> None:
         raise SweepError(f"{path}: cannot be read: {error}") from None
     sys.modules[module.__name__] = module
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr), neighbours:
             exec(code, module.__dict__)
     except (SweepError, ConfigError) as error:
-        raise SweepError(f"{path}:{_line(path, error)}: {error}") from None
+        raise SweepError(f"{path}:{_line(path, error)}: {error}{_place(path, error)}") from None
     except (Exception, SystemExit) as error:
-        raise SweepError(f"{path}:{_line(path, error)}: {type(error).__name__}: {error}") from error
+        hint = _place(path, error) or _other_name(error, [name for name in neighbours.names() if name != path.stem])
+        raise SweepError(f"{path}:{_line(path, error)}: {type(error).__name__}: {error}{hint}") from error
     finally:
         del sys.modules[module.__name__]
 
@@ -82,3 +89,20 @@ def _line(path: Path, error: BaseException) -> int:
     """The last line of the sweep file on the way to the error."""
     frames = traceback.extract_tb(error.__traceback__)
     return next((f.lineno for f in reversed(frames) if f.filename == str(path) and f.lineno), 1)
+
+
+def _place(path: Path, error: BaseException) -> str:
+    """Where in a neighbour of the sweep file an error arose; nothing if it arose elsewhere."""
+    beside = [f for f in traceback.extract_tb(error.__traceback__) if path.resolve().parent in Path(f.filename).parents]
+    if not beside or Path(beside[-1].filename) in (path, path.resolve()):
+        return ""
+    return f" ({Path(beside[-1].filename).name}:{beside[-1].lineno})"
+
+
+def _other_name(error: BaseException, neighbours: list[str]) -> str:
+    """A hint for a module that is not there, or for a part of a sweep that takes no such argument."""
+    if isinstance(error, ModuleNotFoundError):
+        return nearest(error.name or "", neighbours)
+    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    known = [f.name for part in _PARTS if found and part.__name__ == found[1] for f in fields(part) if f.init]
+    return nearest(found[2], known) if found else ""

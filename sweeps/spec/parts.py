@@ -3,12 +3,12 @@
 They are plain values: what they mean together (legs, trials, verdicts) is decided elsewhere.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nanochat.config import ConfigError, check_path
+from nanochat.values import misfit, shown
 from sweeps.spec.errors import SweepError
 from sweeps.spec.metrics import GATE_METRICS
 from sweeps.spec.names import check_name, nearest
@@ -22,28 +22,36 @@ PLAN_OWNED = {
 
 def _check_override(where: str, path: str) -> None:
     try:
-        check_path(path)
+        check_path(path, or_section=True)
     except ConfigError as error:
         raise SweepError(f"{where}: {error}") from None
-    if path in PLAN_OWNED:
-        raise SweepError(f"{where}: {path} cannot differ between legs: {PLAN_OWNED[path]}")
+    for owned, reason in PLAN_OWNED.items():
+        if path in (owned, owned.partition(".")[0]):
+            raise SweepError(f"{where}: {owned} cannot differ between legs: {reason}")
+
+
+def check_whole(what: str, value: Any) -> None:
+    """Raises SweepError unless `value` is a whole number from 1 on that 64 bits can hold."""
+    if misfit(value, (int,)) or value < 1:
+        raise SweepError(f"{what} must be a whole number from 1 on, got {shown(value)}")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One config field, by dotted path, and the values it takes."""
+    """One config field, by dotted path, or a whole section by its name, and the values it takes."""
 
     path: str
     values: Sequence[Any]
 
     def __post_init__(self) -> None:
         _check_override(f"axis {self.path!r}", self.path)
-        values = tuple(self.values)
-        if isinstance(self.values, str) or not values:
-            raise SweepError(f"axis {self.path} needs a list with at least one value, got {self.values!r}")
+        given: Any = self.values
+        values = tuple(self.values) if isinstance(given, Iterable) and not isinstance(given, str | Mapping) else ()
+        if not values:
+            raise SweepError(f"axis {self.path} needs a list with at least one value, got {shown(given)}")
         for index, value in enumerate(values):
             if value in values[:index]:
-                raise SweepError(f"axis {self.path} lists {value!r} twice")
+                raise SweepError(f"axis {self.path} lists {shown(value)} twice")
         object.__setattr__(self, "values", values)
 
 
@@ -80,8 +88,8 @@ class Gate:
             raise SweepError(f"unknown gate metric {self.metric!r}{nearest(self.metric, GATE_METRICS) or known}")
         if (self.improves is None) == (self.at_most is None):
             raise SweepError(f"gate {self.metric} needs either improves=LEG or at_most=RATIO, not both and not neither")
-        if self.at_most is not None and not (math.isfinite(self.at_most) and self.at_most > 0):
-            raise SweepError(f"gate {self.metric}: at_most is a positive ratio, got {self.at_most!r}")
+        if self.at_most is not None and (misfit(self.at_most, (float,)) or not self.at_most > 0):
+            raise SweepError(f"gate {self.metric}: at_most is a positive ratio, got {shown(self.at_most)}")
 
     @property
     def reference(self) -> str:
@@ -96,5 +104,4 @@ class TailWindow:
     num_steps: int
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise SweepError(f"the tail window needs at least one step, got {self.num_steps}")
+        check_whole("the tail window's num_steps", self.num_steps)

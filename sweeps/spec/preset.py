@@ -119,8 +119,9 @@ def _parse_value(path: str, text: str) -> Any:
 def _refuse_without_effect(sweep: Sweep, fields: dict[str, Any]) -> None:
     swept = {axis.path for axis in sweep.axes}
     for path in fields:
-        if path in swept:
-            raise SweepError(f"--set {path} has no effect: it is an axis of this sweep; change the axis in the file")
+        for axis in (path, path.partition(".")[0]):
+            if axis in swept:
+                raise SweepError(f"--set {path} has no effect: {axis} is an axis of this sweep; change it in the file")
         if path == "run.name":
             raise SweepError(f"--set {path} has no effect: {PLAN_OWNED[path]}")
 

@@ -3,15 +3,15 @@
 Everything that can be wrong with a definition is found when it is built, before anything is launched.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from nanochat.config import TrainConfig
 from sweeps.spec.errors import SweepError
 from sweeps.spec.legs import Leg, Role, expand, grid, pick
 from sweeps.spec.names import check_name, nearest
-from sweeps.spec.parts import Axis, Control, Gate, TailWindow
+from sweeps.spec.parts import Axis, Control, Gate, TailWindow, check_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Sweep:
     baseline: Mapping[str, Any]
     candidate: Mapping[str, Any] | None = None
     axes: Sequence[Axis] = ()
-    only: Sequence[tuple[Any, ...]] | None = None
+    only: Sequence[Any] | None = None
     controls: Sequence[Control] = ()
     gates: Sequence[Gate] = ()
     checkpoint_every: int | None = None
@@ -40,28 +40,35 @@ class Sweep:
 
     def __post_init__(self) -> None:
         check_name("sweep", self.name)
-        if self.num_workers < 1:
-            raise SweepError(f"sweep {self.name}: num_workers must be at least 1, got {self.num_workers}")
-        if self.checkpoint_every is not None and self.checkpoint_every < 1:
-            raise SweepError(f"sweep {self.name}: checkpoint_every must be positive, got {self.checkpoint_every}")
+        check_whole(f"sweep {self.name}: num_workers", self.num_workers)
+        if self.checkpoint_every is not None:
+            check_whole(f"sweep {self.name}: checkpoint_every", self.checkpoint_every)
         paths = [axis.path for axis in self.axes]
         for path in paths:
             if paths.count(path) > 1:
                 raise SweepError(f"sweep {self.name} has two axes on {path}")
-        points = grid(self.axes, None if self.only is None else [tuple(point) for point in self.only])
-        roles = _roles(self.baseline, self.candidate, points)
+        points = grid(self.axes, None if self.only is None else [_point(point) for point in self.only])
+        roles = _roles(self.baseline, self.candidate, self.axes, points)
         legs = expand(self.base, points, self.controls, roles, self.leg_name)
         object.__setattr__(self, "legs", legs)
         _check_gates(self.gates, self.candidate, [leg.name for leg in legs])
         _check_window(self.window, legs)
 
 
+def _point(given: Any) -> tuple[Any, ...]:
+    """A point of `only`; with one axis its value alone will do."""
+    return tuple(cast(Iterable[Any], given)) if isinstance(given, list | tuple) else (given,)
+
+
 def _roles(
-    baseline: Mapping[str, Any], candidate: Mapping[str, Any] | None, points: Sequence[dict[str, Any]]
+    baseline: Mapping[str, Any],
+    candidate: Mapping[str, Any] | None,
+    axes: Sequence[Axis],
+    points: Sequence[dict[str, Any]],
 ) -> dict[int, Role]:
-    roles: dict[int, Role] = {pick("baseline", baseline, points): "baseline"}
+    roles: dict[int, Role] = {pick("baseline", baseline, axes, points): "baseline"}
     if candidate is not None:
-        index = pick("candidate", candidate, points)
+        index = pick("candidate", candidate, axes, points)
         if index in roles:
             raise SweepError(f"candidate {dict(candidate)} is the baseline itself; they must be two legs")
         roles[index] = "candidate"

@@ -1,6 +1,7 @@
 """A config is checked when it is built, never changes, and is identified by its digest."""
 
 import dataclasses
+import enum
 import json
 
 import pytest
@@ -61,6 +62,16 @@ def test_every_second_layer_has_a_value_embedding_and_the_last_one_does() -> Non
         ({"model.depth": "x"}, "model.depth must be int, got 'x'"),
         ({"model.depth": True}, "model.depth must be int, got True"),
         ({"model.depth": None}, "model.depth must be int, got None"),
+        ({"model.depth": 2**63}, "model.depth must be an int of at most 64 bits, got 9223372036854775808"),
+        ({"model.depth": 10**5000}, "model.depth must be an int of at most 64 bits, got a whole number of 16,610 bits"),
+        ({"optim.matrix_lr": float("inf")}, "optim.matrix_lr must be a finite float, got inf"),
+        ({"optim.matrix_lr": float("nan")}, "optim.matrix_lr must be a finite float, got nan"),
+        ({"optim.matrix_lr": 10**400}, "optim.matrix_lr must be a finite float, got 1000"),
+        ({"schedule.target_flops": -float("inf")}, "must be a finite float or None, got -inf"),
+        ({"run.name": ["x" * 1000]}, "... (1,004 characters)"),
+        ({"moe": 8}, "moe must be a MoEConfig or None, got 8"),
+        ({"model": None}, "model must be a ModelConfig, got None"),
+        ({"moe": {"num_expert": 4}}, "did you mean moe.num_experts?"),
         ({"model.head_dim": 3}, "even"),
         ({"model.window_pattern": "SXL"}, "letters S and L"),
         ({"model.dept": 3}, "did you mean model.depth?"),
@@ -79,6 +90,30 @@ def test_a_value_that_cannot_be_is_refused_with_what_was_seen(overrides: dict[st
     with pytest.raises(ConfigError) as caught:
         with_overrides(MOE, overrides)
     assert words in str(caught.value)
+
+
+def test_a_section_built_by_itself_checks_the_kinds_of_its_values() -> None:
+    with pytest.raises(ConfigError, match=r"moe\.num_experts must be int, got '4'"):
+        MoEConfig(num_experts="4")  # type: ignore[arg-type]
+
+
+def test_sections_are_replaced_whole_and_their_fields_on_top() -> None:
+    changed = with_overrides(MOE, {"moe.top_k": 1, "moe": {"num_experts": 4}, "model": ModelConfig(depth=3)})
+    assert (changed.moe, changed.model) == (MoEConfig(num_experts=4, top_k=1), ModelConfig(depth=3))
+    assert with_overrides(MOE, {"moe": None, "moe.capacity_factor": None}).moe is None
+    assert with_overrides(TrainConfig(), {"moe": MoEConfig()}) == MOE
+
+
+def test_taking_the_experts_away_takes_away_their_fp8_and_no_other() -> None:
+    eight = with_overrides(MOE, {"precision.linears": "fp8", "precision.experts": "fp8"})
+    assert with_overrides(eight, {"moe": None}).precision == PrecisionConfig(linears="fp8")
+    with pytest.raises(ConfigError, match="the model has no experts"):
+        with_overrides(eight, {"moe": None, "precision.experts": "fp8"})
+
+
+def test_a_section_is_found_by_its_name() -> None:
+    assert get_field(MOE, "moe") == MoEConfig()
+    assert get_field(TrainConfig(), "moe") is None
 
 
 def test_fp8_experts_need_experts() -> None:
@@ -106,6 +141,19 @@ def test_a_config_survives_json() -> None:
     config = with_overrides(MOE, {"moe.capacity_factor": 1.25, "schedule.num_steps": 3, "data.source": "x"})
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
     assert from_dict(to_dict(TrainConfig())) == TrainConfig()
+
+
+def test_values_of_foreign_classes_become_plain_ones_in_storage() -> None:
+    class Many(enum.IntEnum):
+        EXPERTS = 16
+
+    class Name(enum.StrEnum):
+        MINE = "mine"
+
+    stored = to_dict(with_overrides(MOE, {"moe.num_experts": Many.EXPERTS, "run.name": Name.MINE}))
+    kinds = (stored["moe"]["num_experts"], stored["run"]["name"])
+    assert kinds == (16, "mine")
+    assert [type(kind) for kind in kinds] == [int, str]
 
 
 @pytest.mark.parametrize("stored", [{"modle": {}}, {"model": {"deph": 3}}, {"model": {"depth": "3"}}])

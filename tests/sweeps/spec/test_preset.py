@@ -111,7 +111,7 @@ def test_values_are_python_literals_or_stand_for_themselves(text: str, value: An
         (["moe.num_experts"], "not of the form field=value"),
         (["moe.num_experts=four"], "moe.num_experts must be int, got 'four'"),
         (["moe.num_experts=1"], "moe.top_k 2 exceeds moe.num_experts 1"),
-        (["moe.capacity_factor=2.0"], "it is an axis of this sweep"),
+        (["moe.capacity_factor=2.0"], "moe.capacity_factor is an axis of this sweep"),
         (["run.name=x"], "named after its trial"),
         (["moe.num_experts=4", "moe.num_experts=4"], "names moe.num_experts twice"),
         (["schedule.num_steps=9"], "disagree"),

@@ -110,15 +110,28 @@ def test_a_sweep_without_axes_is_one_leg() -> None:
     ("changes", "words"),
     [
         ({"name": "a/b"}, "sweep 'a/b' cannot name a folder"),
-        ({"num_workers": 0}, "num_workers must be at least 1, got 0"),
-        ({"checkpoint_every": 0}, "checkpoint_every must be positive"),
+        ({"num_workers": 0}, "num_workers must be a whole number from 1 on, got 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be a whole number from 1 on, got 0"),
         ({"axes": [Axis("moe.top_k", [1]), Axis("moe.top_k", [2])]}, "two axes on moe.top_k"),
         ({"axes": [Axis("moe.top_k", [1, 9])], "baseline": {"moe.top_k": 1}}, "moe.top_k 9 exceeds moe.num_experts 8"),
         ({"axes": [Axis("moe.top_k", ["1"])], "baseline": {"moe.top_k": "1"}}, "moe.top_k must be int, got '1'"),
         ({"only": [("static", 3)]}, "('static', 3), which is no point of the grid (compile.mode, moe.top_k)"),
+        ({"only": [("statc", 1)]}, "axis compile.mode has no value 'statc'; did you mean static?"),
+        ({"only": [("static",)]}, "it has 1 values for 2 axes"),
         ({"only": [("static", 1), ("static", 1)]}, "twice"),
+        (
+            {"candidate": {"moe.topk": 2}},
+            "candidate names 'moe.topk', which is not an axis of this sweep; did you mean",
+        ),
+        ({"baseline": {"compile.mode": "static", "moe.top_k": 3}}, "axis moe.top_k has no value 3"),
+        ({"only": [("none", 1)]}, "it means 0; `only` leaves it out"),
+        ({"num_workers": 2.0}, "num_workers must be a whole number from 1 on, got 2.0"),
+        ({"num_workers": 2**63}, "num_workers must be a whole number from 1 on, got 9223372036854775808"),
         ({"baseline": {"compile.mode": "static"}}, "must mean exactly one leg of the grid, it means 2"),
-        ({"baseline": {"compile.mod": "static"}}, "it means 0"),
+        (
+            {"baseline": {"compile.mod": "static"}},
+            "not an axis of this sweep; did you mean compile.mode?; axes: compile.mode",
+        ),
         ({"candidate": {"compile.mode": "static", "moe.top_k": 1}}, "is the baseline itself"),
         ({"gates": [Gate("loss", at_most=1.1)]}, "needs a candidate"),
         ({"controls": [Control({"moe.top_k": 1})]}, "are the same run"),
@@ -164,7 +177,7 @@ def test_an_axis_has_known_distinct_values_and_a_known_path() -> None:
         Axis("compile.mode", "static")
     with pytest.raises(SweepError, match="lists 1 twice"):
         Axis("moe.top_k", [1, 1])
-    with pytest.raises(SweepError, match="at least one step"):
+    with pytest.raises(SweepError, match="num_steps must be a whole number from 1 on, got 0"):
         TailWindow(0)
 
 
