@@ -66,12 +66,12 @@ class Experiment:
         store = Store(uri)
         try:
             data = store.read("manifest.json")
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise UsageError(
                 f"{uri} is no experiment: it holds no manifest.json; give an experiment's id, its folder or its address"
-            ) from None
+            ) from error
         except OSError as error:
-            raise UsageError(f"{uri} cannot be read: {error}") from None
+            raise UsageError(f"{uri} cannot be read: {error}") from error
         manifest = from_bytes(Manifest, data, store.uri_of("manifest.json"))
         if digest(manifest.plan) != manifest.plan_digest:
             raise CorruptData(

@@ -214,7 +214,7 @@ class _ObjectStorage:
         except (ValueError, NotImplementedError, OSError) as error:  # OSError: S3 is asked where the bucket lies
             raise UsageError(
                 f"storage {uri} cannot be opened: {error}; give a folder or an address like s3://bucket/path"
-            ) from None
+            ) from error
         return cls(filesystem, base)
 
     def read(self, rel: str) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeps.engine.cluster import private
 from sweeps.records.experiment import Experiment
 from sweeps.records.owner import Owner
 
@@ -90,3 +91,15 @@ def test_a_restore_with_workers_that_do_not_divide_the_batch_is_refused(
     done = call(tmp_path / "storage", "restore", "mine", "--num-workers", "3")
     assert done.returncode == 2
     assert done.stderr.startswith("error: --num-workers 3: ")
+
+
+def test_a_machine_without_a_place_for_rays_sockets_is_refused_before_anything_is_created(
+    tmp_path: Path, program: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On most machines /tmp is such a place, whatever TMPDIR says."""
+    monkeypatch.setattr(private, "_MAX_SOCKET_BYTES", 20)
+    done = program("launch", "smoke", "--address", "local")
+    assert done.code == 2
+    assert done.err.startswith("error: no folder for Ray's session: ")
+    assert done.err.endswith("set TMPDIR to a short path of yours\n")
+    assert not (tmp_path / "storage").exists()

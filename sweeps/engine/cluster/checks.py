@@ -13,6 +13,7 @@ from typing import Literal
 from nanochat.config import TrainConfig
 from nanochat.sizes import batch_tokens, checkpoint_bytes, flops_per_token
 from sweeps.engine.cluster.gpus import visible_gpus
+from sweeps.engine.cluster.private import default_session_parent
 from sweeps.engine.processes.launch_processes import is_marked
 from sweeps.engine.ray_private import head_address
 from sweeps.records.checkpoints import KEEP_CHECKPOINTS
@@ -40,9 +41,14 @@ def device_of(config: TrainConfig, num_gpus: int) -> Literal["cpu", "cuda"]:
 
 
 def check_before_start(plan: Plan, num_workers: int, address: str | None) -> str:
-    """The cluster to use, an address or `LOCAL`; what can be refused without starting Ray is refused here."""
+    """The cluster to use, an address or `LOCAL`. Raises here what can be known without starting Ray.
+
+    UsageError for an address that cannot be, for a head that was perhaps overlooked, and if no folder is fit for the
+    session of a private cluster; NoCluster if this machine has no place for a trial.
+    """
     cluster = check_address(address, foreign_heads())
     if cluster == LOCAL:
+        default_session_parent()
         check_plan(plan, num_workers, local_resources())
     return cluster
 
