@@ -51,7 +51,7 @@ def run_experiment(experiment: Experiment, context: LaunchContext) -> Outcome:
         experiment.clear_requests()
         _warn_of_other_code(experiment, context.on_event)
         mark = launch_processes.mark_of(experiment.uri, owner.id)
-        if not launch_processes.end(lambda: launch_processes.leftovers(experiment.uri, mark)):
+        if not launch_processes.end_leftovers(experiment.uri, mark):
             context.on_event(Warned(message="processes of an earlier launch cannot be killed; continuing without that"))
         if context.retry or any(is_open(record) for record in experiment.trials()):
             with _cluster(experiment, context, mark) as resources, contextlib.suppress(StopAtOnce), signals_into(stop):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar, cast
 
+from nanochat.stats import StartFacts
+from sweeps.spec.checked import check_fields, moment, typed
 from sweeps.spec.errors import CorruptData
 
 AttemptEnd = Literal["completed", "stopped", "failed", "interrupted"]
@@ -127,7 +129,7 @@ def utc_now() -> str:
 
 def parse_utc(text: str) -> datetime:
     """The moment that `utc_now` wrote."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return moment(text)
 
 
 def to_bytes(document: Document) -> bytes:
@@ -144,12 +146,16 @@ def json_bytes(value: dict[str, Any]) -> bytes:
 def json_object(data: bytes, where: str) -> dict[str, Any]:
     """The object in a JSON file. Raises CorruptData, naming the file `where`."""
     try:
-        value: Any = json.loads(data)
+        value: Any = json.loads(data, parse_constant=_refused)
     except (ValueError, RecursionError) as error:
         raise CorruptData(f"{where} is damaged: it is no JSON ({error}); put back an earlier copy of it") from None
     if not isinstance(value, dict):
         raise CorruptData(f"{where} is damaged: it must hold a JSON object, not {type(value).__name__}")
     return cast("dict[str, Any]", value)
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def from_bytes(kind: type[D], data: bytes, where: str) -> D:
@@ -158,12 +164,7 @@ def from_bytes(kind: type[D], data: bytes, where: str) -> D:
     wanted, seen = _SCHEMAS[kind], values.get("schema")
     if seen != wanted:
         raise CorruptData(f"{where} is no {wanted} document: its schema is {seen!r}; read it with the version it is of")
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    required = [n for n, f in known.items() if f.default is dataclasses.MISSING]
-    missing = [n for n in required if n not in values]
-    if missing:
-        raise CorruptData(f"{where} is damaged: it lacks {', '.join(missing)}; put back an earlier copy of it")
-    chosen = {n: values[n] for n in known if n in values}
-    if kind is AttemptRecord and chosen.get("error") is not None:
-        chosen["error"] = AttemptError(**chosen["error"])
-    return kind(**chosen)
+    document = typed(kind, values, where)
+    if isinstance(document, AttemptRecord) and document.facts is not None:
+        check_fields(StartFacts, document.facts, where)
+    return document

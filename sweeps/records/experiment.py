@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterable
 from functools import cached_property
+from typing import Any
 
 from nanochat.config import digest
 from sweeps.records.documents import (
@@ -27,6 +28,7 @@ from sweeps.records.lock import Lock, current_owner
 from sweeps.records.owner import Owner
 from sweeps.records.store import Store
 from sweeps.records.trial import TrialRecord
+from sweeps.spec.checked import plain_name
 from sweeps.spec.errors import CorruptData, Locked, UsageError
 from sweeps.spec.plan import Plan, plan_from_json
 
@@ -73,7 +75,8 @@ class Experiment:
         except OSError as error:
             raise UsageError(f"{uri} cannot be read: {error}") from error
         manifest = from_bytes(Manifest, data, store.uri_of("manifest.json"))
-        if digest(manifest.plan) != manifest.plan_digest:
+        plain_name(manifest.id, f"{store.uri_of('manifest.json')} is damaged: id")
+        if _digest(manifest.plan) != manifest.plan_digest:
             raise CorruptData(
                 f"{store.uri_of('manifest.json')} is damaged: its plan does not have the digest "
                 f"{manifest.plan_digest[:12]} that was stored with it; put back an earlier copy of it"
@@ -168,6 +171,13 @@ class Experiment:
 
     def _record(self, name: str) -> TrialRecord:
         return TrialRecord(self.store, name, owner_lives=lambda: self.owner() is not None)
+
+
+def _digest(plan: dict[str, Any]) -> str | None:
+    try:
+        return digest(plan)
+    except (ValueError, RecursionError):  # half a surrogate pair, or deeper than any plan
+        return None
 
 
 def experiment_state(trials: Iterable[TrialState], *, owner_lives: bool) -> ExperimentState:

@@ -12,18 +12,20 @@ look and its mark, so two bidders always see each other.
 
 import contextlib
 import dataclasses
-import json
+import re
 import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
 from sweeps.records.documents import json_bytes, json_object, utc_now
 from sweeps.records.owner import HEARTBEAT_S, STALE_AFTER_S, Owner, is_alive
 from sweeps.records.store import Store
+from sweeps.spec.checked import moment, typed
 from sweeps.spec.errors import CorruptData, Locked
 
+_NUMBERED = re.compile(r"owner-(\d{6,18})\.json")
+_MOST_CLOCKS_DIFFER = timedelta(days=1)
 SETTLE_S = 2.0  # how long a bid on object storage waits for its rivals
 
 
@@ -108,7 +110,7 @@ class Lock:
     def _is_still_mine(self) -> bool:
         """Whether nobody has taken over: a newer number on a disk; elsewhere takers delete the dead's leases."""
         if self._store.is_local:
-            return _path_of(_newest_number(self._store)) <= self._path
+            return _newest_number(self._store) <= _number_of(self._path.removeprefix("lock/"))
         return self._store.exists(self._path)
 
 
@@ -153,8 +155,13 @@ def _newest(store: Store) -> tuple[int, Lease | None]:
 
 
 def _newest_number(store: Store) -> int:
-    names = [n for n in store.list("lock") if n.startswith("owner-") and n.endswith(".json")]
-    return int(names[-1][6:-5]) if names else 0
+    return max(map(_number_of, store.list("lock")), default=0)
+
+
+def _number_of(name: str) -> int:
+    """An owner's number by the name of its file; 0 for any other file."""
+    match = _NUMBERED.fullmatch(name)
+    return int(match[1]) if match else 0
 
 
 def _path_of(number: int) -> str:
@@ -170,18 +177,14 @@ def _leases(store: Store) -> dict[str, Lease]:
 
 
 def _read(store: Store, path: str) -> Lease:
-    values: dict[str, Any] = json_object(store.read(path), store.uri_of(path))
+    where = store.uri_of(path)
     try:
-        return Lease(
-            owner=Owner(**values["owner"]),
-            heartbeat_utc=values["heartbeat_utc"],
-            held=values["held"],
-            released=values["released"],
-        )
-    except (KeyError, TypeError):
-        raise CorruptData(
-            f"{store.uri_of(path)} is damaged: {json.dumps(values)[:200]}; delete it if nothing runs there"
-        ) from None
+        lease = typed(Lease, json_object(store.read(path), where), where)
+        if moment(lease.heartbeat_utc) > datetime.now(UTC) + _MOST_CLOCKS_DIFFER:
+            raise CorruptData(f"{where} is damaged: its heartbeat is of {lease.heartbeat_utc}")
+    except CorruptData as problem:
+        raise CorruptData(f"{problem}; or delete it, if nothing runs there") from None
+    return lease
 
 
 def _fresh(owner: Owner, *, held: bool = True, released: bool = False) -> Lease:

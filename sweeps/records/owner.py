@@ -41,7 +41,7 @@ class Owner:
             pid=os.getpid(),
             boot_id=_boot_id(),
             pid_namespace=_pid_namespace(),
-            pid_started=_process_started(os.getpid()),
+            pid_started=process_started(os.getpid()),
             started_utc=utc_now(),
             command=" ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
         )
@@ -50,7 +50,7 @@ class Owner:
 def is_alive(owner: Owner, heartbeat_utc: str, now: datetime) -> bool:
     """Whether the owner still runs: by its process where this machine can see it, by its heartbeat elsewhere."""
     if _sees(owner):
-        started = _process_started(owner.pid)
+        started = process_started(owner.pid)
         return started is not None and started == owner.pid_started
     return now - parse_utc(heartbeat_utc) <= timedelta(seconds=STALE_AFTER_S)
 
@@ -75,7 +75,7 @@ def _pid_namespace() -> str:
         return ""
 
 
-def _process_started(pid: int) -> int | None:
+def process_started(pid: int) -> int | None:
     """When a living process was started, in clock ticks after boot; None for a dead one or a zombie."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()

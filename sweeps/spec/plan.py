@@ -12,6 +12,7 @@ from typing import Any
 
 from nanochat.config import ConfigError, TrainConfig, from_dict, to_dict, with_overrides
 from nanochat.sizes import check_world_size
+from sweeps.spec.checked import plain_name, typed
 from sweeps.spec.errors import CorruptData, SweepError
 from sweeps.spec.legs import Leg
 from sweeps.spec.names import nearest
@@ -141,15 +142,45 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
 def plan_from_json(values: dict[str, Any]) -> Plan:
     """The inverse of `plan_to_json`. CorruptData where the values are not a plan."""
     try:
-        legs = {leg["name"]: Leg(**(leg | {"config": from_dict(leg["config"])})) for leg in values["legs"]}
+        legs = {leg.name: leg for leg in map(_leg_from_json, values["legs"])}
         trials = tuple(_trial_from_json(trial, legs) for trial in values["trials"])
-        gates = tuple(Gate(**gate) for gate in values["gates"])
+        gates = tuple(typed(Gate, gate, "a gate") for gate in values["gates"])
         parts: dict[str, Any] = {"gates": gates, "legs": tuple(legs.values()), "trials": trials}
-        return Plan(**(values | parts))
-    except (KeyError, TypeError, AttributeError, ConfigError, SweepError) as error:
+        if unknown := values.keys() - {field.name for field in dataclasses.fields(Plan)}:
+            raise TypeError(f"it has unknown keys: {', '.join(sorted(unknown))}")
+        plan = typed(Plan, values, "the plan", given=parts)
+    except (KeyError, TypeError, AttributeError, ArithmeticError, ConfigError, SweepError, CorruptData) as error:
         raise CorruptData(f"the stored plan cannot be read: {type(error).__name__}: {error}") from error
+    _check_stored(plan)
+    return plan
+
+
+def _leg_from_json(values: dict[str, Any]) -> Leg:
+    return typed(Leg, values, "a leg", given={"config": from_dict(values["config"])})
 
 
 def _trial_from_json(values: dict[str, Any], legs: dict[str, Leg]) -> Trial:
     resolved: dict[str, Any] = {"leg": legs[values["leg"]], "config": from_dict(values["config"])}
-    return Trial(**(values | resolved))
+    return typed(Trial, values, "a trial", given=resolved)
+
+
+def _check_stored(plan: Plan) -> None:
+    """What every plan that was made here is, and what names of folders and the arithmetic of results rely on."""
+    for leg in plan.legs:
+        plain_name(leg.name, "leg")
+    for trial in plan.trials:
+        plain_name(trial.name, "trial")
+    names = [trial.name for trial in plan.trials]
+    roles = [leg.role for leg in plan.legs]
+    rules = {
+        "two trials have one name": len(set(names)) == len(names),
+        "it has too many trials": len(names) <= MAX_TRIALS,
+        "it has not exactly one baseline": roles.count("baseline") == 1,
+        "it has more than one candidate": roles.count("candidate") <= 1,
+        "a trial's block is not among its blocks": all(1 <= t.block <= plan.num_blocks for t in plan.trials),
+        "it has no workers": plan.num_workers > 0,
+        "its window has no steps": plan.window_steps > 0,
+    }
+    for problem, holds in rules.items():
+        if not holds:
+            raise CorruptData(f"the stored plan cannot be read: {problem}")

@@ -109,7 +109,7 @@ class Head:
 
     def end(self) -> None:
         """By mark and process group alone: other Rays may run on this machine, so `ray stop` is out of the question."""
-        assert launch_processes.end(lambda: launch_processes.members(self.mark), timeout_s=60)
+        assert launch_processes.end(lambda pid: launch_processes.is_member(pid, self.mark), timeout_s=60)
         end_group(self.process)
 
     def job(self, verb: str, *words: str | Path, timeout_s: float = 800) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,7 @@ processes hold a GPU is asked of the driver (NVML); what follows from it is a pu
 """
 
 import os
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.engine.processes import launch_processes
+from sweeps.engine.processes.signals import signal_if
 
 FREED_S = 15.0  # for the driver to forget an ended process, whose pid it may count otherwise than we do
 
@@ -51,7 +53,7 @@ def free(mark: str, gpus: Sequence[int] | None = None) -> str | None:
         if time.monotonic() > deadline:
             break
         for pid in verdict.to_end:
-            launch_processes.kill(pid)
+            signal_if(pid, signal.SIGKILL, lambda found: launch_processes.is_related(found, mark))
         time.sleep(0.5)
     if verdict.strangers:
         return refusal(verdict.strangers)

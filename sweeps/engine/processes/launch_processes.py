@@ -13,8 +13,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+
+from sweeps.engine.processes.signals import signal_if
 
 MARK_VARIABLE = "NANOCHAT_SWEEP_FAMILY"
 LEG_VARIABLE = "NANOCHAT_SWEEP_LEG"  # set by each rank for its children
@@ -25,9 +27,19 @@ def mark_of(experiment_uri: str, owner_id: str) -> str:
     return f"{_folder_mark(experiment_uri)}.{owner_id[:16]}"
 
 
+def own_mark() -> str:
+    """The mark of the launch that the calling process belongs to; "" outside of one."""
+    return os.environ.get(MARK_VARIABLE, "")
+
+
 def members(mark: str) -> list[int]:
     """The living processes of a launch on this host, except the caller."""
-    return [pid for pid, seen in _marked_processes() if seen == mark]
+    return [pid for pid in _pids() if is_member(pid, mark)]
+
+
+def is_member(pid: int, mark: str) -> bool:
+    """Whether a process belongs to the launch with this mark."""
+    return bool(mark) and _mark(pid) == mark
 
 
 def leg_mark(experiment_uri: str, trial: str) -> str:
@@ -35,15 +47,24 @@ def leg_mark(experiment_uri: str, trial: str) -> str:
     return f"{_folder_mark(experiment_uri)}/{trial}"
 
 
-def end_leg(mark: str, ranks: list[int]) -> bool:
-    """Ends what is left of a leg on this host: its ranks and what they started. False if some would not go."""
-    return end(lambda: [pid for pid in ranks if is_marked(pid)] + _with(LEG_VARIABLE, mark))
+def is_of_leg(pid: int, mark: str) -> bool:
+    """Whether a rank of the leg with this mark has started a process."""
+    return _mark(pid, LEG_VARIABLE) == mark
 
 
 def leftovers(experiment_uri: str, own_mark: str) -> list[int]:
     """Processes of other launches of the experiment. All of them are left over if the caller holds its lock."""
-    folder = _folder_mark(experiment_uri)
-    return [pid for pid, seen in _marked_processes() if seen.startswith(folder + ".") and seen != own_mark]
+    return [pid for pid in _pids() if _is_left_over(pid, experiment_uri, own_mark)]
+
+
+def end_leftovers(experiment_uri: str, own_mark: str) -> bool:
+    """Kills them; the caller holds the experiment's lock. False if some would not go in time."""
+    return end(lambda pid: _is_left_over(pid, experiment_uri, own_mark))
+
+
+def _is_left_over(pid: int, experiment_uri: str, own_mark: str) -> bool:
+    seen = _mark(pid)
+    return seen is not None and seen.startswith(f"{_folder_mark(experiment_uri)}.") and seen != own_mark
 
 
 def is_marked(pid: int) -> bool:
@@ -57,14 +78,14 @@ def is_related(pid: int, mark: str) -> bool:
     return bool(folder) and (_mark(pid) or "").partition(".")[0] == folder
 
 
-def end(find: Callable[[], list[int]], timeout_s: float = 10.0) -> bool:
-    """Kills what `find` finds until it finds nothing more. False if some would not go in time."""
+def end(is_meant: Callable[[int], bool], timeout_s: float = 10.0) -> bool:
+    """Kills every process that is meant until there is none. False if some would not go in time."""
     deadline = time.monotonic() + timeout_s
-    while left := find():
+    while left := [pid for pid in _pids() if is_meant(pid)]:
         if time.monotonic() > deadline:
             return False
         for pid in left:
-            kill(pid)
+            signal_if(pid, signal.SIGKILL, is_meant)
         time.sleep(0.05)
     return True
 
@@ -89,16 +110,10 @@ def _folder_mark(experiment_uri: str) -> str:
     return hashlib.sha256(experiment_uri.encode()).hexdigest()[:16]
 
 
-def _with(variable: str, value: str) -> list[int]:
-    return [pid for pid, seen in _marked_processes(variable) if seen == value]
-
-
-def _marked_processes(variable: str = MARK_VARIABLE) -> Iterator[tuple[int, str]]:
-    for entry in os.listdir("/proc") if os.path.isdir("/proc") else []:
-        if entry.isdigit() and int(entry) != os.getpid():
-            mark = _mark(int(entry), variable)
-            if mark is not None:
-                yield int(entry), mark
+def _pids() -> list[int]:
+    """All processes of this host that can be seen, except the caller."""
+    entries = os.listdir("/proc") if os.path.isdir("/proc") else []
+    return [int(entry) for entry in entries if entry.isdigit() and int(entry) != os.getpid()]
 
 
 def _mark(pid: int, variable: str = MARK_VARIABLE) -> str | None:
@@ -112,20 +127,12 @@ def _mark(pid: int, variable: str = MARK_VARIABLE) -> str | None:
     return found[len(prefix) :].decode(errors="replace") if found else None
 
 
-def kill(pid: int) -> None:
-    """Ends a process at once; nothing happens if it is gone or another user's."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return
-
-
 def _watch(mark: str, *folders: str) -> None:
     """Reads until the launcher's end of the pipe closes, which the kernel does whatever killed it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.stdin.buffer.read()
-    end(lambda: members(mark))
+    end(lambda pid: is_member(pid, mark))
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 

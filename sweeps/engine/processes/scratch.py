@@ -1,6 +1,6 @@
 """Checkpoints on a rank's own disk, on their way to or from object storage.
 
-A rank removes them itself; of a rank that was killed they are found by its process id in their names.
+A rank removes them itself; of a rank that was killed they are found by its process in their names.
 """
 
 import os
@@ -8,10 +8,16 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from sweeps.records.owner import process_started
 
-def prefix(pid: int | None = None) -> str:
-    """How the names of a rank's temporary folders begin; of this process without `pid`."""
-    return f"nanochat-sweep-checkpoint-{pid or os.getpid()}-"
+
+def prefix() -> str:
+    """How the names of this process's temporary folders begin."""
+    return _prefix(os.getpid(), process_started(os.getpid()))
+
+
+def _prefix(pid: int, started: int | None) -> str:
+    return f"nanochat-sweep-checkpoint-{pid:d}-{started or 0:d}-"
 
 
 def new_folder() -> Path:
@@ -19,7 +25,9 @@ def new_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix=prefix()))
 
 
-def remove_left(temporary: Path, pid: int) -> None:
-    """Removes what an ended rank has left among its host's temporary files."""
-    for folder in temporary.glob(f"{prefix(pid)}*"):
+def remove_left(pid: int, started: int | None) -> None:
+    """Removes what a rank that has ended left among its host's temporary files. Never follows a link."""
+    if process_started(pid) == started:
+        return  # it lives
+    for folder in Path(tempfile.gettempdir()).glob(f"{_prefix(pid, started)}*"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,6 @@ are off, because they would also repeat a leg's own error.
 
 import contextlib
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -85,7 +84,7 @@ def _is_refused(experiment: Experiment, config: TrainConfig, task: TrialTask) ->
 
     if device_of(config, task.num_gpus) != "cuda" or not task.owns_all_gpus:
         return False
-    mark = os.environ.get(launch_processes.MARK_VARIABLE, "")
+    mark = launch_processes.own_mark()
     nodes: list[dict[str, Any]] = ray.nodes()
     with_gpus = [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("GPU")]
     refusals = [refusal for id in with_gpus if (refusal := on_node(id, gpus.free, mark))]
@@ -127,10 +126,10 @@ def _make_attempt(
 def _end_what_is_left(experiment: Experiment, trial: str, attempt: int) -> None:
     """Ray ends the ranks; compilers and loaders that they started may stay, and would hold memory of the next leg."""
     ranks = with_retries(lambda: places(experiment.store, trial, attempt))
-    mark = launch_processes.leg_mark(experiment.uri, trial)
+    mark, leg = launch_processes.own_mark(), launch_processes.leg_mark(experiment.uri, trial)
     for node_id in dict.fromkeys(place.node_id for place in ranks):
         with contextlib.suppress(Exception):  # a node that is gone keeps no process
-            on_node(node_id, end_leg, mark, [place for place in ranks if place.node_id == node_id])
+            on_node(node_id, end_leg, mark, leg, [place for place in ranks if place.node_id == node_id])
 
 
 def _open_attempt(record: TrialRecord, config: TrainConfig, num_workers: int) -> AttemptRecord:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from nanochat.loop.waiting import Answer, answer_of_text, who_holds_up
 from sweeps.engine.cluster.on_node import on_node
-from sweeps.engine.ranks.stacks import ANSWER_S, RankPlace, end_process, places, store_stacks, take
+from sweeps.engine.processes.launch_processes import own_mark
+from sweeps.engine.ranks.stacks import ANSWER_S, RankPlace, end_rank, places, store_stacks, take
 from sweeps.records.checkpoints import run_name
 from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
@@ -98,12 +99,12 @@ def _end(experiment: Experiment, trial: str, attempt: int, limit_s: float) -> No
         record.update_attempt(replace(stored, error=AttemptError(type=HUNG, message=message, traceback=text)))
     for place in ranks:
         with contextlib.suppress(Exception):  # its node may be gone, which Ray notices by itself
-            on_node(place.node_id, end_process, place.pid)
+            on_node(place.node_id, end_rank, place, own_mark())
 
 
 def _ask(place: RankPlace) -> str:
     try:
-        return on_node(place.node_id, take, place.pid, place.stacks_file)
+        return on_node(place.node_id, take, place, own_mark())
     except Exception as error:  # a node that is gone or does not answer hides one stack, not the others
         return f"its node {place.host} cannot be asked: {type(error).__name__}: {error}\n"
 

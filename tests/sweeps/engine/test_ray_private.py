@@ -142,5 +142,5 @@ def test_ray_start_makes_a_head_at_any_port_and_ray_init_makes_none() -> None:
         host, _, port = address.rpartition(":")
         socket.create_connection((host, int(port)), timeout=10).close()
     finally:
-        assert launch_processes.end(lambda: launch_processes.members(mark), timeout_s=60)
+        assert launch_processes.end(lambda pid: launch_processes.is_member(pid, mark), timeout_s=60)
         shutil.rmtree(folder, ignore_errors=True)

@@ -44,7 +44,7 @@ def test_members_are_found_by_mark_and_ended_alone(tmp_path: Path) -> None:
         assert eventually(lambda: launch_processes.members(mark) == [mine.pid])
         assert launch_processes.is_marked(mine.pid)
         assert not launch_processes.is_marked(unmarked.pid)
-        assert launch_processes.end(lambda: launch_processes.members(mark))
+        assert launch_processes.end(lambda pid: launch_processes.is_member(pid, mark))
         assert mine.wait(timeout=30) == -signal.SIGKILL
         assert others.poll() is None
         assert unmarked.poll() is None
@@ -79,4 +79,11 @@ def test_a_killed_launchers_processes_are_ended_by_the_watchdog(tmp_path: Path) 
 
 
 def test_ending_what_does_not_end_gives_up_in_time() -> None:
-    assert not launch_processes.end(lambda: [2**22 + 1], timeout_s=0.2)
+    looks = iter([True, False] * 1000)  # what was to be killed is another process by the second look
+    process = subprocess.Popen(SLEEP)
+    try:
+        assert not launch_processes.end(lambda pid: pid == process.pid and next(looks), timeout_s=0.2)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()

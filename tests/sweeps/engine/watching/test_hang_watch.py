@@ -42,9 +42,7 @@ def test_the_cause_names_the_rank_or_says_that_it_cannot() -> None:
     landmarks = Landmarks.here(__file__, "train")
     stuck = f'Thread 1\n  File "a.py", line 1 in f\n  File "{__file__}", line 1 in train\n'
     waiting = stuck.replace("a.py", f"{landmarks.collectives[0]}c.py")
-    ranks = [
-        RankPlace(rank=r, host="h", node_id="n", pid=10 + r, stacks_file="", landmarks=landmarks) for r in range(2)
-    ]
+    ranks = [RankPlace(rank=r, host="h", node_id="n", pid=10 + r, landmarks=landmarks) for r in range(2)]
     told = cause(ranks, {0: waiting, 1: stuck}, 600, "EXP/s")
     assert told.startswith(
         "rank 1 (h, process 11) is in f (a.py:1), and the others wait for that. Nothing was stored for 600 s"
