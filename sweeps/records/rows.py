@@ -97,8 +97,8 @@ def _row_of(values: dict[str, Any]) -> StepRow:
     known = {name: values[name] for name in _NAMES}
     for name in _NUMBERS:
         value = known[name]
-        if value.__class__ is not float and value is not None:
-            known[name] = _number(value)
+        if value.__class__ is not float and not (value is None and name in _OPTIONAL):
+            known[name] = _number(cast("float | str", value))
     for name in _INTEGERS:
         value = known[name]
         is_whole = value.__class__ is int and value in _INT64

@@ -28,12 +28,12 @@ def hardware_differences(metric: Metric, one: TrialSnapshot, other: TrialSnapsho
     if not metric.needs_equal_hardware:
         return []
     mine, theirs = _measured(metric, one), _measured(metric, other)
-    roles = sorted({role for attempt in (*mine, *theirs) for role in _kernels(attempt)})
+    roles = sorted({role for attempt in (*mine, *theirs) for role in kernels_of(attempt)})
     differences = [
         _difference(mine, theirs, _num_workers, lambda n: counted(n, "worker")),
         _difference(mine, theirs, _card, str),
         *(
-            _difference(mine, theirs, lambda a, role=role: _kernels(a).get(role), lambda k, role=role: f"{role} {k}")
+            _difference(mine, theirs, lambda a, role=role: kernels_of(a).get(role), lambda k, role=role: f"{role} {k}")
             for role in roles
             if _asks_for_same_kernel(role, one, other)
         ),
@@ -93,7 +93,8 @@ def _card(attempt: AttemptRecord) -> str | None:
     return (attempt.facts or {}).get("device_name")
 
 
-def _kernels(attempt: AttemptRecord) -> dict[str, str]:
+def kernels_of(attempt: AttemptRecord) -> dict[str, str]:
+    """The kernel of each role; nothing before the trainer has said so."""
     return (attempt.facts or {}).get("backends") or {}
 
 

@@ -23,6 +23,5 @@ def why_diverged(steps: Steps, window_steps: int, *, is_over: bool) -> str | Non
     last = sum(tail) / len(tail)
     if last < losses[0]:
         return None
-    return (
-        f"the mean loss of the last {len(tail)} steps, {last:.4f}, is no better than that of the first, {losses[0]:.4f}"
-    )
+    start = f"{losses[0]:.4f} at the start"
+    return f"the mean loss of the last {len(tail)} steps is {last:.4f}, no better than {start}"

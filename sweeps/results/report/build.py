@@ -42,7 +42,7 @@ def write_snapshots(snapshots: Sequence[Snapshot], folder: Store) -> list[str]:
     """Writes both forms of the report of one or several experiments into a folder; their addresses."""
     report = build_report(snapshots)
     for file, body in (markdown_files(report, MARKDOWN_NAME) | {HTML_NAME: html.render(report)}).items():
-        folder.write(file, body.encode())
+        folder.write(file, file_bytes(body))
     return [folder.uri_of(MARKDOWN_NAME), folder.uri_of(HTML_NAME)]
 
 
@@ -57,10 +57,10 @@ def write_chosen(snapshots: Sequence[Snapshot], out_md: Path | None, out_html: P
     written: list[str] = []
     if out_md is not None:
         for file, body in markdown_files(report, out_md.name).items():
-            Store(str(out_md.parent)).write(file, body.encode())
+            Store(str(out_md.parent)).write(file, file_bytes(body))
         written.append(Store(str(out_md.parent)).uri_of(out_md.name))
     if out_html is not None:
-        Store(str(out_html.parent)).write(out_html.name, html.render(report).encode())
+        Store(str(out_html.parent)).write(out_html.name, file_bytes(html.render(report)))
         written.append(Store(str(out_html.parent)).uri_of(out_html.name))
     return written
 
@@ -70,6 +70,11 @@ def refresh(experiment: Experiment) -> None:
     snapshot = read_snapshot(experiment)
     export_snapshot(snapshot, export_store(experiment, None))
     write_snapshots([snapshot], Store(experiment.store.uri_of("report")))
+
+
+def file_bytes(text: str) -> bytes:
+    """UTF-8; what a stored name holds that is no character becomes an escape."""
+    return text.encode(errors="backslashreplace")
 
 
 def markdown_files(report: Report, name: str) -> dict[str, str]:

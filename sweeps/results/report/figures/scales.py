@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+_HIGHEST_POWER = 300  # of ten on an axis; beyond, a difference of two values may not be a number
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -22,6 +24,7 @@ class Scale:
 
 def linear_ticks(low: float, high: float, num_steps: int = 5) -> list[float]:
     """Round numbers, about `num_steps` steps, that enclose the range; never fewer than two."""
+    low, high = max(low, -(10.0**_HIGHEST_POWER)), min(high, 10.0**_HIGHEST_POWER)
     if high <= low:
         low, high = low - (abs(low) or 1) * 0.5, low + (abs(low) or 1) * 0.5
     rough = (high - low) / num_steps
@@ -35,9 +38,9 @@ def log_ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 times powers of ten (powers alone where that is many) that enclose a positive range."""
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     steps = (1, 2, 5) if high < low * 1e4 else (1,)
-    ladder = [m * 10.0**p for p in powers for m in steps]
-    first = max(i for i, t in enumerate(ladder) if t <= low)
-    last = min(i for i, t in enumerate(ladder) if t >= high)
+    ladder = [m * 10.0**p for p in powers if abs(p) <= _HIGHEST_POWER for m in steps]
+    first = max((i for i, t in enumerate(ladder) if t <= low), default=0)
+    last = min((i for i, t in enumerate(ladder) if t >= high), default=len(ladder) - 1)
     return ladder[first : max(last, first + 1) + 1]
 
 

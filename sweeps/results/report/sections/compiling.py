@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from sweeps.results.measures.conditions import kernels_of
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.measures.startup import between_legs_s
 from sweeps.results.measures.trial import num_recompilations
@@ -13,20 +14,19 @@ def compile_table(snapshot: Snapshot) -> Table:
     rows: list[list[Cell]] = []
     for leg in snapshot.plan.legs:
         trials = snapshot.of_leg(leg.name)
-        begun = [t for t in trials if t.facts]
         if not trials:
             continue
         statuses = [_compile_status(t) for t in trials]
         pauses = [s for t in trials if (s := between_legs_s(snapshot, t)) is not None]
         first_steps = [t.steps.floats("dt_ms")[0] / 1000 for t in trials if t.steps]
-        starts = [attempt.facts for t in begun for attempt in t.attempts if attempt.facts]
-        kernels = [", ".join(f"{role} {k}" for role, k in sorted(f.get("backends", {}).items())) for f in starts]
+        starts = [attempt for t in trials for attempt in t.attempts if attempt.facts]
+        kernels = [", ".join(f"{role} {k}" for role, k in sorted(kernels_of(a).items())) for a in starts]
         rows.append(
             [
                 code_cell(leg.name),
                 text_cell(leg.config.compile.mode),
                 text_cell(_each_once(word for word, _ in statuses), statuses[0][1] if len(set(statuses)) == 1 else ""),
-                text_cell(_each_once(f.get("compile_cache", "") for f in starts)),
+                text_cell(_each_once((a.facts or {}).get("compile_cache") or "" for a in starts)),
                 number_cell(sum(num_recompilations(t.steps) for t in trials)),
                 number_cell(max(pauses, default=None), 1),
                 number_cell(max(first_steps, default=None), 1),

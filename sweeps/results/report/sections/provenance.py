@@ -89,7 +89,8 @@ def _versions(snapshot: Snapshot) -> str:
         for attempt in trial.attempts:
             for name, version in (attempt.versions or {}).items():
                 seen.setdefault(name, []).append(version)
-    return ", ".join(f"{name} {' / '.join(dict.fromkeys(versions))}" for name, versions in sorted(seen.items())) or "-"
+    each = [f"{name} {' / '.join(dict.fromkeys(versions))}" for name, versions in sorted(seen.items())]
+    return ", ".join(each) or "-"
 
 
 def _trials(snapshot: Snapshot) -> str:
