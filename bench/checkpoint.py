@@ -25,7 +25,7 @@ from nanochat.config import TrainConfig, with_overrides
 from nanochat.loop.setup import Run, prepare
 from nanochat.loop.stepping import Stepper
 from nanochat.recipes import d12_moe, d12_moe_fp8
-from nanochat.stats import Checkpointable, Hooks
+from nanochat.stats import Checkpoint, Hooks
 
 MIN_BYTES = 10**9
 KEPT = 2
@@ -54,15 +54,15 @@ class Bench:
 
     def __init__(self, run: Run, folder: Path) -> None:
         self._run, self._take_step = run, Stepper(run)
-        self._hooks = Hooks(save=lambda state: self._save(folder, state))
+        self._hooks = Hooks(save=lambda checkpoint: self._save(folder, checkpoint))
 
     @staticmethod
-    def _save(folder: Path, state: Checkpointable) -> None:
-        checkpoint_folders.save(folder, state, KEPT)
+    def _save(folder: Path, checkpoint: Checkpoint) -> None:
+        checkpoint_folders.save(folder, checkpoint, KEPT)
 
     def saver(self, *, beside_training: bool) -> Saver:
         """One that waits for the disk, or one that does not."""
-        return Saver(self._hooks, self._run.parts, self._run.ranks, beside_training=beside_training)
+        return Saver(self._hooks, self._run.state, self._run.ranks, beside_training=beside_training)
 
     def step_ms(self) -> float:
         """A step on its slowest rank."""

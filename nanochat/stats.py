@@ -108,19 +108,21 @@ CHECKPOINT_INDEX = "checkpoint.json"
 """The file of a checkpoint that is written last: a folder without it is none."""
 
 
-class Checkpointable(Protocol):
-    """A moment of training that can be written: every rank writes its part into its own or a shared folder.
+class Checkpoint(Protocol):
+    """A checkpoint to be written: every rank writes its part into its own or a shared folder.
 
     It is called on one thread, which need not be the one that trains; it has collectives of its own.
     """
 
-    step: int  # the number of optimizer steps done, so the next step's index
-    last_file: str  # of those that `write` makes; rank 0's, without it a folder is no checkpoint
+    @property
+    def step(self) -> int:
+        """The number of optimizer steps done, so the next step's index."""
+        ...
 
     def write(self, folder: Path) -> None:
-        """Collective over all ranks. Files appear in `folder`; the index that makes it complete comes last."""
+        """Collective over all ranks. Files appear in `folder`; rank 0 writes CHECKPOINT_INDEX last."""
 
-    def together(self, action: Callable[[], object], *, first_only: bool = False) -> None:
+    def together(self, action: Callable[[], Any], *, first_only: bool = False) -> object:
         """Collective. Runs `action` on every rank, or on rank 0 alone; if it fails on one, raises on all."""
 
 
@@ -139,7 +141,7 @@ class Hooks:
 
     on_start: Callable[[StartFacts], None] = _nothing  # rank 0
     on_step: Callable[[StepStats], None] = _nothing  # rank 0
-    save: Callable[[Checkpointable], None] = _nothing  # on one other thread, if the run goes on after this step
+    save: Callable[[Checkpoint], None] = _nothing  # on one other thread, if the run goes on after this step
     checkpoints: Callable[[], Iterable[Path]] = tuple  # complete or not, newest first; the trainer verifies them
     may_start_anew: bool = True  # from the beginning, where there are checkpoints and all are damaged
     should_stop: Callable[[], bool] = lambda: False  # asked on every rank after every step; one is enough

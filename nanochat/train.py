@@ -13,19 +13,18 @@ import torch
 
 from nanochat.checkpoints.saving import Saver, is_over
 from nanochat.config import TrainConfig
-from nanochat.evaluation import core as core_eval
-from nanochat.evaluation import generate
-from nanochat.evaluation import loss as loss_eval
 from nanochat.loop import logs
-from nanochat.loop.setup import Run, core_folder, prepare
+from nanochat.loop.evaluations import evaluate_if_due, sample_if_due
+from nanochat.loop.setup import Progress, Run, core_folder, prepare
 from nanochat.loop.step_stats import step_stats
 from nanochat.loop.stepping import Stepper
 from nanochat.metering import meter as clock
+from nanochat.metering.rank_report import RankReport
 from nanochat.metering.step_flags import Flags
-from nanochat.metering.telemetry import NUM_FLOATS, GpuReading, GpuSampler, combine
+from nanochat.metering.telemetry import GpuSampler
 from nanochat.model import compiling
 from nanochat.model.fp8 import conversion_line
-from nanochat.stats import Hooks, TrainResult
+from nanochat.stats import Hooks, StepStats, TrainResult
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -44,7 +43,7 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
     run = prepare(config, hooks)
     try:
         with (
-            Saver(hooks, run.parts, run.ranks, beside_training=config.run.checkpoint_every is not None) as saver,
+            Saver(hooks, run.state, run.ranks, beside_training=config.run.checkpoint_every is not None) as saver,
             GpuSampler.of(run.device) as gpu,
         ):
             return _train(run, hooks, saver, gpu)
@@ -53,61 +52,34 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
 
 
 def _train(run: Run, hooks: Hooks, saver: Saver, gpu: GpuSampler) -> TrainResult:
-    config, progress, first_step = run.config, run.progress, run.progress.steps_done
-    if run.ranks.is_first:
-        _print_start(run)
-        hooks.on_start(run.start_facts())
-    take_step = Stepper(run)
-    flags = Flags(first_step)
+    """Steps until the end or a wish to stop; the body of the loop lists what happens after each."""
+    progress, first_step = run.progress, run.progress.steps_done
+    _tell_start(run, hooks)
+    take_step, flags = Stepper(run), Flags(first_step)
+    last_saved = first_step or None
     stopped = False
-    last_saved = first_step if first_step else None
     while progress.steps_done < run.num_steps and not stopped:
         step = progress.steps_done
-        rank_step = take_step(step, saver.take_blocked_ms())
-        wants_stop = float(hooks.should_stop())
-        mine = [wants_stop, saver.status, *gpu.take().as_floats(), *rank_step.as_floats()]
-        gathered = run.ranks.all_gather_floats(mine)
-        stopped = any(floats[0] > 0 for floats in gathered)
-        gpus = combine(GpuReading.from_floats(floats[2 : 2 + NUM_FLOATS]) for floats in gathered)
-        every_rank = [clock.RankStep.from_floats(floats[2 + NUM_FLOATS :]) for floats in gathered]
-        advance(run, every_rank, step)
+        measured = take_step(step, saver.take_blocked_ms())
+        reports = RankReport(hooks.should_stop(), saver.status, gpu.take(), measured).of_all(run.ranks)
+        stopped = any(report.wants_stop for report in reports)
+        advance(progress, step, [report.step for report in reports])
         hooks.step_done()
-        num_done = progress.steps_done
-        val_bpb = _evaluate_if_due(run, num_done)
-        core = _core_if_due(run, num_done)
+        evaluated = evaluate_if_due(run)
         if run.ranks.is_first:
-            why = flags.of_step(
-                step,
-                int(max(r.compiled_graphs for r in every_rank)),
-                skipped=not every_rank[0].active,
-                fell_back=take_step.fallback is not None,
-                throttle_bits=gpus.gpu_throttle_bits,
-            )
-            stats = step_stats(run, every_rank, step, val_bpb, core, why, gpus)
-            if step % config.run.log_every == 0 or num_done == run.num_steps:
-                print(logs.step_line(stats), flush=True)
-            if "skipped" in why:
-                print(logs.skipped_line(num_done, progress.num_skipped), flush=True)
-            if val_bpb is not None:
-                print(logs.validation_line(num_done, val_bpb), flush=True)
-            if core is not None:
-                print(logs.core_line(num_done, core), flush=True)
-            hooks.on_step(stats)
+            fallback = take_step.fallback
+            _tell_step(run, hooks, step_stats(run, step, reports, evaluated, flags, fell_back=fallback is not None))
             if step == first_step:
-                facts = replace(run.start_facts(), first_step=first_step, compile_fallback=take_step.fallback)
-                hooks.on_start(facts)
-        sampled = _sample_if_due(run, num_done)
-        flags.after(evaluated=(val_bpb, core) != (None, None), sampled=sampled)
+                hooks.on_start(replace(run.start_facts(), first_step=first_step, compile_fallback=fallback))
+        flags.after(evaluated=evaluated.anything, sampled=sample_if_due(run))
         if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             saver.settle()  # the checkpoint that the error names is complete, or this raises
-            raise DivergedError(_diverged(num_done, last_saved))
-        if is_over([floats[1] for floats in gathered]):
+            raise DivergedError(_diverged(progress.steps_done, last_saved))
+        if is_over([report.save_status for report in reports]):
             saver.settle()
-        is_last = stopped or num_done == run.num_steps
-        is_due = _checkpoint_due(config, num_done, run.num_steps, stopped) and last_saved != num_done
-        if is_due and (is_last or progress.skipped_in_a_row == 0):  # else the last good one would soon be pruned
-            saver.save(last=is_last)
-            last_saved = num_done
+        if last_saved != progress.steps_done and _is_save_due(run, stopped):
+            saver.save(last=stopped or _is_complete(run))
+            last_saved = progress.steps_done
         if saver.is_under_way:
             flags.saving()
         if step == first_step:
@@ -115,9 +87,38 @@ def _train(run: Run, hooks: Hooks, saver: Saver, gpu: GpuSampler) -> TrainResult
             gc.freeze()
     gc.unfreeze()
     saver.settle()
+    return _result(run)
+
+
+def _is_complete(run: Run) -> bool:
+    return run.progress.steps_done >= run.num_steps
+
+
+def _is_save_due(run: Run, stopped: bool) -> bool:
+    """True if a checkpoint is written after this step: every so many steps, at a stop and, if asked for, at the end."""
+    settings, progress = run.config.run, run.progress
+    if _is_complete(run):
+        return settings.final_checkpoint
+    if stopped:
+        return True
+    if progress.skipped_in_a_row > 0:  # else the last good checkpoint would soon be pruned
+        return False
+    return settings.checkpoint_every is not None and progress.steps_done % settings.checkpoint_every == 0
+
+
+def _tell_step(run: Run, hooks: Hooks, stats: StepStats) -> None:
+    """Rank 0: log lines for people, the record for the caller."""
+    for line in logs.lines_of_step(stats, run.progress.num_skipped, run.config.run.log_every):
+        print(line, flush=True)
+    hooks.on_step(stats)
+
+
+def _result(run: Run) -> TrainResult:
+    """Collective. How the run ended; rank 0 prints the end of a complete one."""
+    progress = run.progress
     result = TrainResult(
         last_step=progress.steps_done - 1,
-        completed=progress.steps_done >= run.num_steps,
+        completed=_is_complete(run),
         peak_mib=max(f[0] for f in run.ranks.all_gather_floats([run.device.peak_mib()])),
         total_time_min=progress.train_time_s / 60,
         min_val_bpb=progress.min_val_bpb,
@@ -135,9 +136,8 @@ def _diverged(num_done: int, last_saved: int | None) -> str:
     return f"{found}; {good}; lower the learning rates"
 
 
-def advance(run: Run, every_rank: list[clock.RankStep], step: int) -> None:
+def advance(progress: Progress, step: int, every_rank: list[clock.RankStep]) -> None:
     """The loop's own numbers after a step, equal on every rank."""
-    progress = run.progress
     progress.steps_done = step + 1
     if math.isfinite(every_rank[0].last_loss):  # one bad step must not hide all later ones
         progress.loss_ema = clock.EMA_DECAY * progress.loss_ema + (1 - clock.EMA_DECAY) * every_rank[0].last_loss
@@ -149,48 +149,10 @@ def advance(run: Run, every_rank: list[clock.RankStep], step: int) -> None:
         progress.train_time_s += max(r.dt_ms for r in every_rank) / 1e3
 
 
-def _due(every: int | None, num_done: int, num_steps: int) -> bool:
-    """Whether a measure of every so many steps is made now: then, and at the end."""
-    return every is not None and (num_done % every == 0 or num_done == num_steps)
-
-
-def _evaluate_if_due(run: Run, num_done: int) -> float | None:
-    if run.val_lanes is None or not _due(run.config.eval.every, num_done, run.num_steps):
-        return None
-    tokens = run.config.eval.num_tokens
-    value = loss_eval.bits_per_byte(run.model, run.val_lanes, run.token_bytes, tokens, run.ranks)
-    best = run.progress.min_val_bpb
-    if not math.isnan(value):
-        run.progress.min_val_bpb = value if best is None else min(best, value)
-    return value
-
-
-def _core_if_due(run: Run, num_done: int) -> float | None:
-    evaluation = run.config.eval
-    if run.core_tasks is None or not _due(evaluation.core_every, num_done, run.num_steps):
-        return None
-    return core_eval.core_metric(run.model, run.tokenizer, run.core_tasks, evaluation.core_max_per_task, run.ranks)
-
-
-def _sample_if_due(run: Run, num_done: int) -> bool:
-    """Rank 0 prints samples where they are due; the others wait, so that the next step starts together."""
-    if not _due(run.config.eval.sample_every, num_done, run.num_steps):
-        return False
-    if run.ranks.is_first:
-        for text in generate.samples(run.model, run.tokenizer):
-            print(logs.sample_line(num_done, text), flush=True)
-    run.ranks.barrier()
-    return True
-
-
-def _checkpoint_due(config: TrainConfig, num_done: int, num_steps: int, stopped: bool) -> bool:
-    if num_done == num_steps:
-        return config.run.final_checkpoint
-    every = config.run.checkpoint_every
-    return stopped or (every is not None and num_done % every == 0)
-
-
-def _print_start(run: Run) -> None:
+def _tell_start(run: Run, hooks: Hooks) -> None:
+    """Rank 0: what runs here, for people and for the caller."""
+    if not run.ranks.is_first:
+        return
     lines = [
         *logs.provenance_lines(sys.argv, run.config.run.name, run.config.run.seed, torch.__version__),
         *logs.model_lines(run.config),
@@ -202,3 +164,4 @@ def _print_start(run: Run) -> None:
     if run.config.eval.core_every is not None and run.core_tasks is None:
         lines.append(f"CORE metric: not measured, there is no bundle at {core_folder(run.config.eval)}")
     print("\n".join(lines), flush=True)
+    hooks.on_start(run.start_facts())

@@ -29,7 +29,7 @@ from nanochat.flags import RunOptions, help_text, in_flag_names, parse_flags
 from nanochat.loop.compile_failures import CompileError
 from nanochat.machine.device import keep_freed_memory
 from nanochat.machine.memory import is_out_of_memory, memory_advice, peak_mib
-from nanochat.stats import Checkpointable, Hooks, TrainResult
+from nanochat.stats import Checkpoint, Hooks, TrainResult
 from nanochat.train import DivergedError, train
 from scripts.rank_watch import RankWatch
 
@@ -75,13 +75,13 @@ def candidates(root: Path, options: RunOptions) -> Iterable[Path]:
     found = checkpoint_folders.newest_first(root)
     if options.resume == "latest":
         return found
-    wanted = root / f"step_{options.resume:06d}"
-    if wanted not in found:
+    wanted = [folder for folder in found if checkpoint_folders.step_of(folder) == options.resume]
+    if not wanted:
         raise ConfigError(
-            f"--resume-from-step {options.resume}: there is no checkpoint {wanted}; "
+            f"--resume-from-step {options.resume}: there is no checkpoint {root / f'step_{options.resume:06d}'}; "
             f"found {', '.join(p.name for p in found) or 'none'}"
         )
-    return [wanted]
+    return wanted
 
 
 def _start_process_group() -> None:
@@ -115,8 +115,8 @@ def _run(argv: Sequence[str]) -> int:
     if _is_first():
         print(f"Checkpoint dir: {folder}", flush=True)
 
-    def save(state: Checkpointable) -> None:
-        checkpoint_folders.save(folder, state, CHECKPOINTS_KEPT)
+    def save(checkpoint: Checkpoint) -> None:
+        checkpoint_folders.save(folder, checkpoint, CHECKPOINTS_KEPT)
 
     with RankWatch.of_environment() as rank_watch:
         hooks = Hooks(

@@ -1,4 +1,4 @@
-"""A moment of training on storage: complete and proven, or refused by name.
+"""A checkpoint: the state of training at one moment, on storage complete and proven, or refused by name.
 
 In a folder: the sharded values and moments (`__{rank}_0.distcp` and `.metadata`, by torch.distributed.checkpoint, which
 also cuts them anew for another number of ranks), `rank_{r}.pt` (the rank's data lanes and random states),
@@ -18,7 +18,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,80 +51,78 @@ class CheckpointError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moment:
-    """One rank's share of a checkpoint, by value; the tensors may be live ones."""
+class TrainState:
+    """One rank's share of a run at one moment: what a checkpoint stores of it and gives back.
 
-    step: int
-    config_digest: str
-    tensors: Mapping[str, Tensor]
-    rank_state: bytes  # data lanes and random states, as torch.save has them
-    trainer: str  # JSON
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What one rank brings to a checkpoint. Buffers and trainer numbers are equal on all ranks and stored once."""
+    It is the `nanochat.stats.Checkpoint` that hooks receive. Tensors, lanes and trainer numbers are the live ones until
+    `copied`. Tensors and trainer numbers are equal on all ranks, or shards; they are stored once.
+    """
 
     step: int  # optimizer steps done
     config_digest: str
-    optimizer: ShardedOptimizer
-    lanes: Mapping[int, Any]  # the states of this rank's own lanes
-    trainer: Mapping[str, Any]  # whatever JSON can hold
-    buffers: Mapping[str, Tensor] = field(default_factory=dict)  # the model's state beside its parameters
+    tensors: Mapping[str, Tensor]  # weights, moments and buffers, by the names they are stored under
+    lanes: Mapping[int, Any]  # this rank's own; of all ranks where it was read
+    trainer: Mapping[str, Any]  # the loop's own numbers: whatever JSON can hold
+    random_states: Mapping[str, Any]
+    ranks: Ranks  # whose collectives write it
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors by the names they are stored under, not copied."""
-        return {**self.optimizer.state_dict(), **_buffer_entries(self.buffers)}
-
-    def now(self, copy: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None) -> Moment:
-        """This moment, with the random states of now. Without `copy` training must not go on until it is written."""
-        tensors, rank_state = self.tensors(), io.BytesIO()
-        random_states = _random_states(self.optimizer.ranks.device)
-        torch.save({"lanes": dict(self.lanes), "random": random_states}, rank_state)
-        return Moment(
-            step=self.step,
-            config_digest=self.config_digest,
-            tensors=copy(tensors) if copy else tensors,
-            rank_state=rank_state.getvalue(),
-            trainer=json.dumps(dict(self.trainer), indent=1),
+    @classmethod
+    def of(
+        cls,
+        optimizer: ShardedOptimizer,
+        buffers: Mapping[str, Tensor] | None = None,
+        *,
+        step: int,
+        config_digest: str,
+        lanes: Mapping[int, Any],
+        trainer: Mapping[str, Any],
+    ) -> "TrainState":
+        """The state of now. `buffers` are the model's tensors that are not parameters."""
+        return cls(
+            step=step,
+            config_digest=config_digest,
+            tensors={**optimizer.state_dict(), **_buffer_entries(buffers)},
+            lanes=lanes,
+            trainer=trainer,
+            random_states=_random_states(optimizer.ranks.device),
+            ranks=optimizer.ranks,
         )
 
+    def copied(self, copy: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]) -> "TrainState":
+        """The same moment by value: it stays as it is while training goes on. `copy` copies the tensors."""
+        lanes, trainer = deepcopy(self.lanes), deepcopy(self.trainer)
+        return replace(self, tensors=copy(self.tensors), lanes=lanes, trainer=trainer)
 
-@dataclass(frozen=True, kw_only=True)
-class TrainerState:
-    """What `read` hands back, beside what it loaded in place."""
+    def write(self, folder: Path) -> None:
+        """Collective, on any one thread. All is on the disk before the index is.
 
-    step: int
-    config_digest: str
-    world_size: int  # of the ranks that wrote it
-    lanes: dict[int, Any]  # of all ranks
-    trainer: dict[str, Any]
+        Raises CheckpointError on every rank if it fails on one; the folder is then no checkpoint.
+        """
+        self.together(lambda: _claim(folder))
+        alone = self.ranks.world_size == 1
+        try:
+            writer = _Writer(folder, per_thread_copy_ahead=0)  # copying ahead would wait for a GPU's queue
+            save_sharded(dict(self.tensors), storage_writer=writer, process_group=self.ranks.group, no_dist=alone)
+        except (CheckpointException, OSError, RuntimeError) as error:
+            raise CheckpointError(_refusal(folder, error)) from error
+        facts = self.together(lambda: _write_rank_files(folder, self))
+        self.together(lambda: _write_index(folder, self, facts), first_only=True)
 
+    def together(self, action: Callable[[], T], *, first_only: bool = False) -> list[T | None]:
+        """Collective. Runs `action` on every rank, or on rank 0 alone; returns what each rank's returned.
 
-def write(folder: Path, moment: Moment, ranks: Ranks) -> None:
-    """Collective over `ranks`, on any one thread. All is on the disk before the index is.
-
-    Raises CheckpointError on every rank if it fails on one; the folder is then no checkpoint.
-    """
-    together(ranks, lambda: _claim(folder))
-    try:
-        writer = _Writer(folder, per_thread_copy_ahead=0)  # copying ahead would wait for a GPU's queue
-        save_sharded(
-            dict(moment.tensors), storage_writer=writer, process_group=ranks.group, no_dist=ranks.world_size == 1
-        )
-    except (CheckpointException, OSError, RuntimeError) as error:
-        raise CheckpointError(_refusal(folder, error)) from error
-    facts = together(ranks, lambda: _write_rank_files(folder, moment, ranks))
-    index = {
-        "format": _FORMAT,
-        "step": moment.step,
-        "world_size": ranks.world_size,
-        "config_digest": moment.config_digest,
-        "written_unix_s": time.time(),
-        "files": {name: fact for rank_facts in facts for name, fact in sorted(rank_facts.items())},
-    }
-    content = json.dumps(index, indent=1).encode()
-    together(ranks, lambda: _write_whole(folder / INDEX, content) if ranks.is_first else None)
+        Raises CheckpointError on all ranks if it failed on one.
+        """
+        result, failure = None, None
+        try:
+            result = action() if self.ranks.is_first or not first_only else None
+        except (CheckpointError, OSError, RuntimeError) as error:
+            failure = f"rank {self.ranks.rank}: {error}"
+        gathered = self.ranks.all_gather_object((result, failure))
+        failures = [failure for _, failure in gathered if failure]
+        if failures:
+            raise CheckpointError("cannot write the checkpoint; " + "; ".join(failures))
+        return [result for result, _ in gathered]
 
 
 def verify(folder: Path) -> None:
@@ -162,35 +161,34 @@ def read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def read(
-    folder: Path, ranks: Ranks, into: ShardedOptimizer, buffers: Mapping[str, Tensor] | None = None
-) -> TrainerState:
+def read(folder: Path, ranks: Ranks, into: ShardedOptimizer, buffers: Mapping[str, Tensor] | None = None) -> TrainState:
     """Collective. Loads optimizer, parameters, buffers and random states in place, whatever number of ranks wrote them.
 
-    The folder is taken to be verified (`latest_valid`). Random states are the same rank's, where it existed before.
+    The folder is taken to be verified (`latest_valid`). Random states are the same rank's, where it existed before; the
+    lanes are those of all ranks.
     """
     silence_notice()
     index = read_index(folder)
     tensors = into.state_dict()
+    everything = {**tensors, **_buffer_entries(buffers)}
     try:
-        everything = {**tensors, **_buffer_entries(buffers or {})}
         load_sharded(everything, storage_reader=FileSystemReader(folder), no_dist=ranks.world_size == 1)
     except (CheckpointException, OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"the state in {folder} does not fit this model: {error}") from error
     into.load_state_dict(tensors)
-    lanes: dict[int, Any] = {}
     old_ranks = range(index["world_size"])
-    for old_rank in old_ranks:
-        stored = torch.load(folder / f"rank_{old_rank}.pt", weights_only=False)
-        lanes.update(stored["lanes"])
-        if old_rank == ranks.rank % len(old_ranks):
-            _restore_random_states(stored["random"], ranks.device)
-    return TrainerState(
+    stored = [torch.load(folder / f"rank_{old_rank}.pt", weights_only=False) for old_rank in old_ranks]
+    random_states = stored[ranks.rank % len(old_ranks)]["random"]
+    _restore_random_states(random_states, ranks.device)
+    lanes = {lane: state for of_rank in stored for lane, state in of_rank["lanes"].items()}
+    return TrainState(
         step=index["step"],
         config_digest=index["config_digest"],
-        world_size=index["world_size"],
+        tensors=everything,
         lanes=dict(sorted(lanes.items())),
         trainer=json.loads((folder / _TRAINER).read_bytes()),
+        random_states=random_states,
+        ranks=ranks,
     )
 
 
@@ -218,20 +216,6 @@ def _first_valid(candidates: Iterable[Path]) -> tuple[int | None, Path | None, l
         else:
             return place, folder, remarks
     return None, None, remarks
-
-
-def together(ranks: Ranks, action: Callable[[], T]) -> list[T]:
-    """Collective. Runs `action` on every rank and returns all results; raises CheckpointError on all if one failed."""
-    result, failure = None, None
-    try:
-        result = action()
-    except (CheckpointError, OSError, RuntimeError) as error:
-        failure = f"rank {ranks.rank}: {error}"
-    gathered = ranks.all_gather_object((result, failure))
-    failures = [failure for _, failure in gathered if failure]
-    if failures:
-        raise CheckpointError("cannot write the checkpoint; " + "; ".join(failures))
-    return [result for result, _ in gathered]
 
 
 def silence_notice() -> None:
@@ -277,18 +261,33 @@ def _claim(folder: Path) -> None:
         raise CheckpointError(f"{folder} already holds a checkpoint; write into a new folder")
 
 
-def _write_rank_files(folder: Path, moment: Moment, ranks: Ranks) -> dict[str, dict[str, Any]]:
+def _write_rank_files(folder: Path, state: TrainState) -> dict[str, dict[str, Any]]:
     """Writes what is this rank's alone; size and digest of all files it wrote, the sharded ones included."""
-    rank_file = folder / f"rank_{ranks.rank}.pt"
-    _write_whole(rank_file, moment.rank_state)
-    mine = [rank_file, *folder.glob(f"__{ranks.rank}_*.distcp")]
-    if ranks.is_first:
-        _write_whole(folder / _TRAINER, moment.trainer.encode())
+    packed = io.BytesIO()
+    torch.save({"lanes": dict(state.lanes), "random": dict(state.random_states)}, packed)
+    rank_file = folder / f"rank_{state.ranks.rank}.pt"
+    write_whole(rank_file, packed.getvalue())
+    mine = [rank_file, *folder.glob(f"__{state.ranks.rank}_*.distcp")]
+    if state.ranks.is_first:
+        write_whole(folder / _TRAINER, json.dumps(dict(state.trainer), indent=1).encode())
         mine += [folder / _TRAINER, folder / ".metadata"]
     return {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in mine}
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def _write_index(folder: Path, state: TrainState, facts: Iterable[dict[str, Any] | None]) -> None:
+    index = {
+        "format": _FORMAT,
+        "step": state.step,
+        "world_size": state.ranks.world_size,
+        "config_digest": state.config_digest,
+        "written_unix_s": time.time(),  # for people; nothing is ordered by it
+        "files": {name: fact for of_rank in facts if of_rank for name, fact in sorted(of_rank.items())},
+    }
+    write_whole(folder / INDEX, json.dumps(index, indent=1).encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Makes a file of a checkpoint appear whole and on the disk."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         file.write(content)
@@ -312,8 +311,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _buffer_entries(buffers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"buffer.{name}": tensor for name, tensor in buffers.items()}
+def _buffer_entries(buffers: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    return {f"buffer.{name}": tensor for name, tensor in (buffers or {}).items()}
 
 
 def _random_states(device: torch.device) -> dict[str, Any]:

@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 from types import TracebackType
 
-from nanochat.checkpoints import format as checkpoint
-from nanochat.checkpoints.format import Moment, Parts
+from nanochat.checkpoints.format import TrainState, silence_notice
 from nanochat.checkpoints.host_copies import HostCopies
 from nanochat.machine.ranks import Ranks
 from nanochat.stats import Hooks
@@ -25,34 +24,15 @@ WRITER = "checkpoint"  # the writer thread's name begins with it
 UNDER_WAY, COMPLETE, FAILED = 0.0, 1.0, 2.0
 
 
-class Snapshot:
-    """A moment of the run for hooks.save, which may take as long as it wants. Collective over `ranks`."""
-
-    last_file = checkpoint.INDEX
-
-    def __init__(self, moment: Moment, ranks: Ranks) -> None:
-        self.step = moment.step
-        self._moment, self._ranks = moment, ranks
-
-    def write(self, folder: Path) -> None:
-        """Every rank; raises CheckpointError on all of them if one cannot write."""
-        checkpoint.write(folder, self._moment, self._ranks)
-
-    def together(self, action: Callable[[], object], *, first_only: bool = False) -> None:
-        """Every rank: returns when all have done it, or rank 0 alone; raises CheckpointError on all if it failed."""
-        mine = action if self._ranks.is_first or not first_only else lambda: None
-        checkpoint.together(self._ranks, mine)
-
-
 class Saver:
     """The saves of one run, one at a time. All ranks call the same methods after the same step."""
 
-    def __init__(self, hooks: Hooks, parts: Callable[[], Parts], ranks: Ranks, *, beside_training: bool) -> None:
+    def __init__(self, hooks: Hooks, state: Callable[[], TrainState], ranks: Ranks, *, beside_training: bool) -> None:
         """Collective. Without `beside_training` no memory is set aside and every save is waited for."""
-        checkpoint.silence_notice()
-        self._hooks, self._parts = hooks, parts
+        silence_notice()
+        self._hooks, self._state = hooks, state
         self._ranks = ranks.beside()
-        self._copies = HostCopies(parts().tensors()) if beside_training else None
+        self._copies = HostCopies(state().tensors) if beside_training else None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=WRITER)
         self._under_way: tuple[int, Future[None]] | None = None
         self._blocked_s = 0.0
@@ -89,18 +69,18 @@ class Saver:
         """
         self.settle()
         with self._blocking():
-            parts = self._parts()
-            self._hooks.before_save(parts.step)
+            state = replace(self._state(), ranks=self._ranks)
+            self._hooks.before_save(state.step)
             if last or self._copies is None:
-                self._hooks.save(Snapshot(parts.now(), self._ranks))
-                self._hooks.saved(parts.step)
+                self._hooks.save(state)
+                self._hooks.saved(state.step)
             else:
-                snapshot = Snapshot(parts.now(self._copies.take), self._ranks)
-                self._under_way = parts.step, self._pool.submit(self._write, snapshot)
+                copied = state.copied(self._copies.take)
+                self._under_way = state.step, self._pool.submit(self._write, copied)
 
-    def _write(self, snapshot: Snapshot) -> None:
+    def _write(self, state: TrainState) -> None:
         """On the writer thread; waiting.py knows that thread by this file."""
-        self._hooks.save(snapshot)
+        self._hooks.save(state)
 
     def settle(self) -> None:
         """Collective. Waits for the save that is under way, if one is; raises what it raised, on every rank."""

@@ -66,6 +66,20 @@ def start_lines(facts: StartFacts) -> list[str]:
     ]
 
 
+def lines_of_step(stats: StepStats, num_skipped: int, log_every: int) -> list[str]:
+    """All lines after a step: the step's own where it is its turn, and what happened in it or after it."""
+    num_done, lines = stats.step + 1, list[str]()
+    if stats.step % log_every == 0 or num_done == stats.num_steps:
+        lines.append(step_line(stats))
+    if "skipped" in stats.flags:
+        lines.append(skipped_line(num_done, num_skipped))
+    if stats.val_bpb is not None:
+        lines.append(validation_line(num_done, stats.val_bpb))
+    if stats.core_metric is not None:
+        lines.append(core_line(num_done, stats.core_metric))
+    return lines
+
+
 def step_line(stats: StepStats) -> str:
     """One step."""
     s = stats

@@ -67,15 +67,15 @@ class Run:
     peak_weight_decay: float
     backends: dict[str, str]
 
-    def parts(self) -> checkpoint.Parts:
+    def state(self) -> checkpoint.TrainState:
         """This rank's share of a checkpoint at this moment."""
-        return checkpoint.Parts(
+        return checkpoint.TrainState.of(
+            self.optimizer,
+            self.model.router_biases(),
             step=self.progress.steps_done,
             config_digest=state_digest(self.config),
-            optimizer=self.optimizer,
             lanes=self.feed.state(),
             trainer=vars(self.progress),
-            buffers=self.model.router_biases(),
         )
 
     def start_facts(self) -> StartFacts:
@@ -246,7 +246,7 @@ def _continue_from_checkpoint(run: Run, hooks: Hooks) -> None:
             f"the same settings and version, or start a new run elsewhere"
         )
     state = checkpoint.read(folder, run.ranks, run.optimizer, run.model.router_biases())
-    run.feed.load_state(state.lanes)
+    run.feed.load_state(dict(state.lanes))
     vars(run.progress).update(state.trainer)
     if run.ranks.is_first:
         print(f"Continuing from {folder.name} at step {state.step}", flush=True)

@@ -3,11 +3,15 @@
 import dataclasses
 import math
 import statistics
+from collections.abc import Sequence
 
 from nanochat import sizes
+from nanochat.loop.evaluations import Evaluated
 from nanochat.loop.setup import Run
 from nanochat.metering import meter as clock
-from nanochat.metering.telemetry import GpuReading
+from nanochat.metering.rank_report import RankReport
+from nanochat.metering.step_flags import Flags
+from nanochat.metering.telemetry import combine
 from nanochat.optimizer import schedule
 from nanochat.stats import StepStats
 
@@ -15,15 +19,14 @@ _NO_ROUTER = dict.fromkeys(field.name for field in dataclasses.fields(clock.Rout
 
 
 def step_stats(
-    run: Run,
-    every_rank: list[clock.RankStep],
-    step: int,
-    val_bpb: float | None,
-    core_metric: float | None,
-    flags: tuple[str, ...],
-    gpu: GpuReading,
+    run: Run, step: int, reports: Sequence[RankReport], evaluated: Evaluated, flags: Flags, *, fell_back: bool
 ) -> StepStats:
-    """The step's record: its time is the slowest rank's, its losses are means over ranks."""
+    """The step's record: its time is the slowest rank's, its losses are means over ranks.
+
+    `fell_back`: the run should be compiled and is not.
+    """
+    every_rank, gpu = [report.step for report in reports], combine(report.gpu for report in reports)
+    compiled_graphs = int(max(r.compiled_graphs for r in every_rank))
     dts = [r.dt_ms for r in every_rank]
     dt_ms = max(dts)
     tok_per_sec = sizes.batch_tokens(run.config) / dt_ms * 1e3
@@ -49,13 +52,18 @@ def step_stats(
         tok_per_sec=tok_per_sec,
         bf16_mfu_pct=mfu,
         useful_mfu_pct=useful,
-        compiled_graphs=int(max(r.compiled_graphs for r in every_rank)),
+        compiled_graphs=compiled_graphs,
         epoch=run.feed.epoch,
         train_time_s=run.progress.train_time_s,
         **(vars(router) if router else _NO_ROUTER),
         peak_mib=max(r.peak_mib for r in every_rank),
         **vars(gpu),
-        val_bpb=val_bpb,
-        core_metric=core_metric,
-        flags=flags,
+        **evaluated._asdict(),
+        flags=flags.of_step(
+            step,
+            compiled_graphs,
+            skipped=not every_rank[0].active,
+            fell_back=fell_back,
+            throttle_bits=gpu.gpu_throttle_bits,
+        ),
     )

@@ -7,7 +7,8 @@ once, where the step ends in a synchronisation anyway; so are the marks of the s
 import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -95,16 +96,17 @@ class RankStep:
 
     def as_floats(self) -> list[float]:
         """Flat, for a collective; `from_floats` is the inverse."""
-        return [
-            self.dt_ms, self.loss, self.last_loss, self.balance, self.active, self.peak_mib, self.compiled_graphs,
-            *self.phases_ms, *self.router,
-        ]  # fmt: skip
+        return [*(getattr(self, name) for name in _SCALARS), *self.phases_ms, *self.router]
 
     @staticmethod
-    def from_floats(values: list[float]) -> "RankStep":
-        """The inverse of `as_floats`."""
-        split = 7 + len(PHASES)
-        return RankStep(*values[:7], phases_ms=values[7:split], router=values[split:])
+    def from_floats(values: Iterable[float]) -> "RankStep":
+        """The inverse of `as_floats`; from an iterator it takes all that is left."""
+        rest = iter(values)
+        scalars = dict(zip(_SCALARS, rest, strict=False))
+        return RankStep(**scalars, phases_ms=list(islice(rest, len(PHASES))), router=list(rest))
+
+
+_SCALARS = tuple(field.name for field in fields(RankStep) if field.type is float)
 
 
 def phase_columns(every_rank: list[RankStep]) -> dict[str, float]:

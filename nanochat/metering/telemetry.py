@@ -11,7 +11,8 @@ import math
 import threading
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Any
 
 import torch
@@ -33,18 +34,18 @@ class GpuReading:
     gpu_throttle_bits: int | None = None  # see `throttle`; those set in any of several
 
     def as_floats(self) -> list[float]:
-        """Flat, for a collective: NUM_FLOATS numbers; `from_floats` is the inverse."""
+        """Flat, for a collective; `from_floats` is the inverse."""
         numbers = (self.gpu_clock_mhz, self.gpu_power_w, self.gpu_temperature_c, self.gpu_throttle_bits)
         return [math.nan if number is None else float(number) for number in numbers]
 
     @staticmethod
-    def from_floats(values: list[float]) -> "GpuReading":
-        """The inverse of `as_floats`."""
-        clock, power, temperature, bits = (None if math.isnan(value) else value for value in values)
+    def from_floats(values: Iterable[float]) -> "GpuReading":
+        """The inverse of `as_floats`; from an iterator it takes its own numbers and leaves the rest."""
+        mine = islice(values, len(fields(GpuReading)))
+        clock, power, temperature, bits = (None if math.isnan(value) else value for value in mine)
         return GpuReading(clock, power, temperature, None if bits is None else int(bits))
 
 
-NUM_FLOATS = 4
 NOTHING = GpuReading()
 
 

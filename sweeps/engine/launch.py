@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sweeps.engine.cluster.checks import LOCAL, Resources, check_plan
 from sweeps.engine.cluster.nodes import check_nodes
+from sweeps.engine.cluster.reservations import free_reservations_of_dead_launches
 from sweeps.engine.cluster.session import connected
 from sweeps.engine.preflight import PreflightEvents, create_preflight
 from sweeps.engine.processes import launch_processes
@@ -20,6 +21,7 @@ from sweeps.engine.trials.context import LaunchContext, OnEvent
 from sweeps.engine.trials.run import TrialsRun, is_open, refresh_results
 from sweeps.engine.watching.events import ExperimentEnded, Warned
 from sweeps.engine.watching.stop import StopAtOnce, StopState, signals_into
+from sweeps.engine.watching.waits import reporting
 from sweeps.records.documents import COMPLETED_STATES, TrialState
 from sweeps.records.experiment import Experiment
 from sweeps.records.home import typed_name
@@ -69,12 +71,17 @@ def _cluster(experiment: Experiment, context: LaunchContext, mark: str) -> Gener
     """A cluster that has a place for every trial and whose nodes reach the experiment."""
     workers = context.num_workers or experiment.plan.num_workers
     ray_log = experiment.store.local_path("ray.log") or Path(os.devnull)
-    with (
-        others_into_log(ray_log),
-        connected(context.address or LOCAL, num_workers=workers, mark=mark) as resources,
-    ):
+    address = context.address or LOCAL
+    name = "a private Ray cluster to start" if address == LOCAL else f"the Ray cluster at {address} to answer"
+    with others_into_log(ray_log), contextlib.ExitStack() as stack:
+        with reporting(name, context.on_event):
+            resources = stack.enter_context(connected(address, num_workers=workers, mark=mark))
         check_plan(experiment.plan, workers, resources)
-        check_nodes(experiment.uri)
+        with reporting("every node to say whether it reaches the storage", context.on_event):
+            check_nodes(experiment.uri)
+        if not resources.is_private and (freed := free_reservations_of_dead_launches()):
+            message = f"{len(freed)} reservations of launches that are gone were freed on the cluster"
+            context.on_event(Warned(message=message))
         yield resources
 
 

@@ -129,6 +129,30 @@ def read_settings_again() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR) not in ("0", "false")
 
 
+# Private: the job table with each job's runtime environment.
+# Why: a reservation of a dead job may be removed if the job was a launch of this tool, which a variable tells.
+# Until: `ray.util.state.list_jobs` works without a dashboard and shows a driver's runtime environment.
+
+
+def ended_jobs_with(variable: str) -> list[str]:
+    """The ids, in hexadecimal, of the cluster's ended jobs whose processes had a variable in their environment."""
+    from ray._private import worker
+
+    table: Any = worker.global_worker.gcs_client  # pyright: ignore[reportAttributeAccessIssue]
+    return [
+        job_id.hex()
+        for job_id, job in table.get_all_job_info().items()
+        if job.is_dead and variable in _environment_of(job.config.runtime_env_info.serialized_runtime_env)
+    ]
+
+
+def _environment_of(runtime_env: str) -> Mapping[str, str]:
+    try:
+        return json.loads(runtime_env).get("env_vars", {})
+    except (ValueError, AttributeError):
+        return {}
+
+
 # Private: the name, the flags and the port file of the process that makes a node a head.
 # Why: a launch must not start beside a cluster that was overlooked, nor wait for Ray to find none.
 # Until: Ray lists the clusters that have a head on this machine. `ray status` finds one that it chooses itself.

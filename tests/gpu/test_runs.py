@@ -20,7 +20,7 @@ from nanochat.loop.setup import prepare
 from nanochat.loop.stepping import Stepper
 from nanochat.model import compiling
 from nanochat.recipes import d12_moe, d12_moe_fp8
-from nanochat.stats import Checkpointable, Hooks, StepStats
+from nanochat.stats import Checkpoint, Hooks, StepStats
 from nanochat.train import train
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("fresh_process")]
@@ -53,7 +53,7 @@ def _tiny(**overrides: Any) -> TrainConfig:
 
 
 def _hooks(rows: list[StepStats], root: Path | None = None, checkpoints: Iterable[Path] = ()) -> Hooks:
-    def save(state: Checkpointable) -> None:
+    def save(state: Checkpoint) -> None:
         if root is not None:
             checkpoint_folders.save(root, state, keep=9)
 

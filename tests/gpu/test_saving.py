@@ -13,7 +13,7 @@ from nanochat.checkpoints import format as checkpoint
 from nanochat.checkpoints.host_copies import HostCopies
 from nanochat.config import TrainConfig, with_overrides
 from nanochat.recipes import d12_moe
-from nanochat.stats import Checkpointable, Hooks, StepStats
+from nanochat.stats import Checkpoint, Hooks, StepStats
 from nanochat.train import train
 
 pytestmark = pytest.mark.gpu
@@ -67,7 +67,7 @@ class Shell:
         if row.step == self.until:
             self.gate.set()
 
-    def _save(self, state: Checkpointable) -> None:
+    def _save(self, state: Checkpoint) -> None:
         if state.step != 2:
             return
         while self.num_written == 0 or not self.gate.is_set():

@@ -45,8 +45,6 @@ def toy_trainer(
 
 
 class _State:
-    last_file = CHECKPOINT_INDEX
-
     def __init__(self, step: int, total: int, rank: int) -> None:
         self.step, self.total, self.rank = step, total, rank
 
@@ -58,7 +56,7 @@ class _State:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"rank_{self.rank}.json").write_text(json.dumps({"step": self.step, "total": self.total}))
         if self.rank == 0:
-            (folder / self.last_file).write_text("{}")
+            (folder / CHECKPOINT_INDEX).write_text("{}")
 
 
 def toy_train(config: TrainConfig, hooks: Hooks, fault: Fault | None) -> TrainResult:

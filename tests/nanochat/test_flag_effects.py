@@ -13,7 +13,7 @@ import torch
 
 from nanochat.config import ConfigError
 from nanochat.flags import FLAGS, parse_flags
-from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats
+from nanochat.stats import Checkpoint, Hooks, StartFacts, StepStats
 from nanochat.train import train
 from scripts import base_train
 
@@ -138,7 +138,7 @@ def _observe(argv: list[str], root: Path, capsys: pytest.CaptureFixture[str]) ->
     facts: list[StartFacts] = []
     saved: list[int] = []
 
-    def save(state: Checkpointable) -> None:
+    def save(state: Checkpoint) -> None:
         saved.append(state.step)
 
     for step in (2, 4):

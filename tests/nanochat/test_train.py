@@ -6,8 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -17,13 +16,13 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from nanochat.checkpoints import folders as checkpoint_folders
 from nanochat.checkpoints import format as checkpoint
 from nanochat.config import ConfigError, TrainConfig, with_overrides
-from nanochat.loop.setup import Progress, Run
+from nanochat.loop.setup import Progress
 from nanochat.machine import device
 from nanochat.machine.ranks import Ranks
 from nanochat.metering.meter import PHASES, RankStep
 from nanochat.optimizer import sharded as optim
 from nanochat.recipes import d12_moe
-from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats, TrainResult
+from nanochat.stats import Checkpoint, Hooks, StartFacts, StepStats, TrainResult
 from nanochat.train import MAX_SKIPPED_IN_A_ROW, DivergedError, advance, train
 
 NUM_STEPS = 14
@@ -76,7 +75,7 @@ class Shell:
         )
         return train(config, hooks)
 
-    def _save(self, state: Checkpointable) -> None:
+    def _save(self, state: Checkpoint) -> None:
         self.saved.append(state.step)
         if self.root:
             checkpoint_folders.save(self.root, state, keep=4)
@@ -336,8 +335,7 @@ def test_ten_steps_in_a_row_without_a_finite_gradient_end_the_run(small_text: Pa
 def test_the_averaged_loss_goes_on_after_a_step_that_was_not_finite():
     progress = Progress()
     for step, loss in enumerate([2.0, math.nan, 2.0]):
-        run = cast(Run, SimpleNamespace(progress=progress))
-        advance(run, [RankStep(1.0, loss, loss, 0.0, 1.0, 0.0, 0.0, [], [])], step)
+        advance(progress, step, [RankStep(1.0, loss, loss, 0.0, 1.0, 0.0, 0.0, [], [])])
     assert progress.loss_ema / progress.ema_weight == pytest.approx(2.0)
     assert progress.ema_weight == pytest.approx(1 - 0.9**2)
 

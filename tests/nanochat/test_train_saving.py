@@ -14,7 +14,7 @@ from nanochat.checkpoints import format as checkpoint
 from nanochat.config import TrainConfig, with_overrides
 from nanochat.data.shards import write_shard
 from nanochat.recipes import d12_moe
-from nanochat.stats import Checkpointable, Hooks, StepStats
+from nanochat.stats import Checkpoint, Hooks, StepStats
 from nanochat.train import train
 
 
@@ -70,7 +70,7 @@ class Shell:
         self.rows.append(row)
         self.on_row(row)
 
-    def _save(self, state: Checkpointable) -> None:
+    def _save(self, state: Checkpoint) -> None:
         self.before_write(state.step)
         checkpoint_folders.save(self.root, state, keep=4)
         self.after_write(state.step)

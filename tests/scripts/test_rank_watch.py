@@ -17,12 +17,12 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed import HashStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
-from nanochat.checkpoints.format import Parts
+from nanochat.checkpoints.format import TrainState
 from nanochat.checkpoints.saving import Saver
 from nanochat.loop.waiting import Answer
 from nanochat.machine.ranks import Ranks
 from nanochat.optimizer.sharded import ParamSpec, ShardedOptimizer
-from nanochat.stats import Checkpointable, Hooks
+from nanochat.stats import Checkpoint, Hooks
 from scripts import rank_watch
 from scripts.rank_watch import RankWatch, verdict
 
@@ -131,7 +131,7 @@ def test_a_rank_whose_own_writer_is_not_done_is_where_the_writer_is():
     optimizer = ShardedOptimizer([spec], ALONE, compute_dtype=torch.float32)
     looks: list[tuple[bool, str]] = []
 
-    def write_slowly(_: Checkpointable) -> None:
+    def write_slowly(_: Checkpoint) -> None:
         disk.wait()
 
     def look(watch: RankWatch) -> None:
@@ -141,8 +141,8 @@ def test_a_rank_whose_own_writer_is_not_done_is_where_the_writer_is():
         disk.set()
 
     hooks = Hooks(save=write_slowly)
-    parts = Parts(step=1, config_digest="", optimizer=optimizer, lanes={}, trainer={})
-    with Saver(hooks, lambda: parts, ALONE, beside_training=True) as saver:
+    state = TrainState.of(optimizer, step=1, config_digest="", lanes={}, trainer={})
+    with Saver(hooks, lambda: state, ALONE, beside_training=True) as saver:
         saver.save(last=False)
         other = threading.Thread(target=look, args=(RankWatch(None, 0, 1),))
         other.start()

@@ -6,6 +6,7 @@ launch is refused before it leaves anything behind.
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,7 @@ from sweeps.spec.plan import Plan
 # A step of this size takes a two-core machine some ten seconds. A full-size recipe needs hundreds of times as much.
 MAX_CPU_STEP_FLOPS = 1e12
 LOCAL = "local"
+DRIVER_CPUS = 0.01  # what a leg's driver reserves; Ray Tune refuses nothing at all
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Resources:
     num_gpus: int
     where: str  # "this machine", or a cluster's address
     is_private: bool = False  # nobody else can have a worker on it
+    nodes: tuple[tuple[float, float], ...] = ()  # CPUs and GPUs of each; none: as many as needed
 
 
 def device_of(config: TrainConfig, num_gpus: int) -> Literal["cpu", "cuda"]:
@@ -56,7 +59,8 @@ def check_before_start(plan: Plan, num_workers: int, address: str | None) -> str
 def check_plan(plan: Plan, num_workers: int, resources: Resources) -> None:
     """Raises NoCluster where a trial of the plan has no place, saying what would have one; UsageError if none has."""
     for trial in plan.trials:
-        if device_of(trial.config, resources.num_gpus) == "cuda":
+        on_gpu = device_of(trial.config, resources.num_gpus) == "cuda"
+        if on_gpu:
             _check_gpus(plan.sweep, num_workers, resources)
         elif trial.config.model.attention == "flash":
             raise UsageError(
@@ -65,6 +69,37 @@ def check_plan(plan: Plan, num_workers: int, resources: Resources) -> None:
             )
         else:
             _check_cpus(plan.sweep, trial.config, num_workers, resources)
+        _check_places(plan.sweep, num_workers, resources, on_gpu=on_gpu)
+
+
+def num_places(nodes: Sequence[tuple[float, float]], *, on_gpu: bool) -> int:
+    """How many workers fit on nodes, by their CPUs and GPUs, beside the driver of a leg, which needs a place too.
+
+    A worker takes a whole CPU, with `on_gpu` a whole GPU as well, and all of that on one node.
+    """
+
+    def fit(cpus: float, gpus: float) -> int:
+        whole = int(round(cpus, 4))  # Ray counts in ten-thousandths
+        return min(whole, int(round(gpus, 4))) if on_gpu else whole
+
+    with_driver = [fit(cpus - DRIVER_CPUS, gpus) - fit(cpus, gpus) for cpus, gpus in nodes if cpus >= DRIVER_CPUS]
+    return sum(fit(*node) for node in nodes) + max(with_driver) if with_driver else 0
+
+
+def _check_places(sweep: str, num_workers: int, resources: Resources, *, on_gpu: bool) -> None:
+    if not resources.nodes or num_workers <= (places := num_places(resources.nodes, on_gpu=on_gpu)):
+        return
+    each = "a CPU and a GPU of one node" if on_gpu else "a CPU"
+    raise NoCluster(
+        f"sweep {sweep} wants {_counted(num_workers, 'worker')}, each with {each}, beside its driver with "
+        f"{DRIVER_CPUS} CPU; {resources.where} has place for {places} ({_nodes_in_words(resources.nodes)}). Use fewer "
+        f"with --num-workers (same total batch size), or give Ray more CPUs (ray start --num-cpus)"
+    )
+
+
+def _nodes_in_words(nodes: Sequence[tuple[float, float]]) -> str:
+    shown = [f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "") for cpus, gpus in nodes[:4]]
+    return "nodes with " + ", ".join(shown) + (", ..." if len(nodes) > 4 else "")
 
 
 def _check_gpus(sweep: str, num_workers: int, resources: Resources) -> None:

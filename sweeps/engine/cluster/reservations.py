@@ -1,4 +1,4 @@
-"""Placement groups that a dead driver left reserved.
+"""Placement groups: what a dead driver or a dead launch left reserved, and what a living one waits for.
 
 The workers' places are a placement group, which Ray Train's controller creates and Ray keeps until the job ends, also
 when the controller is gone. The next attempt would wait for GPUs that nothing uses. Ray Train can watch over that by a
@@ -8,23 +8,77 @@ process of its own, which a controller that dies right after the creation has no
 # Ray is typed in parts only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sweeps.engine.ray_private import is_of_job
+from sweeps.engine.processes.launch_processes import MARK_VARIABLE
+from sweeps.engine.ray_private import ended_jobs_with, is_of_job
+
+_WAITING = ("PENDING", "PREPARED", "RESCHEDULING")
 
 
 def free_reservations() -> list[str]:
     """Removes every reservation of this job for workers, and returns their ids. Call it while no attempt runs: legs of
     a launch run one at a time, so all of them are left over."""
     import ray
-    from ray import PlacementGroupID
-    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+    from ray.util.placement_group import placement_group_table
 
     found = left_over(placement_group_table(), ray.get_runtime_context().get_job_id())
-    for id in found:
-        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(id))))
+    _remove(found)
     return found
+
+
+def _remove(ids: Sequence[str]) -> None:
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    for id in ids:
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(id))))
+
+
+def free_reservations_of_dead_launches() -> list[str]:
+    """Removes the reservations that launches of this tool have left on the cluster, and returns their ids.
+
+    A launcher that is killed while its leg is being started can leave one: Ray makes the reservation after it has
+    already cleaned up behind the job. It would keep its CPUs and GPUs from everybody for ever.
+    """
+    from ray.util.placement_group import placement_group_table
+
+    ended = ended_jobs_with(MARK_VARIABLE)
+    found = [
+        id
+        for id, group in placement_group_table().items()
+        if group["state"] != "REMOVED" and any(is_of_job(id, job) for job in ended)
+    ]
+    _remove(found)
+    return found
+
+
+def unmet_reservation() -> str | None:
+    """What a reservation of this job waits for, and how much of it is free; None if no reservation waits."""
+    import ray
+    from ray.util.placement_group import placement_group_table
+
+    job, free, total = ray.get_runtime_context().get_job_id(), ray.available_resources(), ray.cluster_resources()
+    return describe_unmet(placement_group_table(), job, free, total)
+
+
+def describe_unmet(
+    table: Mapping[str, Mapping[str, Any]], job_id: str, free: Mapping[str, float], total: Mapping[str, float]
+) -> str | None:
+    """For instance "2 CPUs, of which 0.5 of 2 are free", from a placement group table and the cluster's resources."""
+    waiting = [group for id, group in table.items() if is_of_job(id, job_id) and group["state"] in _WAITING]
+    if not waiting:
+        return None
+    needed: dict[str, float] = {}
+    for bundle in (bundle for group in waiting for bundle in group["bundles"].values()):
+        for kind in bundle.keys() & {"CPU", "GPU"}:
+            needed[kind] = needed.get(kind, 0) + bundle[kind]
+    return " and ".join(
+        f"{amount:g} {kind if amount == 1 else kind + 's'}, of which {free.get(kind, 0):g} of {total.get(kind, 0):g} "
+        f"are free"
+        for kind, amount in sorted(needed.items())
+    )
 
 
 def left_over(table: Mapping[str, Mapping[str, Any]], job_id: str) -> list[str]:

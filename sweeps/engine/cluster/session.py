@@ -102,8 +102,10 @@ def _attach(address: str, mark: str) -> Resources:
         ray.init(address=address, **_quiet(job))
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise NoCluster(f"the Ray cluster at {address} cannot be joined: {_reason(error)}") from error
-    total = ray.cluster_resources()
-    return Resources(int(total.get("CPU", 0)), int(total.get("GPU", 0)), where=f"the cluster at {address}")
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = tuple((float(each.get("CPU", 0)), float(each.get("GPU", 0))) for each in found)
+    num_cpus, num_gpus = (int(sum(numbers)) for numbers in zip(*nodes, strict=True))
+    return Resources(num_cpus, num_gpus, where=f"the cluster at {address}", nodes=nodes)
 
 
 def _check_answers(address: str) -> None:

@@ -47,15 +47,20 @@ def others_into_log(log: Path) -> Generator[None]:
             sys.stdout, sys.stderr = before
 
 
+class Speaker(threading.Thread):
+    """A thread whose output goes where the main thread's goes."""
+
+
 class _ByThread:
-    """A text stream that is one thing to the main thread and another to all others."""
+    """A text stream that is one thing to the main thread and to speakers, another to all other threads."""
 
     def __init__(self, main: TextIO, others: TextIO) -> None:
         self._main, self._others = main, others
 
     def __getattr__(self, name: str) -> Any:
-        is_main = threading.current_thread() is threading.main_thread()
-        return getattr(self._main if is_main else self._others, name)
+        thread = threading.current_thread()
+        speaks = thread is threading.main_thread() or isinstance(thread, Speaker)
+        return getattr(self._main if speaks else self._others, name)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from nanochat.config import TrainConfig, from_dict
 from nanochat.machine.memory import is_out_of_memory, memory_advice, peak_mib
-from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats, TrainResult, stats_as_dict
+from nanochat.stats import Checkpoint, Hooks, StartFacts, StepStats, TrainResult, stats_as_dict
 from sweeps.engine.processes.storage_retry import StorageLost, or_lost
 from sweeps.records.checkpoints import KEEP_CHECKPOINTS, stored_checkpoints, superseded
 from sweeps.records.documents import AttemptEnd, AttemptError, utc_now
@@ -54,7 +54,7 @@ class Group(Protocol):
         """Collective: rank 0's list."""
         ...
 
-    def write(self, state: Checkpointable) -> None:
+    def write(self, checkpoint: Checkpoint) -> None:
         """Collective, on any one thread: every rank writes its part of a checkpoint to where it stays, or none."""
         ...
 
@@ -139,12 +139,12 @@ class Rank:
             raise RuntimeError(f"checkpoint at step {step}, but the last row is of step {self._last_row}")
         or_lost(f"rows of {self._task.trial} cannot be stored", self._store_rows_of_newest)
 
-    def save(self, state: Checkpointable) -> None:
+    def save(self, checkpoint: Checkpoint) -> None:
         """Every rank, beside training: writes its part. On a local disk straight to where it stays, without a copy."""
         try:
-            self._group.write(state)
+            self._group.write(checkpoint)
         except Exception as error:
-            raise StorageLost(f"the checkpoint at step {state.step} cannot be stored: {error}") from error
+            raise StorageLost(f"the checkpoint at step {checkpoint.step} cannot be stored: {error}") from error
 
     def saved(self, step: int) -> None:
         """Every rank: tells Ray Train, which keeps the two newest of this attempt."""

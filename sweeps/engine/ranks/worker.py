@@ -20,7 +20,7 @@ from typing import Any
 
 from nanochat.config import TrainConfig
 from nanochat.loop.waiting import Landmarks
-from nanochat.stats import Checkpointable, Hooks, TrainResult
+from nanochat.stats import CHECKPOINT_INDEX, Checkpoint, Hooks, TrainResult
 from sweeps.engine.processes import scratch
 from sweeps.engine.processes.output import into_log
 from sweeps.engine.processes.storage_retry import or_lost
@@ -82,12 +82,12 @@ class RayGroup:
 
         return broadcast_from_rank_zero(names)
 
-    def write(self, state: Checkpointable) -> None:
+    def write(self, checkpoint: Checkpoint) -> None:
         """Collective, beside training."""
         self.remove_download()
-        name = f"{run_name(self._attempt)}/{checkpoint_name(state.step)}"
-        place = self._place(state.step)
-        store_checkpoint(state, self._store, name, self._filesystem, place, removes=self.is_first)
+        name = f"{run_name(self._attempt)}/{checkpoint_name(checkpoint.step)}"
+        place = self._place(checkpoint.step)
+        store_checkpoint(checkpoint, self._store, name, self._filesystem, place, removes=self.is_first)
 
     def report(self, step: int) -> None:
         """Collective, on the training thread: Ray Train counts the checkpoint, which is where it stays already."""
@@ -124,29 +124,29 @@ class RayGroup:
 
 
 def store_checkpoint(
-    state: Checkpointable, store: Store, name: str, filesystem: Any, place: str, *, removes: bool
+    checkpoint: Checkpoint, store: Store, name: str, filesystem: Any, place: str, *, removes: bool
 ) -> None:
     """Collective: the checkpoint is complete at `name` in the store, which is `place` in pyarrow's file system.
 
-    Raises what `state` raises on every rank alike. `removes`, on the rank that writes the index: what was written is
-    removed then, unless it is complete: the others may be lost after that, or it may have been there before.
+    Raises what `checkpoint` raises on every rank alike. `removes`, on the rank that writes the index: what was
+    written is removed then, unless it is complete: the others may be lost after that, or it may have been there before.
     """
     local = store.local_path(name)
     try:
         if local is not None:
-            state.write(local)
+            checkpoint.write(local)
         else:
             with tempfile.TemporaryDirectory(prefix=scratch.prefix()) as folder:
-                state.write(Path(folder))
-                upload(Path(folder), filesystem, place, state)
+                checkpoint.write(Path(folder))
+                upload(Path(folder), filesystem, place, checkpoint)
     except Exception:
         with contextlib.suppress(OSError):
-            if removes and not store.exists(f"{name}/{state.last_file}"):
+            if removes and not store.exists(f"{name}/{CHECKPOINT_INDEX}"):
                 store.delete_tree(name)
         raise
 
 
-def upload(folder: Path, filesystem: Any, place: str, state: Checkpointable) -> None:
+def upload(folder: Path, filesystem: Any, place: str, checkpoint: Checkpoint) -> None:
     """Collective: merges the ranks' folders into one place; the file that makes it a checkpoint comes last."""
     import pyarrow.fs
 
@@ -155,6 +155,6 @@ def upload(folder: Path, filesystem: Any, place: str, state: Checkpointable) -> 
         for name in names:
             pyarrow.fs.copy_files(str(folder / name), f"{place}/{name}", destination_filesystem=filesystem)
 
-    mine = sorted(path.name for path in folder.iterdir() if path.name != state.last_file)
-    state.together(lambda: put(mine))
-    state.together(lambda: put([state.last_file]), first_only=True)
+    mine = sorted(path.name for path in folder.iterdir() if path.name != CHECKPOINT_INDEX)
+    checkpoint.together(lambda: put(mine))
+    checkpoint.together(lambda: put([CHECKPOINT_INDEX]), first_only=True)

@@ -18,6 +18,11 @@ class PlanOrder(Searcher):
         self._running: set[str] = set()
         self._stopped = False
 
+    @property
+    def has_more(self) -> bool:
+        """True if a trial is still to be suggested or runs."""
+        return bool(self._running) or (bool(self._waiting) and not self._stopped)
+
     def stop(self) -> None:
         """Suggests nothing more; the trial that runs is left alone."""
         self._stopped = True

@@ -10,16 +10,19 @@ after each leg. Whatever Tune raises is only a warning: the records say what is 
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
-from sweeps.engine.cluster.checks import Resources, device_of
+from sweeps.engine.cluster.checks import DRIVER_CPUS, Resources, device_of
+from sweeps.engine.cluster.reservations import unmet_reservation
 from sweeps.engine.trials.context import LaunchContext
 from sweeps.engine.trials.driver import TrialTask, run_trial
 from sweeps.engine.trials.next_move import Policy
-from sweeps.engine.watching.events import ExperimentStarted, LegCompleted, LegFailed, Refused, Stopping, Warned
+from sweeps.engine.watching.events import ExperimentStarted, LegCompleted, LegFailed, Refused, Stopping, Waiting, Warned
 from sweeps.engine.watching.stop import StopAtOnce, StopState, signals_into
 from sweeps.engine.watching.stored_events import Watch
+from sweeps.engine.watching.waits import WaitClock, what_for
 from sweeps.records.experiment import Experiment
 from sweeps.records.trial import TrialRecord
 from sweeps.spec.errors import SweepToolError
@@ -50,7 +53,7 @@ class TrialsRun:
         self._stop, self._also_asked, self._on_event = stop, also_asked, context.on_event
         self._num_workers = context.num_workers or experiment.plan.num_workers
         self._order = PlanOrder(self._tasks())
-        self._watch = Watch(experiment)
+        self._watch, self._waits = Watch(experiment), WaitClock()
         self._is_stopping = False
         self._is_storage_away = False
         self._is_refused = False
@@ -93,6 +96,7 @@ class TrialsRun:
                 self._on_event(event)
                 if isinstance(event, LegCompleted | LegFailed):
                     refresh_results(self._experiment, self._context)
+            self._look_for_waits()
             self._is_storage_away = False
         except OSError as error:
             if not self._is_storage_away:
@@ -110,6 +114,18 @@ class TrialsRun:
             self._stop.begin()
             self._order.stop()
             self._on_event(Stopping(reason=reason, grace_s=self._stop.grace_s))
+
+    def _look_for_waits(self) -> None:
+        """A leg that does not start says for what it waits."""
+        unready = self._watch.unready()
+        has_started = self._watch.running() is not None
+        key = unready if has_started else "driver"
+        if self._is_stopping or self._is_refused or (not self._order.has_more and not has_started):
+            key = None
+        seconds = self._waits.due(key, time.monotonic())
+        if seconds is not None:
+            what = what_for(None if unready is None else unready.phase, unmet_reservation())
+            self._on_event(Waiting(what=what, seconds=seconds, at=None if unready is None else unready.at))
 
     def _look_for_refusal(self) -> None:
         """A driver that cannot start its leg says so in storage; the next ones could not start theirs either."""
@@ -134,7 +150,7 @@ class TrialsRun:
         trainable = tune.with_parameters(run_trial, train=self._context.train)
         with tempfile.TemporaryDirectory(prefix="nanochat-sweep-tune-", ignore_cleanup_errors=True) as scratch:
             tuner = tune.Tuner(
-                tune.with_resources(trainable, {"CPU": 0.01}),
+                tune.with_resources(trainable, {"CPU": DRIVER_CPUS}),
                 tune_config=tune.TuneConfig(search_alg=self._order, num_samples=-1, reuse_actors=True),
                 run_config=tune.RunConfig(
                     name="trials",

@@ -180,6 +180,19 @@ class Stopping(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Waiting(Event):
+    """A leg, or the launcher itself, cannot continue before something else happens."""
+
+    what: str
+    seconds: float  # so far
+    at: Place | None = None
+
+    def __str__(self) -> str:
+        text = f"waiting for {self.what} ({self.seconds:.0f} s)"
+        return text if self.at is None else f"[{self.at.position}/{self.at.num_trials}] {self.at.trial}: {text}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Warned(Event):
     """Something is not as it should be, but the experiment goes on."""
 

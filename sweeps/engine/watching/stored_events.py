@@ -7,7 +7,9 @@ that are settled are not looked at again.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
+from sweeps.engine.ranks.stacks import places
 from sweeps.engine.ray_private import newest_counted_checkpoint
 from sweeps.engine.watching.events import (
     Event,
@@ -41,6 +43,8 @@ class _Seen:
     position: int
     steps: NewSteps
     settled: bool = False
+    num_known: int = 0  # attempts of earlier launches
+    running: AttemptRecord | None = None
     num_started: int = 0
     num_training: int = 0
     num_uncompiled: int = 0
@@ -51,8 +55,18 @@ class _Seen:
     checkpoint: str = ""
 
 
+@dataclass(frozen=True)
+class Unready:
+    """An attempt of this launch that has not taken a step yet."""
+
+    at: Place
+    attempt: int
+    num_workers: int
+    phase: Literal["ranks", "preparation", "first step"]  # what comes next
+
+
 class Watch:
-    """Compares storage with what was told before. What lies there at the start is taken as known."""
+    """Compares storage with what was told before. What is there at the start is taken as known."""
 
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
@@ -65,6 +79,7 @@ class Watch:
                 position,
                 record.new_steps(),
                 settled=record.result() is not None,
+                num_known=known,
                 num_started=known,
                 num_training=known,
                 num_uncompiled=known,
@@ -79,8 +94,31 @@ class Watch:
             if not seen.settled:
                 yield from self._poll_trial(record, seen)
 
+    def running(self) -> "AttemptRecord | None":
+        """The attempt that this launch runs, as of the last call of `poll`."""
+        return next((seen.running for seen in self._seen.values() if seen.running is not None), None)
+
+    def unready(self) -> Unready | None:
+        """The attempt that runs, if it has not taken a step yet. Raises OSError while storage fails."""
+        found = next(((name, seen) for name, seen in self._seen.items() if seen.running is not None), None)
+        if found is None:
+            return None
+        name, seen = found
+        assert seen.running is not None
+        number = seen.running.number
+        if seen.last_row is not None and seen.last_row.attempt == number:
+            return None
+        if seen.running.facts is not None:
+            phase = "first step"
+        else:
+            num_started = len(places(self._experiment.store, name, number))
+            phase = "preparation" if num_started == seen.running.num_workers else "ranks"
+        return Unready(Place(name, seen.position, len(self._records)), number, seen.running.num_workers, phase)
+
     def _poll_trial(self, record: TrialRecord, seen: _Seen) -> Iterator[Event]:
         result, attempts = record.result(), record.attempts()
+        is_running = result is None and len(attempts) > seen.num_known and attempts[-1].end is None
+        seen.running = attempts[-1] if is_running else None
         place = Place(record.name, seen.position, len(self._records))
         for attempt in attempts[seen.num_ended :]:
             if attempt.number >= seen.num_started:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from nanochat.checkpoints import folders as checkpoint_folders
 from nanochat.checkpoints import format as checkpoint
-from nanochat.checkpoints.format import CheckpointError, Parts
-from nanochat.checkpoints.saving import Saver, Snapshot
+from nanochat.checkpoints.format import CheckpointError, TrainState
+from nanochat.checkpoints.saving import Saver
 from nanochat.machine.ranks import Ranks
 from nanochat.optimizer.sharded import ParamSpec, ShardedOptimizer
 from nanochat.stats import Hooks
@@ -62,21 +62,18 @@ class Run:
             self.step += 1
         return self
 
-    def parts(self) -> Parts:
-        return Parts(
+    def state(self) -> TrainState:
+        return TrainState.of(
+            self.optimizer,
+            {"bias": self.bias},
             step=self.step,
             config_digest="abc",
-            optimizer=self.optimizer,
             lanes=self.lanes,
             trainer={"loss_ema": math.nan, "train_time_s": 0.1 + 0.2},
-            buffers={"bias": self.bias},
         )
 
-    def snapshot(self) -> Snapshot:
-        return Snapshot(self.parts().now(), self.ranks)
-
     def write(self, folder: Path) -> None:
-        self.snapshot().write(folder)
+        self.state().write(folder)
 
     def weights(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.experts.detach().clone(), self.table.detach().clone(), self.bias.clone()
@@ -93,7 +90,7 @@ def continued(ranks: Ranks, folder: Path) -> Run:
 
 
 def _hooks_that_write_into(folder: Path) -> Hooks:
-    return Hooks(save=lambda state: state.write(folder))
+    return Hooks(save=lambda checkpoint: checkpoint.write(folder))
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -110,7 +107,7 @@ def test_saved_and_continued_is_bit_equal_to_undisturbed(tmp_path):
 def test_the_trainers_numbers_come_back_exactly(tmp_path):
     Run(ALONE).train(2).write(tmp_path)
     state = checkpoint.read(tmp_path, ALONE, Run(ALONE).optimizer)
-    assert (state.step, state.config_digest, state.world_size) == (2, "abc", 1)
+    assert (state.step, state.config_digest) == (2, "abc")
     assert math.isnan(state.trainer["loss_ema"])
     assert state.trainer["train_time_s"] == 0.1 + 0.2
     assert state.lanes == {lane: [lane, 0, 1] for lane in range(NUM_LANES)}
@@ -133,7 +130,7 @@ def test_torchs_remark_that_one_process_is_alone_is_silenced(tmp_path):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         run = Run(ALONE).train(1)
-        with Saver(_hooks_that_write_into(tmp_path), run.parts, ALONE, beside_training=True) as saver:
+        with Saver(_hooks_that_write_into(tmp_path), run.state, ALONE, beside_training=True) as saver:
             saver.save(last=True)
         continued(ALONE, tmp_path)
     assert [str(warning.message) for warning in told] == []
@@ -247,27 +244,11 @@ def test_no_candidate_means_a_fresh_start():
     assert checkpoint.latest_valid([], ALONE) == (None, [])
 
 
-def test_published_checkpoints_are_whole_and_the_newest_are_kept(tmp_path):
-    run = Run(ALONE)
-    for _ in range(4):
-        checkpoint_folders.save(tmp_path, run.train(10).snapshot(), keep=2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_000030", "step_000040"]
-    assert [p.name for p in checkpoint_folders.newest_first(tmp_path)] == ["step_000040", "step_000030"]
-    checkpoint_folders.save(tmp_path, run.snapshot(), keep=2)  # the same step again takes the older one's place
-    checkpoint.verify(tmp_path / "step_000040")
-
-
-def test_a_run_started_anew_in_the_same_place_continues_from_its_own_checkpoint(tmp_path):
-    checkpoint_folders.save(tmp_path, Run(ALONE).train(9).snapshot(), keep=2)
-    checkpoint_folders.save(tmp_path, Run(ALONE).train(1).snapshot(), keep=2)
-    assert checkpoint_folders.newest_first(tmp_path)[0].name == "step_000001"
-
-
 def write_for_ever(root: Path) -> None:
     torch.set_num_threads(1)
     run = Run(ALONE)
     while True:
-        checkpoint_folders.save(root, run.train(1).snapshot(), keep=2)
+        checkpoint_folders.save(root, run.train(1).state(), keep=2)
 
 
 def test_killed_at_any_moment_the_newest_published_checkpoint_is_whole(tmp_path):

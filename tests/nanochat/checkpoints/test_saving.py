@@ -15,12 +15,12 @@ from torch import nn
 
 from nanochat.checkpoints import folders as checkpoint_folders
 from nanochat.checkpoints import format as checkpoint
-from nanochat.checkpoints.format import CheckpointError, Parts
+from nanochat.checkpoints.format import CheckpointError, TrainState
 from nanochat.checkpoints.host_copies import HostCopies
 from nanochat.checkpoints.saving import COMPLETE, FAILED, UNDER_WAY, Saver, is_over
 from nanochat.machine.ranks import Ranks
 from nanochat.optimizer.sharded import ParamSpec, ShardedOptimizer
-from nanochat.stats import Checkpointable, Hooks
+from nanochat.stats import Checkpoint, Hooks
 
 ALONE = Ranks.from_environment(torch.device("cpu"))
 
@@ -49,15 +49,9 @@ class Run:
             self.lane.append(len(self.lane))
             self.numbers["steps"] += 1
 
-    def parts(self) -> Parts:
-        return Parts(
-            step=self.numbers["steps"],
-            config_digest="abc",
-            optimizer=self.optimizer,
-            lanes={0: self.lane},
-            trainer=self.numbers,
-            buffers={"bias": self.bias},
-        )
+    def state(self) -> TrainState:
+        numbers = {"step": self.numbers["steps"], "config_digest": "abc"}
+        return TrainState.of(self.optimizer, {"bias": self.bias}, lanes={0: self.lane}, trainer=self.numbers, **numbers)
 
 
 class Shell:
@@ -76,9 +70,9 @@ class Shell:
         )
 
     def saver(self, run: Run, ranks: Ranks = ALONE, *, beside_training: bool = True) -> Saver:
-        return Saver(self.hooks(), run.parts, ranks, beside_training=beside_training)
+        return Saver(self.hooks(), run.state, ranks, beside_training=beside_training)
 
-    def _save(self, state: Checkpointable) -> None:
+    def _save(self, state: Checkpoint) -> None:
         self.threads.append(threading.get_ident())
         self.events.append(f"begin {state.step}")
         assert self.gate.wait(60)

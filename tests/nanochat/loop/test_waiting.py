@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.utils import _DistWrapper
 
-from nanochat.checkpoints.format import Parts
+from nanochat.checkpoints.format import TrainState
 from nanochat.checkpoints.saving import Saver
 from nanochat.config import RunConfig
 from nanochat.loop import waiting
@@ -171,7 +171,7 @@ def test_where_training_waits_for_its_checkpoint_the_thread_that_writes_it_decid
     alone = Ranks.from_environment(torch.device("cpu"))
     spec = ParamSpec(name="weights", param=weights, kind="muon", lr=0.1)
     optimizer = ShardedOptimizer([spec], alone, compute_dtype=torch.float32)
-    parts = Parts(step=1, config_digest="", optimizer=optimizer, lanes={}, trainer={})
+    state = TrainState.of(optimizer, step=1, config_digest="", lanes={}, trainer={})
     texts = list[str]()
 
     def write(_: object) -> None:
@@ -189,7 +189,7 @@ def test_where_training_waits_for_its_checkpoint_the_thread_that_writes_it_decid
         disk.set()
         others.set_result(None)
 
-    with Saver(Hooks(save=write), lambda: parts, alone, beside_training=True) as saver:
+    with Saver(Hooks(save=write), lambda: state, alone, beside_training=True) as saver:
         saver.save(last=False)
         other = threading.Thread(target=look)
         other.start()

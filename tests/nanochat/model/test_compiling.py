@@ -24,7 +24,7 @@ from nanochat.loop.setup import prepare
 from nanochat.loop.stepping import Stepper
 from nanochat.model import compiling
 from nanochat.recipes import d12_moe
-from nanochat.stats import Checkpointable, Hooks, StartFacts, StepStats
+from nanochat.stats import Checkpoint, Hooks, StartFacts, StepStats
 from nanochat.train import train
 
 pytestmark = pytest.mark.integration
@@ -144,7 +144,7 @@ def test_a_run_that_compiles_anew_goes_on_at_its_checkpoint_as_if_undisturbed(sm
     rows: list[StepStats] = []
     steps = itertools.count()
 
-    def save(state: Checkpointable) -> None:
+    def save(state: Checkpoint) -> None:
         checkpoint_folders.save(tmp_path, state, keep=2)
 
     hooks = Hooks(

@@ -123,7 +123,7 @@ def test_fp8_in_one_part_leaves_the_mlp_alone(linears: str):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_converted_mlp_keeps_24_db_forward_and_evaluates_bit_for_bit(recipe: str):
     config = dataclasses.replace(_tiny(**{"precision.recipe": recipe, "precision.experts": "bf16"}), moe=None)
-    eight, sixteen = (_model(config, convert).blocks[0].mlp for convert in (True, False))
+    eight, sixteen = (_model(config, convert).get_submodule("blocks.0.mlp") for convert in (True, False))
     x = torch.randn(64, 64, dtype=torch.bfloat16)
     ours, exact = _forward_and_input_gradient(eight, x), _forward_and_input_gradient(sixteen, x)
     assert 24 <= sqnr_db(ours[0], exact[0]) < 40

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nanochat.stats import CHECKPOINT_INDEX, Checkpointable, StartFacts, StepStats, TrainResult
+from nanochat.stats import CHECKPOINT_INDEX, Checkpoint, StartFacts, StepStats, TrainResult
 from sweeps.engine.processes import storage_retry
 from sweeps.engine.processes.storage_retry import StorageLost
 from sweeps.engine.ranks import rank as rank_module
@@ -32,11 +32,11 @@ class OneRank:
     def report(self, step: int) -> None:
         self.reported.append(step)
 
-    def write(self, state: Checkpointable) -> None:
+    def write(self, checkpoint: Checkpoint) -> None:
         self.on_write()
-        folder = self.train / f"a{self.attempt:03d}" / f"step_{state.step:06d}"
+        folder = self.train / f"a{self.attempt:03d}" / f"step_{checkpoint.step:06d}"
         folder.mkdir(parents=True)
-        state.write(folder)
+        checkpoint.write(folder)
 
     def local_folder(self, name: str) -> Path:
         return self.train / name
@@ -45,14 +45,12 @@ class OneRank:
 class State:
     """A checkpoint of one file and its index."""
 
-    last_file = CHECKPOINT_INDEX
-
     def __init__(self, step: int) -> None:
         self.step = step
 
     def write(self, folder: Path) -> None:
         (folder / "state").write_text(str(self.step))
-        (folder / self.last_file).write_text("{}")
+        (folder / CHECKPOINT_INDEX).write_text("{}")
 
     def together(self, action: Callable[[], object], *, first_only: bool = False) -> None:
         action()

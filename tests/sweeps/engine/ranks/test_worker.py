@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow.fs
 import pytest
 
+from nanochat.stats import CHECKPOINT_INDEX
 from sweeps.engine.ranks.worker import store_checkpoint, upload
 from sweeps.records.store import Store
 
@@ -13,7 +14,7 @@ from sweeps.records.store import Store
 class RankState:
     """What one of two ranks has: a file of its own, and the first one the file that is last."""
 
-    step, last_file = 3, "index"
+    step = 3
 
     def __init__(self, rank: int, refuse: bool = False) -> None:
         self.rank, self.refuse = rank, refuse
@@ -24,7 +25,7 @@ class RankState:
         if self.refuse:
             raise OSError(28, "No space left on device")
         if self.rank == 0:
-            (folder / self.last_file).write_text("complete")
+            (folder / CHECKPOINT_INDEX).write_text("complete")
 
     def together(self, action: Callable[[], object], *, first_only: bool = False) -> None:
         if self.rank == 0 or not first_only:
@@ -33,7 +34,7 @@ class RankState:
 
 def test_the_ranks_folders_become_one_and_the_index_comes_last(tmp_path: Path) -> None:
     order: list[list[str]] = []
-    place, names = tmp_path / "bucket" / "step_000003", {".rank_0", ".rank_1", "index"}
+    place, names = tmp_path / "bucket" / "step_000003", {".rank_0", ".rank_1", CHECKPOINT_INDEX}
 
     class Watched(RankState):
         def together(self, action: Callable[[], object], *, first_only: bool = False) -> None:
@@ -54,7 +55,7 @@ def test_of_a_checkpoint_that_cannot_be_stored_nothing_is_left(tmp_path: Path) -
     with pytest.raises(OSError, match="No space left"):
         store_checkpoint(RankState(0, refuse=True), store, "a000/step_000003", None, "", removes=True)
     assert store.list("a000") == ["step_000002"]
-    assert (tmp_path / "a000/step_000002/index").read_text() == "complete"
+    assert (tmp_path / "a000/step_000002" / CHECKPOINT_INDEX).read_text() == "complete"
 
 
 def test_a_complete_checkpoint_outlives_what_follows_it(tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_a_complete_checkpoint_outlives_what_follows_it(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with pytest.raises(RuntimeError, match="closed by peer"):
         store_checkpoint(LostAfterwards(0), store, "a000/step_000003", None, "", removes=True)
-    assert (tmp_path / "a000/step_000003/index").read_text() == "complete"
+    assert (tmp_path / "a000/step_000003" / CHECKPOINT_INDEX).read_text() == "complete"
 
 
 def test_a_rank_that_does_not_write_the_index_removes_nothing(tmp_path: Path) -> None:
