@@ -16,7 +16,7 @@ FAST := not integration and not gpu
 # Several processes on few cores: one thread each is fastest, and results repeat.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: help demo test check lint fix types fast-tests coverage install machine bench constraints clean
+.PHONY: help demo test check lint fix types fast-tests coverage install machine bench constraints wheel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -89,6 +89,14 @@ constraints: | machine ## pin the newest versions that fit into constraints.txt
 	{ sed -n '/^#/p' constraints.txt; \
 	  build/constraints/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//'; } > build/constraints.txt
 	mv build/constraints.txt constraints.txt
+
+# Nothing of the checkout is on the path there: a module or a data file that the wheel lacks shows.
+wheel: install ## build the wheel and try it in a new environment; part of docs/releasing.md
+	rm -rf build/lib build/wheel dist && mkdir -p build/wheel  # what build/lib holds would come along
+	$(PIP) wheel -q --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip --disable-pip-version-check install -q $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) dist/*.whl
+	cd build/wheel && env -u PYTHONPATH PATH="$$PWD/venv/bin:$$PATH" ../../.ci/try_wheel.sh
 
 clean: ## remove what can be made again, .venv included; experiments stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage*

@@ -15,7 +15,7 @@ TEXTS = [
     *SOURCES,
     *ROOT.glob("*.md"),
     *(ROOT / "docs").rglob("*.md"),
-    *(ROOT / name for name in ("Makefile", "pyproject.toml", "constraints.txt", ".ci/run")),
+    *(ROOT / name for name in ("Makefile", "pyproject.toml", "constraints.txt", ".ci/run", ".ci/try_wheel.sh")),
     *(ROOT / name for name in (".editorconfig", ".pre-commit-config.yaml", ".github/workflows/ci.yml")),
 ]
 MAX_LINES = 450

@@ -96,7 +96,7 @@ def test_every_file_that_the_readme_links_to_exists() -> None:
 
 
 def test_the_tree_names_what_there_is() -> None:
-    tree = README.split("## What is in the box")[1].split("```")[1]
+    tree = README.split("## Repository layout")[1].split("```")[1]
     folder, missing = ROOT, []
     for line in tree.strip("\n").splitlines():
         name = line.split()[0]
