@@ -37,9 +37,8 @@ from nanochat.loop.setup import Run, prepare
 from nanochat.loop.stepping import Stepper
 from nanochat.machine.device import keep_freed_memory
 from nanochat.metering import meter as clock
-from nanochat.metering.step_flags import WARMUP_STEPS
 from nanochat.recipes import d12_moe, shrink_to_tiny
-from nanochat.stats import Hooks
+from nanochat.stats import WARMUP_STEPS, Hooks
 
 ROLES: dict[str, dict[str, Any]] = {
     "all": {"precision.linears": "fp8", "precision.experts": "fp8"},

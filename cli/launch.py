@@ -54,6 +54,7 @@ def launch(
     from datetime import datetime
 
     from cli.choices import Choices
+    from cli.counting import say_what_counts
     from cli.detached import check_detachable, start_detached
     from cli.running import check_places, run_options
     from sweeps.engine.cluster.checks import check_before_start, check_disk, free_bytes
@@ -73,6 +74,7 @@ def launch(
         set=sets or (),
     )
     plan = choices.plan()
+    say_what_counts(plan)
     cluster = check_before_start(plan, plan.num_workers, address or None)
     id = check_name("experiment", new_experiment_id(plan.sweep, datetime.now()) if name is None else name)
     root = storage_root(storage)

@@ -80,6 +80,7 @@ def plan_document(planned: "Plan") -> dict[str, object]:
 def plan_text(planned: "Plan") -> str:
     """The plan for people: the question, the amount of work, the legs."""
     from cli.console import table
+    from cli.counting import amount, counting_words
     from nanochat.sizes import batch_tokens, num_steps
     from sweeps.spec.words import counted
 
@@ -92,12 +93,8 @@ def plan_text(planned: "Plan") -> str:
             f"{planned.sweep}: {planned.question or '(the sweep file asks no question)'}",
             f"{counted(len(legs), 'leg')} x {counted(planned.num_blocks, 'block')} = "
             f"{counted(len(planned.trials), 'trial')}, one at a time, on {counted(planned.num_workers, 'worker')}",
-            f"{_amount(steps)} steps of {_amount(tokens)} tokens; measured over the last {planned.window_steps} steps",
+            f"{amount(steps)} steps of {amount(tokens)} tokens; {counting_words(planned)}",
             "",
             table(("leg", "role", "overrides"), rows),
         ]
     )
-
-
-def _amount(values: list[int]) -> str:
-    return f"{values[0]:,}" if len(values) == 1 else f"{values[0]:,} to {values[-1]:,}"

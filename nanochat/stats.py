@@ -81,6 +81,9 @@ class StepStats:
     flags: tuple[str, ...]  # why the step's time may not count: warmup, resumed, recompile, fallback, eval, ...
 
 
+WARMUP_STEPS = 20
+"""How many steps of every start are flagged as warm-up: compile, first batches, clocks."""
+
 REPEATABLE = frozenset(
     {
         *("step", "num_steps", "epoch", "lr_mult", "loss", "loss_ema", "bal", "z_loss", "val_bpb", "core_metric"),

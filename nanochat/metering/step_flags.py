@@ -4,8 +4,8 @@ The trainer only marks; which marks exclude a step from which statistic is decid
 """
 
 from nanochat import throttle
+from nanochat.stats import WARMUP_STEPS
 
-WARMUP_STEPS = 20  # of every start: compile, first batches, clocks
 QUIET_STEPS_AFTER_RECOMPILE = 5
 
 

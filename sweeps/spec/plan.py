@@ -13,6 +13,7 @@ from typing import Any
 from nanochat.config import ConfigError, TrainConfig, from_dict, to_dict, with_overrides
 from nanochat.sizes import check_world_size
 from sweeps.spec.checked import plain_name, typed
+from sweeps.spec.counting import check_window
 from sweeps.spec.errors import CorruptData, SweepError
 from sweeps.spec.legs import Leg
 from sweeps.spec.names import nearest
@@ -70,6 +71,7 @@ def make_plan(sweep: Sweep, num_blocks: int = 1) -> Plan:
             check_world_size(leg.config, sweep.num_workers)
         except ConfigError as error:
             raise SweepError(f"leg {leg.name}: {error}") from None
+        check_window(leg, sweep.checkpoint_every, sweep.window.num_steps)
     trials = tuple(
         _trial(sweep, leg, block)
         for block in range(1, num_blocks + 1)

@@ -1,9 +1,9 @@
 """Presets and settings: the same sweep at another size or with a few fields changed, never with another grid.
 
 A setting that would have no effect, because the plan or an axis decides that field, is refused. When a setting changes
-the number of steps, two numbers follow it: the tail window is at most a quarter of the run, and checkpoints keep their
-number per run as nearly as may be while none falls inside the window or shortly before it: the steps beside a save that
-is still being written do not count for timing, and the window needs counted ones.
+the number of steps, two numbers follow it: the tail window is at most a quarter of the run, and no longer than the
+steps that can count for timing; checkpoints keep their number per run as nearly as may be while none falls inside the
+window or shortly before it: the steps beside a save that is still being written do not count for timing.
 """
 
 import ast
@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from nanochat.config import ConfigError, check_path, field_alternatives, with_overrides
 from nanochat.recipes import shrink_to_tiny
+from sweeps.spec.counting import countable_steps
 from sweeps.spec.errors import SweepError
 from sweeps.spec.names import nearest
 from sweeps.spec.parts import PLAN_OWNED, TailWindow
@@ -61,9 +62,10 @@ def apply_settings(
     base = _guarded("--set", with_overrides, sweep.base, fields)
     window, steps = sweep.window.num_steps, base.schedule.num_steps
     if fields.get("schedule.num_steps") is not None and steps is not None:
-        window = min(window, max(1, steps // 4))
+        window = min(window, max(1, steps // 4), countable_steps(base, None) or window)
         if not own_interval:
             checkpoint_every = scaled_interval(sweep.checkpoint_every, sweep.base.schedule.num_steps, steps, window)
+        window = min(window, countable_steps(base, checkpoint_every) or window)
     return replace(
         sweep,
         base=base,

@@ -56,7 +56,7 @@ def test_the_text_shows_the_question_the_amount_and_the_legs(capsys: pytest.Capt
     assert printed.err == ""
     assert "Does a bounded expert queue pay" in printed.out
     assert "6 legs x 2 blocks = 12 trials, one at a time, on 2 workers" in printed.out
-    assert "20 steps of 512 tokens; measured over the last 5 steps" in printed.out
+    assert "20 steps of 512 tokens; measured over the last 5 steps: losses only, as the first 20 of" in printed.out
     for leg in CAPACITY.legs:
         assert f"{leg.name} " in printed.out
 
@@ -66,3 +66,16 @@ def test_what_cannot_be_planned_is_refused() -> None:
         plan("capacity", as_json=True, commands=True)
     with pytest.raises(SweepError, match="do not divide over 5 workers"):
         plan("capacity", num_workers=5)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "words"),
+    [
+        (24, "24 steps of 256 tokens; measured over the last 4 steps, times over as many that count (at most 4 of 24"),
+        (40, "measured over the last 10 steps, times over as many that count (at most 19 of 40 can)"),
+        (3, "measured over the last 1 step: losses only, as the first 20 of a start never count for timing"),
+    ],
+)
+def test_it_says_which_steps_will_count(num_steps: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    plan("smoke", num_steps=num_steps)
+    assert words in capsys.readouterr().out

@@ -2,9 +2,8 @@
 
 import math
 
+from nanochat.stats import WARMUP_STEPS
 from sweeps.records.steps import Steps
-
-_TOO_SHORT_STEPS = 20  # in which a loss need not have fallen yet
 
 
 def why_diverged(steps: Steps, window_steps: int, *, is_over: bool) -> str | None:
@@ -18,7 +17,7 @@ def why_diverged(steps: Steps, window_steps: int, *, is_over: bool) -> str | Non
     num_lost = sum(not math.isfinite(loss) for loss in tail)
     if num_lost:
         return f"the loss is not a finite number in {num_lost} of the last {len(tail)} steps"
-    if not is_over or len(losses) <= max(_TOO_SHORT_STEPS, window_steps) or not math.isfinite(losses[0]):
+    if not is_over or len(losses) <= max(WARMUP_STEPS, window_steps) or not math.isfinite(losses[0]):
         return None
     last = sum(tail) / len(tail)
     if last < losses[0]:

@@ -1,6 +1,7 @@
 """A step whose time is not a steady step's says why."""
 
-from nanochat.metering.step_flags import QUIET_STEPS_AFTER_RECOMPILE, WARMUP_STEPS, Flags
+from nanochat.metering.step_flags import QUIET_STEPS_AFTER_RECOMPILE, Flags
+from nanochat.stats import WARMUP_STEPS
 
 
 def _run(flags: Flags, steps: range, compiled_in: int = -1) -> list[tuple[str, ...]]:
