@@ -12,6 +12,7 @@ from nanochat.config import ConfigError, TrainConfig
 REFERENCE_BATCH_TOKENS = 2**19  # where the default learning rates were tuned
 REFERENCE_DEPTH = 12
 BATCH_EXPONENT = 0.383
+MAX_CPU_STEP_FLOPS = 1e12  # takes two cores some ten seconds; a full-size recipe needs hundreds of times as much
 GATE_INPUTS = 32  # leading features of the residual stream that gate a value embedding
 
 
@@ -140,6 +141,32 @@ def check_width(config: TrainConfig, *, in_bf16: bool, has_fp8_units: bool) -> N
             f"the model's width is {config.model.width}, {what} a multiple of {unit}; change model.aspect_ratio or "
             f"model.head_dim ({config.model.head_dim}, of which the width is a multiple)"
         )
+
+
+def cpu_objection(config: TrainConfig, num_ranks: int, num_free_bytes: int | None) -> str | None:
+    """Why the CPU of a machine without GPUs cannot train this on `num_ranks` processes; None if it can.
+
+    A config that asks for the CPU by name may take as long as it likes, but not more memory than is free (None:
+    unknown).
+    """
+    step_flops = flops_per_token(config) * batch_tokens(config)
+    if config.run.device is None and step_flops > MAX_CPU_STEP_FLOPS:
+        return f"a step of {step_flops:.1e} floating-point operations is too much for a CPU, and there is no GPU"
+    num_needed = least_cpu_bytes(config, num_ranks)
+    if num_free_bytes is not None and num_needed > num_free_bytes:
+        ranks = "1 rank needs" if num_ranks == 1 else f"{num_ranks} ranks need"
+        return (
+            f"{ranks} at least {num_needed / 2**30:,.1f} GiB of memory for this model and batch, and "
+            f"{num_free_bytes / 2**30:,.1f} GiB are free"
+        )
+    return None
+
+
+def least_cpu_bytes(config: TrainConfig, num_ranks: int) -> int:
+    """What training on one machine takes at the very least: bf16 weights and gradients and the logits with theirs on
+    each rank, and the optimizer's state once."""
+    logits = config.micro_batch_tokens * config.model.padded_vocab_size
+    return num_ranks * (4 * count_params(config).total + 8 * logits) + checkpoint_bytes(config)
 
 
 def num_steps(config: TrainConfig) -> int:

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 
@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
+from nanochat import sizes
 from nanochat.checkpoints import folders as checkpoint_folders
 from nanochat.checkpoints.format import CheckpointError
 from nanochat.config import ConfigError, TrainConfig
@@ -28,9 +29,10 @@ from nanochat.data.cache import cache_folder
 from nanochat.flags import RunOptions, help_text, in_flag_names, parse_flags
 from nanochat.loop.compile_failures import CompileError
 from nanochat.machine.device import keep_freed_memory
-from nanochat.machine.memory import is_out_of_memory, memory_advice, peak_mib
+from nanochat.machine.memory import free_memory_bytes, is_out_of_memory, memory_advice, peak_mib
 from nanochat.stats import Checkpoint, Hooks, TrainResult
 from nanochat.train import DivergedError, train
+from scripts.own_errors import end_by
 from scripts.rank_watch import RankWatch
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=15)  # longer than the rank watch takes, which names a rank
@@ -53,6 +55,10 @@ class _StopSignal:
         self._received_s = 0.0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._receive)
+
+    def is_received(self) -> bool:
+        """True from the first signal on."""
+        return self.received is not None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
@@ -104,12 +110,13 @@ def _train(config: TrainConfig, hooks: Hooks) -> TrainResult:
         raise OutOfMemoryError(in_flag_names(memory_advice(error, config, peak_mib()))) from error
 
 
-def _run(argv: Sequence[str]) -> int:
-    config, options = parse_flags(argv)
-    if config.run.device == "cpu" or not torch.cuda.is_available():
+def _run(config: TrainConfig, options: RunOptions, stop: _StopSignal) -> int:
+    is_on_cpu = config.run.device == "cpu" or not torch.cuda.is_available()
+    if is_on_cpu:
         keep_freed_memory()
-    stop = _StopSignal()
     _start_process_group()
+    if is_on_cpu:
+        _check_cpu(config)
     folder = checkpoint_folder(config, options)
     continued = list(candidates(folder, options))
     if _is_first():
@@ -123,7 +130,7 @@ def _run(argv: Sequence[str]) -> int:
             save=save,
             checkpoints=lambda: continued,
             may_start_anew=False,  # not what --resume asks for, and the older checkpoints would soon be replaced
-            should_stop=lambda: stop.received is not None,
+            should_stop=stop.is_received,
             step_done=rank_watch.step_done,
         )
         result = _train(config, hooks)
@@ -136,29 +143,45 @@ def _run(argv: Sequence[str]) -> int:
     return 128 + received
 
 
+def _check_cpu(config: TrainConfig) -> None:
+    """Raises ConfigError for a run that this machine's CPU cannot carry; a launch refuses the same ones."""
+    num_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    objection = sizes.cpu_objection(config, num_ranks, free_memory_bytes())
+    if objection is not None:
+        raise ConfigError(
+            f"{objection}; train a smaller model or batch (--depth, --max-seq-len, --device-batch-size, "
+            f"--total-batch-size) or with fewer ranks, or run it where there are GPUs"
+        )
+
+
 def main() -> int:
     """Runs the command line; returns the exit code. What is wrong is said in one sentence on stderr."""
     argv = sys.argv[1:]
     if {"--help", "-h"} & set(argv):
-        print(help_text())
+        if _is_first():
+            print(help_text())
         return 0
+    stop = _StopSignal()
     try:
-        code = _run(argv)
+        config, options = parse_flags(argv)
+    except ConfigError as error:
+        return end_by(str(error), 2, "the command line", stop.is_received)
+    try:
+        code = _run(config, options, stop)
     except Exception as error:
-        get_error_handler().record_exception(error)  # torchrun's summary then names the rank that failed first
-        return _say(error)
+        return _end(error, stop)
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
     return code
 
 
-def _say(error: Exception) -> int:
-    """One sentence for what can be foreseen, by rank 0 for what is the same on all ranks; the exit code."""
+def _end(error: Exception, stop: _StopSignal) -> int:
+    """The exit code after an error: one sentence for what can be foreseen, a call stack for what cannot."""
     if not isinstance(error, ConfigError | CheckpointError | CompileError | DivergedError | OutOfMemoryError):
+        get_error_handler().record_exception(error)  # torchrun's summary then names the rank that failed first
         raise error
-    if _is_first() or isinstance(error, CheckpointError | OutOfMemoryError):
-        print(f"error: {in_flag_names(str(error))}", file=sys.stderr, flush=True)
-    return 2 if isinstance(error, ConfigError) else 1
+    whose = "this rank" if isinstance(error, CheckpointError | OutOfMemoryError) else "all ranks"
+    return end_by(in_flag_names(str(error)), 2 if isinstance(error, ConfigError) else 1, whose, stop.is_received)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ of the config decides. Works on exceptions by their names and words, so that tor
 
 import resource
 from collections.abc import Iterator
+from pathlib import Path
 
 from nanochat.config import TrainConfig
 
@@ -35,6 +36,31 @@ def peak_mib() -> float:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def free_memory_bytes() -> int | None:
+    """Memory that new processes can take on this machine, or in this container if that allows less; None: unknown."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    available = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    left = [number for number in (available, left_in_group()) if number is not None]
+    return min(left, default=None)
+
+
+def left_in_group(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a container's own limit leaves, pages of files not counted, as they give way; None without a limit."""
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            stat = dict(line.split() for line in (root / limit).with_name("memory.stat").read_text().splitlines())
+            return int((root / limit).read_text()) - int((root / used).read_text()) + int(stat.get(cache, 0))
+        except (OSError, ValueError):  # not this version, or "max": no limit
+            continue
+    return None
 
 
 def _fields(config: TrainConfig) -> list[str]:

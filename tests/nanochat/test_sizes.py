@@ -11,8 +11,10 @@ from nanochat.sizes import (
     check_world_size,
     checkpoint_bytes,
     count_params,
+    cpu_objection,
     flops_per_token,
     is_moe_layer,
+    least_cpu_bytes,
     num_lanes,
     num_steps,
 )
@@ -117,3 +119,23 @@ def test_the_tiny_size_has_two_lanes_and_keeps_the_experts() -> None:
 def test_a_tiny_validation_takes_seconds_and_a_shorter_one_stays() -> None:
     assert shrink_to_tiny(D12).eval.num_tokens == 4096
     assert shrink_to_tiny(with_overrides(D12, {"eval.num_tokens": 256})).eval.num_tokens == 256
+
+
+def test_a_cpu_carries_neither_a_step_of_full_size_nor_more_memory_than_is_free() -> None:
+    full, tiny = d12_moe(num_steps=1), shrink_to_tiny(d12_moe(num_steps=1))
+    assert "is too much for a CPU, and there is no GPU" in (cpu_objection(full, 2, None) or "")
+    asked_for = with_overrides(full, {"run.device": "cpu"})
+    assert cpu_objection(asked_for, 2, None) is None
+    assert cpu_objection(asked_for, 2, 2**40) is None
+    objection = cpu_objection(asked_for, 2, 2**33)
+    assert objection is not None
+    assert objection.startswith("2 ranks need at least ")
+    assert objection.endswith(" GiB of memory for this model and batch, and 8.0 GiB are free")
+    assert cpu_objection(tiny, 2, 2**30) is None
+
+
+def test_the_least_memory_counts_weights_and_logits_per_rank_and_the_optimizers_state_once() -> None:
+    tiny = shrink_to_tiny(d12_moe(num_steps=1))
+    per_rank = 4 * count_params(tiny).total + 8 * 2 * 128 * 32768
+    one, three = least_cpu_bytes(tiny, 1), least_cpu_bytes(tiny, 3)
+    assert (one, three - one) == (per_rank + checkpoint_bytes(tiny), 2 * per_rank)

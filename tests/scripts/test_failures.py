@@ -193,12 +193,49 @@ def _alone(environment: dict[str, str], *flags: str, memory_gib: int | None = No
 
 
 def test_memory_that_runs_out_is_explained_in_flags(environment: dict[str, str], tmp_path: Path):
-    sizes = ["--device-batch-size", "256", "--max-seq-len", "1024", "--total-batch-size", "262144"]
-    ran = _alone(environment, *sizes, "--checkpoint-root", str(tmp_path), memory_gib=12)
+    sizes = ["--device-batch-size", "16", "--max-seq-len", "1024", "--total-batch-size", "16384"]
+    ran = _alone(environment, *sizes, "--checkpoint-root", str(tmp_path), memory_gib=8)
     assert ran.returncode == 1
     (error,) = _errors(ran.stderr)
-    assert re.match(r"out of memory at a peak of [\d,]+ MiB; lower --device-batch-size \(now 256; the total", error)
+    assert re.match(r"out of memory at a peak of [\d,]+ MiB; lower --device-batch-size \(now 16; the total", error)
     assert "--max-seq-len (now 1024)" in error
+
+
+def _on_two_ranks(environment: dict[str, str], *flags: str) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launcher, "-m", "scripts.base_train", "--", *flags]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--depth", "0"], "--depth must be positive, got 0"),
+        ([*TINY, "--resume-from-step", "7"], "--resume-from-step 7: there is no checkpoint "),
+        ([*TINY, "--total-batch-size", "64"], "a step of 64 tokens has 1 micro-batches of 64 tokens, which do not div"),
+        ([*TINY, "--vocab-size", "100"], "--vocab-size is 100 but the tokenizer of "),
+        ([*TINY, "--depth", "300", "--aspect-ratio", "128"], "2 ranks need at least "),
+    ],
+)
+def test_an_error_of_all_ranks_is_told_once_and_only_one_rank_counts_as_failed(
+    environment: dict[str, str], flags: list[str], sentence: str
+):
+    ran = _on_two_ranks(environment, *flags)
+    assert ran.returncode == 1, "torchrun's own, whatever failed"
+    (error,) = _errors(ran.stderr)
+    assert error.startswith(sentence)
+    assert ran.stderr.startswith("error: "), "before all that torchrun says"
+    summary = ran.stderr[ran.stderr.index("scripts.base_train FAILED") :]
+    assert "<NO_OTHER_FAILURES>" in summary
+    assert re.search(r"rank +: 0 .*\n +exitcode +: 2 ", summary)
+    assert f"traceback : {error}" in summary
+    assert "base_train.py" not in ran.stderr, "no call stack of ours"
+
+
+def test_help_is_printed_once(environment: dict[str, str]):
+    ran = _on_two_ranks(environment, "--help")
+    assert ran.returncode == 0
+    assert ran.stdout.count("--moe-capacity-factor") == 1
 
 
 def test_a_run_that_diverges_ends_and_says_where_its_last_good_checkpoint_is(

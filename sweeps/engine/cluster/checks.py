@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat.config import TrainConfig
-from nanochat.sizes import batch_tokens, checkpoint_bytes, flops_per_token
+from nanochat.machine.memory import free_memory_bytes
+from nanochat.sizes import checkpoint_bytes, cpu_objection
 from sweeps.engine.cluster.gpus import visible_gpus
 from sweeps.engine.cluster.private import default_session_parent
 from sweeps.engine.processes.launch_processes import is_marked
@@ -21,8 +22,6 @@ from sweeps.records.checkpoints import KEEP_CHECKPOINTS
 from sweeps.spec.errors import NoCluster, UsageError
 from sweeps.spec.plan import Plan
 
-# A step of this size takes a two-core machine some ten seconds. A full-size recipe needs hundreds of times as much.
-MAX_CPU_STEP_FLOPS = 1e12
 LOCAL = "local"
 DRIVER_CPUS = 0.01  # what a leg's driver reserves; Ray Tune refuses nothing at all
 
@@ -36,6 +35,7 @@ class Resources:
     where: str  # "this machine", or a cluster's address
     is_private: bool = False  # nobody else can have a worker on it
     nodes: tuple[tuple[float, float], ...] = ()  # CPUs and GPUs of each; none: as many as needed
+    num_free_bytes: int | None = None  # of memory, where the workers share one machine's; None: unknown
 
 
 def device_of(config: TrainConfig, num_gpus: int) -> Literal["cpu", "cuda"]:
@@ -114,12 +114,12 @@ def _check_gpus(sweep: str, num_workers: int, resources: Resources) -> None:
 
 
 def _check_cpus(sweep: str, config: TrainConfig, num_workers: int, resources: Resources) -> None:
-    step_flops = flops_per_token(config) * batch_tokens(config)
-    if config.run.device is None and step_flops > MAX_CPU_STEP_FLOPS:
+    objection = cpu_objection(config, num_workers, resources.num_free_bytes)
+    if objection is not None:
         raise NoCluster(
-            f"sweep {sweep} wants {_counted(num_workers, 'GPU')}; {resources.where} has none, and a step of "
-            f"{step_flops:.1e} floating-point operations is too much for its CPU. Try it at a small size with "
-            f"--preset tiny, or run it where there are GPUs (with fewer of them: --num-workers; a cluster: --address)"
+            f"sweep {sweep} wants {_counted(num_workers, 'GPU')}; {resources.where} has none, and its CPU cannot do "
+            f"instead: {objection}. Try it at a small size with --preset tiny, or run it where there are GPUs (with "
+            f"fewer of them: --num-workers; a cluster: --address)"
         )
     if resources.num_cpus is not None and num_workers > resources.num_cpus:
         raise NoCluster(
@@ -175,7 +175,13 @@ def check_address(address: str | None, heads: list[str]) -> str:
 
 def local_resources() -> Resources:
     """This machine's, for a private cluster."""
-    return Resources(num_cpus=None, num_gpus=num_visible_gpus(), where="this machine", is_private=True)
+    return Resources(
+        num_cpus=None,
+        num_gpus=num_visible_gpus(),
+        where="this machine",
+        is_private=True,
+        num_free_bytes=free_memory_bytes(),
+    )
 
 
 def num_visible_gpus() -> int:

@@ -1,11 +1,19 @@
 """The sentence that says what to lower when memory runs out."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch._inductor.exc import InductorError
 
 from nanochat.config import with_overrides
-from nanochat.machine.memory import is_out_of_memory, memory_advice, peak_mib
+from nanochat.machine.memory import (
+    free_memory_bytes,
+    is_out_of_memory,
+    left_in_group,
+    memory_advice,
+    peak_mib,
+)
 from nanochat.recipes import d12_moe
 
 
@@ -60,3 +68,34 @@ def test_without_a_gpu_the_peak_is_the_largest_resident_set() -> None:
     held = torch.ones(2**24)  # 64 MiB
     assert held.sum() == 2**24
     assert 64 < peak_mib() < 2**20
+
+
+def test_free_memory_is_known_here_and_some_of_it_is_free():
+    free = free_memory_bytes()
+    assert free is not None
+    assert 2**20 < free < 2**50
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({"memory.max": "1000", "memory.current": "700", "memory.stat": "anon 1\ninactive_file 200"}, 500),
+        ({"memory.max": "max", "memory.current": "700", "memory.stat": "inactive_file 200"}, None),
+        (
+            {
+                "memory/memory.limit_in_bytes": "1000",
+                "memory/memory.usage_in_bytes": "900",
+                "memory/memory.stat": "total_inactive_file 50",
+            },
+            150,
+        ),
+        ({}, None),
+    ],
+)
+def test_a_containers_limit_leaves_what_is_neither_used_nor_a_files_page(
+    tmp_path: Path, files: dict[str, str], left: int | None
+):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert left_in_group(tmp_path) == left

@@ -148,3 +148,11 @@ def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) ->
     assert free is not None
     assert abs(free - shutil.disk_usage(tmp_path).free) < 2**30
     assert free_bytes("s3://bucket/x") is None
+
+
+def test_a_size_that_does_not_fit_into_the_machines_memory_is_refused_also_on_a_cpu_asked_for_by_name() -> None:
+    plan = make_plan(apply_settings(load_sweep("capacity"), sets=["run.device=cpu"]))
+    small = Resources(num_cpus=None, num_gpus=0, where="this machine", num_free_bytes=2**33)
+    with pytest.raises(NoCluster, match=r"8 ranks need at least [\d.]+ GiB of memory .* 8\.0 GiB are free\. Try it"):
+        check_plan(plan, 8, small)
+    check_plan(tiny(), 2, small)
