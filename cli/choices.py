@@ -25,14 +25,14 @@ class Choices:
         return {**asdict(self), "set": list(self.set)}
 
     def plan(self) -> "Plan":
-        """The plan. Raises SweepError for a sweep, a preset or a setting that cannot be."""
+        """The plan, folders as seen from here. Raises SweepError for a sweep, a preset or a setting that cannot be."""
         from sweeps.spec.find import load_sweep
-        from sweeps.spec.plan import choose_legs, make_plan
+        from sweeps.spec.plan import choose_legs, make_plan, with_absolute_paths
         from sweeps.spec.preset import apply_preset, apply_settings
 
         scaled = apply_preset(load_sweep(self.sweep), self.preset)
         settled = apply_settings(scaled, num_workers=self.num_workers, num_steps=self.num_steps, sets=self.set)
-        plan = make_plan(settled, self.blocks)
+        plan = with_absolute_paths(make_plan(settled, self.blocks))
         return plan if self.legs is None else choose_legs(plan, names_of("--legs", self.legs))
 
 

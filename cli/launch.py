@@ -24,6 +24,7 @@ from cli.options import (
 
 if TYPE_CHECKING:
     from cli.running import RunOptions
+    from nanochat.stats import TextFacts
     from sweeps.records.documents import Manifest
     from sweeps.records.experiment import Experiment
     from sweeps.spec.plan import Plan
@@ -57,6 +58,7 @@ def launch(
     from cli.counting import say_what_counts
     from cli.detached import check_detachable, start_detached
     from cli.running import check_places, run_options
+    from cli.texts import read_texts, tell_amount
     from sweeps.engine.cluster.checks import check_before_start, check_disk, free_bytes
     from sweeps.records.home import new_experiment_id, storage_root
     from sweeps.records.provenance import new_manifest
@@ -80,7 +82,9 @@ def launch(
     root = storage_root(storage)
     check_disk(plan, root, free_bytes(root))
     check_detachable(root, detach, preflight=bool(preflight))
-    takeover = None if continue_from is None else _takeover(continue_from, storage, plan)
+    texts = read_texts(plan.trials, cluster)
+    takeover = None if continue_from is None else _takeover(continue_from, storage, plan, texts)
+    tell_amount(trial.config for trial in plan.trials)
     settings = choices.as_settings() | {"continue_from": continue_from}
     experiment = _create(root, new_manifest(plan, id=id, argv=sys.argv, settings=settings), takeover)
     if detach:
@@ -103,7 +107,9 @@ def _run(experiment: "Experiment", options: "RunOptions", cluster: str, prefligh
         raise
 
 
-def _takeover(exp: str, storage: str | None, plan: "Plan") -> "tuple[Experiment, tuple[str, ...]]":
+def _takeover(
+    exp: str, storage: str | None, plan: "Plan", texts: "dict[str | None, TextFacts]"
+) -> "tuple[Experiment, tuple[str, ...]]":
     """The experiment to continue from and the trials it has completed. Raises UsageError where there is none."""
     from cli.console import note
     from sweeps.records.continuation import choose
@@ -112,7 +118,7 @@ def _takeover(exp: str, storage: str | None, plan: "Plan") -> "tuple[Experiment,
     from sweeps.spec.errors import UsageError
 
     source = Experiment.open(find_experiment(exp, storage))
-    choice = choose(source, plan)
+    choice = choose(source, plan, texts)
     reasons = "; ".join(f"{trial}: {reason}" for trial, reason in choice.left.items())
     if not choice.taken:
         raise UsageError(f"--continue-from {source.id} has no leg to take over ({reasons}); leave the option out")

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,7 +27,8 @@ def plan(
 ) -> None:
     """Print the legs of a sweep; start nothing."""
     from cli.choices import Choices
-    from cli.console import out
+    from cli.console import out, warn
+    from cli.texts import amount_lines
     from sweeps.spec.commands import torchrun_argv
     from sweeps.spec.errors import UsageError
 
@@ -46,7 +48,10 @@ def plan(
     elif commands:
         out("\n".join(shlex.join(torchrun_argv(leg, planned.num_workers)) for leg in chosen_legs(planned)))
     else:
-        out(plan_text(planned))
+        lines, warnings = amount_lines(trial.config for trial in planned.trials)
+        out(plan_text(planned, lines))
+        for warning in warnings:
+            warn(warning)
 
 
 def chosen_legs(planned: "Plan") -> "list[Leg]":
@@ -77,8 +82,8 @@ def plan_document(planned: "Plan") -> dict[str, object]:
     }
 
 
-def plan_text(planned: "Plan") -> str:
-    """The plan for people: the question, the amount of work, the legs."""
+def plan_text(planned: "Plan", amounts: Sequence[str] = ()) -> str:
+    """The plan for people: the question, the amount of work and of text, the legs."""
     from cli.console import table
     from cli.counting import amount, counting_words
     from nanochat.sizes import batch_tokens, num_steps
@@ -94,6 +99,7 @@ def plan_text(planned: "Plan") -> str:
             f"{counted(len(legs), 'leg')} x {counted(planned.num_blocks, 'block')} = "
             f"{counted(len(planned.trials), 'trial')}, one at a time, on {counted(planned.num_workers, 'worker')}",
             f"{amount(steps)} steps of {amount(tokens)} tokens; {counting_words(planned)}",
+            *amounts,
             "",
             table(("leg", "role", "overrides"), rows),
         ]

@@ -71,11 +71,13 @@ def run_and_tell(
     """
     from cli.console import out
     from cli.live import telling
+    from cli.texts import check_texts
     from sweeps.engine.launch import run_experiment
     from sweeps.engine.trials.context import LaunchContext
     from sweeps.records.continuation import drop_unfinished_copies
 
     drop_unfinished_copies(experiment)
+    check_texts(experiment, cluster)
     with telling(experiment) as tell:
         context = LaunchContext(
             on_event=tell,

@@ -31,6 +31,10 @@ class ConfigError(ValueError):
     """A config that cannot be: names the field, what was seen and what to do."""
 
 
+class TextError(ConfigError):
+    """The text that a config names is missing, or cannot be trained on; the run itself did nothing wrong."""
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)

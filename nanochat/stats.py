@@ -11,6 +11,15 @@ from typing import Any, Protocol, cast
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextFacts:
+    """Which text a run reads, in which tokens. Runs are comparable if both digests are equal."""
+
+    text_digest: str  # of the contents of all shards in their order; of the novels for the embedded text
+    tokenizer_digest: str
+    num_text_shards: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class StartFacts:
     """Known once the model is built, before the first step."""
 
@@ -27,6 +36,10 @@ class StartFacts:
     num_active_params: int
     backends: dict[str, str]  # part of the model -> kernel: attention, linears, mlp, experts, compute
     compile_cache: str  # "cold", "warm", "mixed" (some graphs were there, some not) or "none"
+    text_digest: str | None = None  # the next three as in TextFacts; None from versions that did not look
+    tokenizer_digest: str | None = None
+    num_text_shards: int | None = None
+    text_tokens: int | None = None  # of the training text, counted, or estimated for a long one
     compile_fallback: str | None = None  # why the run goes on uncompiled, if compiling failed
 
 
@@ -142,6 +155,7 @@ class Hooks:
     beginning, keeps no checkpoint and goes to its end.
     """
 
+    on_text: Callable[[TextFacts], None] = _nothing  # every rank, before all else; raises if the run may not read it
     on_start: Callable[[StartFacts], None] = _nothing  # rank 0
     on_step: Callable[[StepStats], None] = _nothing  # rank 0
     save: Callable[[Checkpoint], None] = _nothing  # on one other thread, if the run goes on after this step

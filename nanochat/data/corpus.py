@@ -17,17 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nanochat.config import ConfigError, digest
+from nanochat.config import ConfigError, TextError, digest
 from nanochat.data import contents, documents, shards, tokenizer
 from nanochat.data.cache import built_once, cache_folder
 from nanochat.data.contents import Contents
+from nanochat.stats import TextFacts
 
 _NOVELS_DIR = Path(__file__).parent / "austen"
 _LAYOUT_VERSION = 1  # raise it when the same novels shall give other shards
 _NUM_TRAIN_SHARDS = 4
 _NUM_TRAIN_ROW_GROUPS = 128  # as many lanes have a row group of their own
 _NUM_VAL_ROW_GROUPS = 8
-_VAL_ONE_IN = 16
+VAL_ONE_IN = 16
 _MAX_SAMPLE_CHARS = 200_000_000  # of a folder's training documents, to train its tokenizer
 _MAX_SAMPLE_CHARS_PER_DOCUMENT = 10_000
 _MADE_OF = "made.json"  # sha256 of each file that was built
@@ -52,14 +53,25 @@ class Corpus:
         """Of text and tokenizer: runs of equal digests see equal tokens."""
         return digest([self.text_digest, self.tokenizer_digest])
 
+    def facts(self) -> TextFacts:
+        """What an attempt tells of its text."""
+        return TextFacts(
+            text_digest=self.text_digest,
+            tokenizer_digest=self.tokenizer_digest,
+            num_text_shards=len(self.train_shards) + 1,
+        )
+
 
 def open_corpus(source: str | None) -> Corpus:
     """The corpus that a config's `data.source` names; None is the embedded one.
 
-    The first time all of its text is read, and a tokenizer may be trained. Raises ConfigError for what cannot be
-    trained on.
+    The first time all of its text is read, and a tokenizer may be trained. Raises TextError for what is missing or
+    cannot be trained on.
     """
-    return prepare_embedded() if source is None else open_folder(source)
+    try:
+        return prepare_embedded() if source is None else open_folder(source)
+    except ConfigError as error:
+        raise TextError(str(error)) from error
 
 
 def prepare_embedded(cache_root: Path | None = None) -> Corpus:
@@ -124,7 +136,7 @@ def split_documents(novels: dict[str, str]) -> tuple[list[str], list[str]]:
         for i, document in enumerate(documents.cut_into_documents(novel))
     ]
     ordered = [document for _, document in sorted(placed)]
-    num_val = len(ordered) // _VAL_ONE_IN
+    num_val = len(ordered) // VAL_ONE_IN
     return ordered[:-num_val], ordered[-num_val:]
 
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from nanochat import sizes
 from nanochat.checkpoints import format as checkpoint
-from nanochat.config import ConfigError, EvalConfig, TrainConfig, digest
+from nanochat.config import ConfigError, EvalConfig, TextError, TrainConfig, digest
 from nanochat.data.cache import cache_folder
-from nanochat.data.corpus import open_corpus
+from nanochat.data.corpus import Corpus, open_corpus
 from nanochat.data.feed import Feed
 from nanochat.data.lanes import Lanes
+from nanochat.data.size import count_tokens
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.data.tokenizer import load as load_tokenizer
 from nanochat.evaluation.core_tasks import Task, open_bundle
@@ -30,7 +31,7 @@ from nanochat.model.gpt import GPT
 from nanochat.model.roles import multiplies_in_fp8, role_of
 from nanochat.optimizer import schedule
 from nanochat.optimizer.sharded import ShardedOptimizer
-from nanochat.stats import Hooks, StartFacts
+from nanochat.stats import Hooks, StartFacts, TextFacts
 
 _STATE_SECTIONS = ("model", "moe", "precision", "optim", "schedule", "data")
 
@@ -66,6 +67,8 @@ class Run:
     num_steps: int
     peak_weight_decay: float
     backends: dict[str, str]
+    text: TextFacts
+    text_tokens: int | None  # known on rank 0
 
     def state(self) -> checkpoint.TrainState:
         """This rank's share of a checkpoint at this moment."""
@@ -95,6 +98,8 @@ class Run:
             num_active_params=counts.active_total,
             backends=self.backends,
             compile_cache=compiling.cache_state(self.config.compile.mode),
+            text_tokens=self.text_tokens,
+            **vars(self.text),
         )
 
 
@@ -102,10 +107,21 @@ def state_digest(config: TrainConfig) -> str:
     """What a checkpoint must agree in to be continued: all that shapes the state and the path it was on.
 
     Fields at their default are left out, so a new field that changes nothing by default keeps older checkpoints good.
+    Where the text is does not matter: the lanes' states know what it holds.
     """
+    return _digest_of_sections(config, left_out={"source"})
+
+
+def _may_continue(stored_digest: str, config: TrainConfig) -> bool:
+    """True for a checkpoint of this config; older versions' digests know where the text was, as it was written."""
+    return stored_digest in (state_digest(config), _digest_of_sections(config, left_out=set()))
+
+
+def _digest_of_sections(config: TrainConfig, left_out: set[str]) -> str:
     sections = {name: getattr(config, name) for name in _STATE_SECTIONS}
     chosen = {name: None if section is None else _not_default(section) for name, section in sections.items()}
-    return digest(chosen | {"seed": config.run.seed})
+    data = {name: value for name, value in (chosen["data"] or {}).items() if name not in left_out}
+    return digest(chosen | {"data": data, "seed": config.run.seed})
 
 
 def _not_default(section: Any) -> dict[str, Any]:
@@ -121,9 +137,21 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _lanes(config: TrainConfig, ranks: Ranks) -> tuple[Lanes, Lanes | None, Tokenizer]:
+def _open_text(config: TrainConfig, hooks: Hooks, ranks: Ranks) -> Corpus:
+    """Collective. The text, if the run may read it. Raises TextError if it is missing or ranks see different ones."""
     corpus = open_corpus(config.data.source)
-    tokenizer = load_tokenizer(corpus)
+    seen = [int(number) for (number,) in ranks.all_gather_floats([float(int(corpus.digest[:12], 16))])]
+    others = [rank for rank, number in enumerate(seen) if number != seen[0]]
+    if others:
+        raise TextError(
+            f"rank {others[0]} reads another text or tokenizer from {config.data.source} than rank 0 (digests "
+            f"{seen[others[0]]:012x} and {seen[0]:012x}); put the same files there on every node"
+        )
+    hooks.on_text(corpus.facts())
+    return corpus
+
+
+def _lanes(config: TrainConfig, corpus: Corpus, tokenizer: Tokenizer, ranks: Ranks) -> tuple[Lanes, Lanes | None]:
     if tokenizer.vocab_size != config.model.vocab_size:
         raise ConfigError(
             f"model.vocab_size is {config.model.vocab_size:,} but the tokenizer of {corpus.name} has "
@@ -136,7 +164,7 @@ def _lanes(config: TrainConfig, ranks: Ranks) -> tuple[Lanes, Lanes | None, Toke
     val = None
     if config.eval.every is not None:
         val = Lanes(corpus, tokenizer, split="val", num_lanes=num_lanes, **rows, **where)
-    return train, val, tokenizer
+    return train, val
 
 
 def core_folder(evaluation: EvalConfig) -> Path:
@@ -177,7 +205,9 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
     sizes.check_world_size(config, ranks.world_size)
     sizes.check_width(config, in_bf16=device.compute_dtype == torch.bfloat16, has_fp8_units=device.is_cuda)
     attention = resolve_backend(config.model.attention, device.torch_device, config.model.head_dim)
-    train_lanes, val_lanes, tokenizer = _lanes(config, ranks)
+    corpus = _open_text(config, hooks, ranks)
+    tokenizer = load_tokenizer(corpus)
+    train_lanes, val_lanes = _lanes(config, corpus, tokenizer, ranks)
     model = _build_model(config, device, attention)
     total = sizes.batch_tokens(config)
     optimizer = ShardedOptimizer(
@@ -202,6 +232,8 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
         num_steps=sizes.num_steps(config),
         peak_weight_decay=config.optim.weight_decay * decay_scale,
         backends=_backends(config, device, attention),
+        text=corpus.facts(),
+        text_tokens=count_tokens(corpus, tokenizer) if ranks.is_first else None,
     )
     _continue_from_checkpoint(run, hooks)
     model.refresh_fp8()
@@ -239,7 +271,7 @@ def _continue_from_checkpoint(run: Run, hooks: Hooks) -> None:
             )
         return
     index = checkpoint.read_index(folder)
-    if index["config_digest"] != state_digest(run.config):
+    if not _may_continue(index["config_digest"], run.config):
         raise checkpoint.CheckpointError(
             f"{folder} was written by a run with another config, or by a version of the trainer whose config has other "
             f"fields (digest {index['config_digest'][:8]}, this one is {state_digest(run.config)[:8]}); continue with "

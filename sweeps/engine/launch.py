@@ -22,12 +22,12 @@ from sweeps.engine.trials.run import TrialsRun, is_open, refresh_results
 from sweeps.engine.watching.events import ExperimentEnded, Warned
 from sweeps.engine.watching.stop import StopAtOnce, StopState, signals_into
 from sweeps.engine.watching.waits import reporting
-from sweeps.records.documents import COMPLETED_STATES, TrialState
+from sweeps.records.documents import COMPLETED_STATES, Refusal, TrialState
 from sweeps.records.experiment import Experiment
 from sweeps.records.home import typed_name
 from sweeps.records.owner import Owner
 from sweeps.records.provenance import running_commit
-from sweeps.spec.errors import Interrupted, LegsFailed, NoCluster, Terminated
+from sweeps.spec.errors import Interrupted, LegsFailed, Terminated
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def run_experiment(experiment: Experiment, context: LaunchContext) -> Outcome:
         if context.retry or any(is_open(record) for record in experiment.trials()):
             with _cluster(experiment, context, mark) as resources, contextlib.suppress(StopAtOnce), signals_into(stop):
                 _run_trials(experiment, context, resources, stop)
-        outcome = outcome_of(experiment.trial_states(), stop, refused=experiment.refusal() is not None)
+        outcome = outcome_of(experiment.trial_states(), stop, experiment.refusal())
     finally:
         _unlock(experiment, context.on_event)
     refresh_results(experiment, context)  # unlocked: an unfinished experiment now reads interrupted, not running
@@ -95,13 +95,13 @@ def _run_trials(experiment: Experiment, context: LaunchContext, resources: Resou
 
 
 def _run_preflight(experiment: Experiment, context: LaunchContext, resources: Resources, stop: StopState) -> None:
-    """A few steps of every leg, as a separate experiment. GPUs that others use end the whole launch."""
+    """A few steps of every leg, as a separate experiment. What refuses one of them ends the whole launch."""
     short = create_preflight(experiment)
     quiet = replace(context, on_event=PreflightEvents(short, context.on_event), refresh=_no_results)
     TrialsRun(short, quiet, resources, stop, also_asked=experiment.stop_requested).run()
     refusal = short.refusal()
     if refusal is not None:
-        experiment.refuse(refusal)
+        experiment.refuse(refusal.reason, refusal.exit_code)
 
 
 def _no_results(experiment: Experiment) -> None:
@@ -116,8 +116,8 @@ def _unlock(experiment: Experiment, on_event: OnEvent) -> None:
         on_event(Warned(message=f"the end of this run could not be stored: {error}; make room before you continue"))
 
 
-def outcome_of(states: dict[str, TrialState], stop: StopState, *, refused: bool = False) -> Outcome:
-    """0 if complete. Else the code of the error that says why not: failures alone, a stop, GPUs that others use."""
+def outcome_of(states: dict[str, TrialState], stop: StopState, refusal: Refusal | None = None) -> Outcome:
+    """0 if complete. Else the code of the error that says why not: failures alone, a stop, a leg that was refused."""
     completed = tuple(name for name, state in states.items() if state in COMPLETED_STATES)
     failed = tuple(name for name, state in states.items() if state == "failed")
     unfinished = tuple(name for name in states if name not in completed and name not in failed)
@@ -125,8 +125,8 @@ def outcome_of(states: dict[str, TrialState], stop: StopState, *, refused: bool 
         code = 0
     elif unfinished and stop.was_asked:
         code = Terminated.exit_code if stop.first == signal.SIGTERM else Interrupted.exit_code
-    elif unfinished and refused:
-        code = NoCluster.exit_code
+    elif unfinished and refusal is not None:
+        code = refusal.exit_code
     else:
         code = LegsFailed.exit_code
     return Outcome(code, completed, failed, unfinished)

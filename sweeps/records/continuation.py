@@ -2,20 +2,23 @@
 
 What is taken is copied: rows, attempts, config, log and result, but no checkpoints. So the new folder is whole by
 itself, may be moved, and outlives the old one. `origin.json` beside each copy says which experiment ran it, and
-everything that shows the leg says so too. A leg is taken only if its whole resolved config is the same and it ran on
-as many workers: all else would not be comparable.
+everything that shows the leg says so too. A leg is taken only if its whole resolved config is the same, it ran on as
+many workers, and it read the text that is there now: all else would not be comparable.
 
 The origin is written first and the result last. A copy that was cut off in between has one without the other; it is
 removed, and the leg runs.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nanochat.config import digest, field_paths, get_field
-from sweeps.records.documents import Origin, to_bytes, utc_now
+from nanochat.stats import TextFacts
+from sweeps.records.documents import AttemptRecord, Origin, to_bytes, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.layout import TrialFolders
 from sweeps.records.store import Store
+from sweeps.records.texts import difference_of, text_of
 from sweeps.spec.plan import Plan, Trial
 
 
@@ -27,9 +30,12 @@ class Choice:
     left: dict[str, str] = field(default_factory=dict[str, str])  # trial -> why it is run
 
 
-def choose(source: Experiment, plan: Plan) -> Choice:
-    """What a new experiment with this plan can take from `source`."""
-    reasons = {trial.name: _why_not(source, trial, plan.num_workers) for trial in plan.trials}
+def choose(source: Experiment, plan: Plan, texts: Mapping[str | None, TextFacts]) -> Choice:
+    """What a new experiment with this plan can take from `source`.
+
+    `texts` is what each `data.source` holds now, as far as it is known here.
+    """
+    reasons = {trial.name: _why_not(source, trial, plan.num_workers, texts) for trial in plan.trials}
     return Choice(
         taken=tuple(name for name, reason in reasons.items() if reason is None),
         left={name: reason for name, reason in reasons.items() if reason is not None},
@@ -68,7 +74,7 @@ def _files(store: Store, folders: TrialFolders) -> list[str]:
     return [path for path in (*within, *single) if path.endswith((".json", ".jsonl", ".txt"))]
 
 
-def _why_not(source: Experiment, trial: Trial, num_workers: int) -> str | None:
+def _why_not(source: Experiment, trial: Trial, num_workers: int, texts: Mapping[str | None, TextFacts]) -> str | None:
     there = next((t for t in source.plan.trials if t.name == trial.name), None)
     if there is None:
         return f"{source.id} has no such leg"
@@ -78,8 +84,18 @@ def _why_not(source: Experiment, trial: Trial, num_workers: int) -> str | None:
     result = record.result()
     if result is None or result.status != "completed":
         return f"it is {record.state()} there"
-    seen = record.attempts()[-1].num_workers
-    return None if seen == num_workers else f"it ran on {seen} workers there, on {num_workers} here"
+    attempts = record.attempts()
+    seen = attempts[-1].num_workers
+    if seen != num_workers:
+        return f"it ran on {seen} workers there, on {num_workers} here"
+    return _other_text(attempts, texts.get(trial.config.data.source))
+
+
+def _other_text(attempts: Sequence[AttemptRecord], now: TextFacts | None) -> str | None:
+    """Which other text the attempts read; None too if it is not known."""
+    read = [text for attempt in attempts if (text := text_of(attempt)) is not None]
+    difference = difference_of(read[-1], now) if read and now else ""
+    return f"{difference} is not what is there now" if difference else None
 
 
 def _difference(there: Trial, here: Trial) -> str:

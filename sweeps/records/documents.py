@@ -110,8 +110,16 @@ class StopRequest:
     requested_utc: str
 
 
-Document = Manifest | AttemptRecord | TrialResult | Origin | StopRequest
-D = TypeVar("D", Manifest, AttemptRecord, TrialResult, Origin, StopRequest)
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Why no leg can be started here now, said by a driver or a rank to whoever runs the experiment."""
+
+    reason: str
+    exit_code: int  # of the launch that it ends
+
+
+Document = Manifest | AttemptRecord | TrialResult | Origin | StopRequest | Refusal
+D = TypeVar("D", Manifest, AttemptRecord, TrialResult, Origin, StopRequest, Refusal)
 
 _SCHEMAS: dict[type, str] = {
     Manifest: "nanochat-sweep/manifest/1",
@@ -119,6 +127,7 @@ _SCHEMAS: dict[type, str] = {
     TrialResult: "nanochat-sweep/result/1",
     Origin: "nanochat-sweep/origin/1",
     StopRequest: "nanochat-sweep/stop-request/1",
+    Refusal: "nanochat-sweep/refusal/1",
 }
 
 

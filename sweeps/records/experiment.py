@@ -17,6 +17,7 @@ from sweeps.records.documents import (
     SETTLED_STATES,
     ExperimentState,
     Manifest,
+    Refusal,
     StopRequest,
     TrialState,
     from_bytes,
@@ -33,7 +34,7 @@ from sweeps.spec.errors import CorruptData, Locked, UsageError
 from sweeps.spec.plan import Plan, plan_from_json
 
 _STOP = "requests/stop.json"
-_REFUSAL = "requests/refusal.txt"
+_REFUSAL = "requests/refusal.json"
 
 
 class Experiment:
@@ -145,16 +146,17 @@ class Experiment:
             return None
         return from_bytes(StopRequest, data, self.store.uri_of(_STOP)).reason
 
-    def refuse(self, reason: str) -> None:
-        """Says, for the owner to read, why no leg can be started here now."""
-        self.store.write(_REFUSAL, reason.encode())
+    def refuse(self, reason: str, exit_code: int) -> None:
+        """Says, for the owner to read, why no leg can be started here now, and how the launch ends of it."""
+        self.store.write(_REFUSAL, to_bytes(Refusal(reason=reason, exit_code=exit_code)))
 
-    def refusal(self) -> str | None:
-        """Why a driver would not start its leg."""
+    def refusal(self) -> Refusal | None:
+        """Why a leg was not started."""
         try:
-            return self.store.read(_REFUSAL).decode()
+            data = self.store.read(_REFUSAL)
         except FileNotFoundError:
             return None
+        return from_bytes(Refusal, data, self.store.uri_of(_REFUSAL))
 
     def clear_requests(self) -> None:
         """Forgets stop requests and refusals; for a new owner to call before it starts."""

@@ -6,11 +6,12 @@ One block keeps the order of the definition; several blocks are each shuffled, s
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nanochat.config import ConfigError, TrainConfig, from_dict, to_dict, with_overrides
+from nanochat.config import ConfigError, TrainConfig, from_dict, get_field, to_dict, with_overrides
 from nanochat.sizes import check_world_size
 from sweeps.spec.checked import plain_name, typed
 from sweeps.spec.counting import check_window
@@ -21,6 +22,7 @@ from sweeps.spec.parts import Gate
 from sweeps.spec.sweep import Sweep
 
 MAX_TRIALS = 10_000
+FOLDER_FIELDS = ("data.source", "eval.core_bundle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,25 @@ def choose_legs(plan: Plan, names: Sequence[str]) -> Plan:
         if name not in known:
             raise SweepError(f"there is no leg {name!r}{nearest(name, known)}; legs: {', '.join(known)}")
     return dataclasses.replace(plan, trials=tuple(trial for trial in plan.trials if trial.leg.name in names))
+
+
+def with_absolute_paths(plan: Plan) -> Plan:
+    """The plan with the folders that its configs name as absolute paths, as seen from the current directory.
+
+    It may be run from another directory later. The legs' names and ids stay what the sweep file makes them.
+    """
+    legs = {leg.name: dataclasses.replace(leg, config=_with_absolute_paths(leg.config)) for leg in plan.legs}
+    trials = [
+        dataclasses.replace(trial, leg=legs[trial.leg.name], config=_with_absolute_paths(trial.config))
+        for trial in plan.trials
+    ]
+    return dataclasses.replace(plan, legs=tuple(legs.values()), trials=tuple(trials))
+
+
+def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    named = {path: get_field(config, path) for path in FOLDER_FIELDS}
+    changed = {path: os.path.abspath(os.path.expanduser(folder)) for path, folder in named.items() if folder}
+    return with_overrides(config, changed)
 
 
 def _block_order(legs: tuple[Leg, ...], seed: int, block: int, *, shuffled: bool) -> list[Leg]:

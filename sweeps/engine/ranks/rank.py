@@ -17,13 +17,14 @@ from typing import Any, Protocol
 
 from nanochat.config import TrainConfig, from_dict
 from nanochat.machine.memory import is_out_of_memory, memory_advice, peak_mib
-from nanochat.stats import Checkpoint, Hooks, StartFacts, StepStats, TrainResult, stats_as_dict
+from nanochat.stats import Checkpoint, Hooks, StartFacts, StepStats, TextFacts, TrainResult, stats_as_dict
 from sweeps.engine.processes.storage_retry import StorageLost, or_lost
 from sweeps.records.checkpoints import KEEP_CHECKPOINTS, stored_checkpoints, superseded
 from sweeps.records.documents import AttemptEnd, AttemptError, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.records.store import Store
+from sweeps.records.texts import check_text
 from sweeps.spec.errors import SweepToolError
 
 ROW_PART_S = 5.0
@@ -93,6 +94,7 @@ class Rank:
     def hooks(self) -> Hooks:
         """What the trainer calls."""
         return Hooks(
+            on_text=self.on_text,
             on_start=self.on_start,
             on_step=self.on_step,
             before_save=self.before_save,
@@ -100,6 +102,14 @@ class Rank:
             saved=self.saved,
             checkpoints=self.checkpoints,
             should_stop=self.should_stop,
+        )
+
+    def on_text(self, seen: TextFacts) -> None:
+        """Every rank: the text must be what the experiment's first attempt read. Raises DriftError."""
+        source = self.config().data.source
+        or_lost(
+            f"earlier attempts of {self._task.experiment} cannot be read",
+            lambda: check_text(self._experiment, source, seen),
         )
 
     def on_start(self, facts: StartFacts) -> None:

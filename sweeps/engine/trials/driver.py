@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from nanochat.config import TrainConfig
+from nanochat.config import TextError, TrainConfig
 from sweeps.engine.cluster import gpus
 from sweeps.engine.cluster.checks import device_of
 from sweeps.engine.cluster.on_node import on_node
@@ -32,10 +32,12 @@ from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord, Tr
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import running_code
 from sweeps.records.trial import TrialRecord
+from sweeps.spec.errors import DriftError, NoCluster, UsageError
 from sweeps.spec.plan import Trial
 
 _BLAMELESS = (StorageLost, Superseded)
-_CONTINUED_ERRORS = (*(kind.__name__ for kind in _BLAMELESS), HUNG)
+_REFUSALS = {DriftError.__name__: DriftError.exit_code, TextError.__name__: UsageError.exit_code}
+_CONTINUED_ERRORS = (*(kind.__name__ for kind in _BLAMELESS), HUNG, *_REFUSALS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None = None) -> Non
     while True:
         match next_move(with_retries(lambda: stored_trial(experiment, record, num_earlier)), policy):
             case Move.START | Move.CONTINUE:
-                if _is_refused(experiment, trial.config, task):
+                if with_retries(experiment.refusal) is not None or _is_refused(experiment, trial.config, task):
                     return
                 _make_attempt(experiment, record, trial, task, train)
             case Move.WRITE_RESULT:
@@ -89,7 +91,7 @@ def _is_refused(experiment: Experiment, config: TrainConfig, task: TrialTask) ->
     with_gpus = [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("GPU")]
     refusals = [refusal for id in with_gpus if (refusal := on_node(id, gpus.free, mark))]
     if refusals:
-        with_retries(lambda: experiment.refuse(refusals[0]))
+        with_retries(lambda: experiment.refuse(refusals[0], NoCluster.exit_code))
     return bool(refusals)
 
 
@@ -120,7 +122,7 @@ def _make_attempt(
     except Exception as raised:  # whatever it is, it ended the attempt; the record says what follows
         error = raised
     _end_what_is_left(experiment, record.name, attempt.number)
-    with_retries(lambda: _close_attempt(record, attempt.number, error))
+    with_retries(lambda: _close_attempt(experiment, record, attempt.number, error))
 
 
 def _end_what_is_left(experiment: Experiment, trial: str, attempt: int) -> None:
@@ -137,8 +139,11 @@ def _open_attempt(record: TrialRecord, config: TrainConfig, num_workers: int) ->
     return record.start_attempt(num_workers=num_workers, code=running_code())
 
 
-def _close_attempt(record: TrialRecord, number: int, error: Exception | None) -> None:
+def _close_attempt(experiment: Experiment, record: TrialRecord, number: int, error: Exception | None) -> None:
+    """What the attempt found of the text may refuse the whole launch: the other legs would read the same text."""
     stored = record.attempt(number)
+    if stored.error is not None and stored.error.type in _REFUSALS:
+        experiment.refuse(stored.error.message, _REFUSALS[stored.error.type])
     if stored.end is None:
         record.update_attempt(_judged(stored, error))
 

@@ -129,11 +129,11 @@ class TrialsRun:
 
     def _look_for_refusal(self) -> None:
         """A driver that cannot start its leg says so in storage; the next ones could not start theirs either."""
-        reason = self._experiment.refusal()
-        if reason is not None and not self._is_refused:
+        refusal = self._experiment.refusal()
+        if refusal is not None and not self._is_refused:
             self._is_refused = True
             self._order.stop()
-            self._on_event(Refused(message=reason))
+            self._on_event(Refused(message=refusal.reason))
 
     def _run_tune(self) -> None:
         """Whatever Tune raises is a warning: the records alone say what is done."""

@@ -3,7 +3,7 @@
 import dataclasses
 
 from nanochat.config import MoEConfig, OptimConfig, TrainConfig, with_overrides
-from nanochat.loop.setup import state_digest
+from nanochat.loop.setup import _digest_of_sections, _may_continue, state_digest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,22 @@ def test_every_field_that_shapes_the_state_is_in_the_digest_and_no_other():
     }
     changed = [state_digest(with_overrides(config, {path: value})) for path, value in changes.items()]
     assert len({state_digest(config), state_digest(TrainConfig()), *changed}) == len(changes) + 2
-    free = {"run.name": "other", "run.log_every": 5, "eval.every": None, "compile.mode": "none"}
+    free = {
+        "data.source": "/elsewhere",
+        "run.name": "other",
+        "run.log_every": 5,
+        "eval.every": None,
+        "compile.mode": "none",
+    }
     assert {state_digest(with_overrides(config, {path: value})) for path, value in free.items()} == {
         state_digest(config)
     }
+
+
+def test_a_checkpoint_of_a_version_whose_digest_knew_where_the_text_was_is_continued():
+    there = with_overrides(TrainConfig(), {"data.source": "shards"})
+    stored = _digest_of_sections(there, left_out=set())
+    assert stored != state_digest(there)
+    assert _may_continue(stored, there)
+    assert _may_continue(state_digest(there), with_overrides(there, {"data.source": "/abs/shards"}))
+    assert not _may_continue(stored, with_overrides(there, {"optim.matrix_lr": 0.5}))

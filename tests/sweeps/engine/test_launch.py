@@ -11,7 +11,7 @@ from sweeps.engine.trials.context import LaunchContext
 from sweeps.engine.trials.run import is_open, reason_of
 from sweeps.engine.watching.events import Event, ExperimentEnded, Warned
 from sweeps.engine.watching.stop import StopState
-from sweeps.records.documents import TrialState
+from sweeps.records.documents import Refusal, TrialState
 from sweeps.records.experiment import Experiment
 from sweeps.records.owner import Owner
 from sweeps.spec.errors import Locked
@@ -50,12 +50,12 @@ def test_the_exit_code_compares_the_plan_with_what_is_stored(
     assert outcome_of({f"t{i}": state for i, state in enumerate(states)}, stop).exit_code == code
 
 
-@pytest.mark.parametrize(
-    ("states", "code"), [(["completed", "pending"], 69), (["failed", "interrupted"], 69), (["completed", "failed"], 5)]
-)
-def test_gpus_that_others_use_leave_legs_to_do_with_their_own_exit_code(states: list[TrialState], code: int) -> None:
-    outcome = outcome_of({f"t{i}": state for i, state in enumerate(states)}, NOT_STOPPED, refused=True)
-    assert outcome.exit_code == code
+@pytest.mark.parametrize("code", [6, 69])
+@pytest.mark.parametrize("states", [["completed", "pending"], ["failed", "interrupted"]])
+def test_what_refused_a_leg_decides_the_exit_code_while_legs_are_to_do(states: list[TrialState], code: int) -> None:
+    refusal = Refusal(reason="others use the GPUs, or the text has changed", exit_code=code)
+    assert outcome_of({f"t{i}": state for i, state in enumerate(states)}, NOT_STOPPED, refusal).exit_code == code
+    assert outcome_of({"a": "completed", "b": "failed"}, NOT_STOPPED, refusal).exit_code == 5
 
 
 def test_an_outcome_names_every_trial_once() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanochat.config import with_overrides
+from nanochat.stats import TextFacts
 from sweeps.records.continuation import choose, copy, drop_unfinished_copies
 from sweeps.records.experiment import Experiment
 from sweeps.spec.plan import Plan
@@ -27,7 +28,7 @@ def test_only_completed_legs_with_the_same_config_are_taken(make_experiment: Mak
     complete(source, LEG)
     complete(source, OTHER)
     source.trial("bf16-b1").start_attempt(num_workers=2)
-    choice = choose(source, changed(source.plan, OTHER, optim__matrix_lr=0.5))
+    choice = choose(source, changed(source.plan, OTHER, optim__matrix_lr=0.5), {})
     assert choice.taken == (LEG,)
     assert choice.left == {
         OTHER: f"optim.matrix_lr is {source.plan.trials[0].config.optim.matrix_lr!r} there, 0.5 here",
@@ -39,7 +40,7 @@ def test_only_completed_legs_with_the_same_config_are_taken(make_experiment: Mak
 def test_a_leg_that_ran_on_another_number_of_workers_is_run(make_experiment: Make, complete: Complete) -> None:
     source = make_experiment(id="old")
     complete(source, LEG)
-    choice = choose(source, replace(source.plan, num_workers=4))
+    choice = choose(source, replace(source.plan, num_workers=4), {})
     assert choice.taken == ()
     assert choice.left[LEG] == "it ran on 2 workers there, on 4 here"
 
@@ -47,9 +48,29 @@ def test_a_leg_that_ran_on_another_number_of_workers_is_run(make_experiment: Mak
 def test_a_leg_of_another_block_is_none_of_the_old_ones(make_experiment: Make, complete: Complete) -> None:
     source = make_experiment(id="old")
     complete(source, LEG)
-    choice = choose(source, make_experiment(num_blocks=2, id="new").plan)
+    choice = choose(source, make_experiment(num_blocks=2, id="new").plan, {})
     assert choice.taken == (LEG,)
     assert choice.left["static-b2"] == "old has no such leg"
+
+
+def test_a_leg_that_read_another_text_is_run_and_one_of_which_it_is_not_known_is_taken(
+    make_experiment: Make, complete: Complete
+) -> None:
+    source = make_experiment(id="old")
+    complete(source, LEG, text_digest="a" * 64, tokenizer_digest="b" * 64, num_text_shards=3)
+    complete(source, OTHER)  # by a version that did not look
+    same = TextFacts(text_digest="a" * 64, tokenizer_digest="b" * 64, num_text_shards=3)
+    assert choose(source, source.plan, {None: same}).taken == (LEG, OTHER)
+    assert choose(source, source.plan, {}).taken == (LEG, OTHER)  # it is not known what is there now
+    grown = replace(same, text_digest="c" * 64, num_text_shards=4)
+    choice = choose(source, source.plan, {None: grown})
+    assert choice.taken == (OTHER,)
+    seen = f"the text (3 shards then, 4 now; digest {'a' * 12} then, {'c' * 12} now)"
+    assert choice.left[LEG] == f"{seen} is not what is there now"
+    other_tokens = replace(same, tokenizer_digest="d" * 64)
+    assert (
+        choose(source, source.plan, {None: other_tokens}).left[LEG].startswith("the tokenizer of the text (digest bbb")
+    )
 
 
 def test_a_copy_is_whole_after_the_old_experiment_is_gone(make_experiment: Make, complete: Complete) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from nanochat.stats import CHECKPOINT_INDEX, Checkpoint, StartFacts, StepStats, TrainResult
+from nanochat.stats import CHECKPOINT_INDEX, Checkpoint, StartFacts, StepStats, TextFacts, TrainResult
 from sweeps.engine.processes import storage_retry
 from sweeps.engine.processes.storage_retry import StorageLost
 from sweeps.engine.ranks import rank as rank_module
 from sweeps.engine.ranks.rank import Rank, Superseded, Task
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
+from sweeps.spec.errors import DriftError
 
 TRIAL = "static-b1"
 
@@ -96,6 +97,19 @@ def test_rows_wait_in_memory_and_are_stored_when_five_seconds_have_passed(
     monkeypatch.setattr(rank_module, "ROW_PART_S", 0.0)
     hooks.on_step(stats_of(make_row(1)))
     assert stored_steps(experiment) == [0, 1]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_every_rank_refuses_a_text_that_an_earlier_attempt_did_not_read(experiment: Experiment, is_first: bool) -> None:
+    text = TextFacts(text_digest="a" * 64, tokenizer_digest="b" * 64, num_text_shards=3)
+    record = experiment.trial("bf16-b1")
+    earlier = record.start_attempt(num_workers=1)
+    hooks = open_rank(experiment, is_first)[0].hooks()
+    hooks.on_text(text)  # nothing is known to compare it with
+    record.update_attempt(dataclasses.replace(earlier, facts=vars(text)))
+    hooks.on_text(text)
+    with pytest.raises(DriftError, match="changed since attempt 0 of bf16-b1"):
+        hooks.on_text(dataclasses.replace(text, text_digest="c" * 64))
 
 
 def test_rows_up_to_a_checkpoint_are_stored_before_it_exists(

@@ -9,8 +9,9 @@ from ray.exceptions import ActorDiedError
 
 from sweeps.engine.processes.storage_retry import StorageLost
 from sweeps.engine.ranks.rank import Superseded
-from sweeps.engine.trials.driver import cpu_environment, judge, stored_trial, write_result
+from sweeps.engine.trials.driver import _close_attempt, cpu_environment, judge, stored_trial, write_result
 from sweeps.engine.trials.next_move import StoredTrial
+from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 
@@ -27,6 +28,8 @@ OWN, LOST = ValueError("mine"), ActorDiedError()
         (None, [], "interrupted"),  # Ray gave up before any rank ran
         ("StorageLost", [OWN, OWN], "interrupted"),
         ("Superseded", [OWN], "interrupted"),
+        ("DriftError", [OWN, OWN], "interrupted"),  # another text is there now: for a later restore to try again
+        ("TextError", [OWN], "interrupted"),
         (None, [StorageLost("refused"), OWN], "interrupted"),  # storage refused the record of it too
         ("RuntimeError", [Superseded("a newer one"), OWN], "interrupted"),  # another rank was first to store
     ],
@@ -50,6 +53,22 @@ def test_the_next_move_sees_a_failure_and_the_wish_to_try_it_again(make_experime
     assert stored_trial(experiment, record, 1) == StoredTrial(
         has_result=False, stop_requested=True, ends=["failed"], num_earlier=1, retry_asked=True
     )
+
+
+@pytest.mark.parametrize(("kind", "code"), [("DriftError", 6), ("TextError", 2), ("ValueError", None)])
+def test_what_an_attempt_found_of_the_text_refuses_the_launch(
+    make_experiment: Callable[..., Experiment], kind: str, code: int | None
+) -> None:
+    experiment = make_experiment()
+    record = experiment.trial("static-b1")
+    error = AttemptError(type=kind, message="what was found", traceback="")
+    record.update_attempt(dataclasses.replace(record.start_attempt(num_workers=2), error=error))
+    _close_attempt(experiment, record, 0, None)
+    refusal = experiment.refusal()
+    assert (refusal.exit_code, refusal.reason) == (code, "what was found") if refusal else code is None
+    assert not record.attempt(0).has_failed_for_good
+    experiment.clear_requests()
+    assert experiment.refusal() is None
 
 
 def test_a_result_is_made_of_the_stored_rows(
