@@ -76,7 +76,6 @@ def launch(
         set=sets or (),
     )
     plan = choices.plan()
-    say_what_counts(plan)
     cluster = check_before_start(plan, plan.num_workers, address or None)
     id = check_name("experiment", new_experiment_id(plan.sweep, datetime.now()) if name is None else name)
     root = storage_root(storage)
@@ -87,6 +86,7 @@ def launch(
     tell_amount(trial.config for trial in plan.trials)
     settings = choices.as_settings() | {"continue_from": continue_from}
     experiment = _create(root, new_manifest(plan, id=id, argv=sys.argv, settings=settings), takeover)
+    say_what_counts(plan)
     if detach:
         return start_detached(experiment, options, cluster=cluster)
     return _run(experiment, options, cluster, preflight)

@@ -37,7 +37,7 @@ def short_plan(plan: Plan, completed: Collection[str] = ()) -> Plan:
 
 def _short(trial: Trial) -> Trial:
     changes = {"schedule.num_steps": NUM_STEPS, "run.checkpoint_every": None, "run.final_checkpoint": False}
-    return replace(trial, config=with_overrides(trial.config, changes))
+    return replace(trial, block=1, config=with_overrides(trial.config, changes))
 
 
 def create_preflight(experiment: Experiment) -> Experiment:
