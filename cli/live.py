@@ -87,7 +87,7 @@ def changes(before: "ExperimentProgress | None", after: "ExperimentProgress") ->
 def _in_words(leg: "LegProgress") -> str:
     if leg.is_starting or leg.loss is None or leg.tok_per_sec is None:
         return "starting" if leg.state == "running" else leg.state
-    return f"{leg.state}, step {leg.num_done}/{leg.num_steps}, loss {leg.loss:.4f}, {leg.tok_per_sec:,.0f} tok/s"
+    return f"{leg.shown_state}, step {leg.num_done}/{leg.num_steps}, loss {leg.loss:.4f}, {leg.tok_per_sec:,.0f} tok/s"
 
 
 def _tell_plainly(event: "Event") -> None:

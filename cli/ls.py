@@ -31,4 +31,7 @@ def ls(
 
 
 def _minute(utc: str | None) -> str:
-    return "-" if utc is None else utc[:16].replace("T", " ")
+    from sweeps.records.clock import moment
+
+    started = moment(utc)
+    return "-" if started is None else f"{started.isoformat(' ', 'minutes')[:16]}"

@@ -23,12 +23,14 @@ _STYLES = {
     "running": "bold cyan",
     "starting": "cyan",
     "failed": "bold red",
+    "diverged": "bold red",
     "interrupted": "yellow",
     "pending": "dim",
 }
 _MIN_WIDTHS = {"state": 11, "loss": 7, "tok/s": 9, "ETA": 7}
 _DROPPED_FIRST = ("tok/s", "loss", "ETA")  # on a terminal too narrow for the legs' names
 _MIN_NAME_WIDTH = 12
+_KEPT_HEADS = (1 / 3, 1 / 2, 2 / 3, 0, 1)  # the part of a shortened name that is its beginning
 _GAP = 2
 _LINES_AROUND = 5  # title, headings, what is hidden, bar, and the cursor's own
 
@@ -52,7 +54,7 @@ def table_lines(progress: ExperimentProgress, look: Look) -> list[str]:
         _legs_table(shown, [leg.name for leg in progress.legs], width, look),
     ]
     if hidden:
-        states = Counter(_state(leg) for leg in hidden)
+        states = Counter(leg.shown_state for leg in hidden)
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
         parts.append(Text(f"and {len(hidden)} more: {counts}", style="dim"))
     parts.append(_overall(progress, width, look))
@@ -71,9 +73,10 @@ def visible(legs: Sequence[LegProgress], most: int) -> tuple[list[LegProgress], 
 
 
 def shortened(names: Sequence[str], width: int, mark: str = "…") -> list[str]:
-    """The names in `width` columns: without the words that all begin with, then without all words they share.
+    """Different names in `width` columns, still different: without words that all share, or without their middle.
 
-    Where that is not enough the middle goes, and rather the beginning than the end.
+    What all begin with goes first, then all words that they share, then the middle, and rather the beginning than the
+    end. Names that differ only there lose another part, or end in their place in the list.
     """
     words = [name.split("_") for name in names]
     shared = [len(set(column)) == 1 for column in zip(*words, strict=False)]
@@ -83,10 +86,16 @@ def shortened(names: Sequence[str], width: int, mark: str = "…") -> list[str]:
         stages.append([_without(w, leading, mark) for w in words])
         if len(set(map(len, words))) == 1:
             stages.append([_without(w, shared, mark) for w in words])
-    for stage in stages:
-        if all(len(name) <= width for name in stage):
-            return stage
-    return [_without_middle(name, width, mark) for name in names]
+    cut = ([_without_middle(n, width, mark, part) for n in stage] for stage in stages for part in _KEPT_HEADS)
+    for tried in (*stages, *cut):
+        if all(len(name) <= width for name in tried) and len(set(tried)) == len(set(names)):
+            return tried
+    return [_numbered(name, place, width, mark) for place, name in enumerate(names, start=1)]
+
+
+def _numbered(name: str, place: int, width: int, mark: str) -> str:
+    end = f"{mark}{place}"
+    return name[: max(0, width - len(end))] + end
 
 
 def _without(words: Sequence[str], dropped: Sequence[bool], mark: str) -> str:
@@ -110,18 +119,19 @@ def duration(seconds: float) -> str:
     return f"{m}m {s:02d}s" if m else f"{s}s"
 
 
-def _without_middle(name: str, width: int, mark: str) -> str:
+def _without_middle(name: str, width: int, mark: str, kept_head: float) -> str:
+    """The name in `width` columns, of which its beginning gets a part and its end the rest."""
     if len(name) <= width:
         return name
     room = max(0, width - len(mark))
-    head = room // 3
+    head = int(room * kept_head)
     return name[:head] + mark + name[len(name) - (room - head) :]
 
 
 def _legs_table(legs: Sequence[LegProgress], names: Sequence[str], width: int, look: Look) -> Table:
     """A row for each leg. Names are shortened together with those that are not shown, so that they do not change."""
     columns = {
-        "state": [_state(leg) for leg in legs],
+        "state": [leg.shown_state for leg in legs],
         "step": [f"{leg.num_done}/{leg.num_steps}" for leg in legs],
         "loss": ["" if leg.loss is None else f"{leg.loss:.4f}" for leg in legs],
         "tok/s": ["" if leg.tok_per_sec is None else f"{leg.tok_per_sec:,.0f}" for leg in legs],
@@ -150,10 +160,6 @@ def _legs_table(legs: Sequence[LegProgress], names: Sequence[str], width: int, l
 
 def _name_room(width: int, widths: dict[str, int], kept: Sequence[str]) -> int:
     return width - sum(widths[name] + _GAP for name in kept)
-
-
-def _state(leg: LegProgress) -> str:
-    return "starting" if leg.is_starting else leg.state
 
 
 def _overall(progress: ExperimentProgress, width: int, look: Look) -> Text:

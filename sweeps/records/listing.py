@@ -4,14 +4,19 @@ A folder counts as an experiment when it holds a manifest, or trials without one
 else lies there is not ours.
 """
 
+import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
+from sweeps.records.clock import moment
 from sweeps.records.documents import ExperimentState
 from sweeps.records.experiment import Experiment
 from sweeps.records.home import holds
 from sweeps.records.store import Store
 from sweeps.spec.errors import SweepToolError, UsageError
+
+_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +32,10 @@ class Listed:
 
 
 def describe_experiments(root: str) -> list[Listed]:
-    """All experiments under a root, oldest id first. Raises UsageError where the root is no folder."""
+    """All experiments under a root, oldest first by their recorded start, those without one before all others.
+
+    Raises UsageError where the root is no folder.
+    """
     store = Store(root)
     path = store.local_path()
     if path is not None and path.exists() and not path.is_dir():
@@ -36,7 +44,13 @@ def describe_experiments(root: str) -> list[Listed]:
         names = [name for name in store.list() if _is_experiment(store, name)]
     except OSError as error:
         raise UsageError(f"storage {root} cannot be read: {error}; choose another place with --storage") from None
-    return [_describe(name, store.uri_of(name)) for name in names]
+    return sorted((_describe(name, store.uri_of(name)) for name in names), key=_age)
+
+
+def _age(listed: Listed) -> tuple[float, str]:
+    """What an experiment is ordered by. Clocks may be wrong and times damaged, so equal ones go by their ids."""
+    started = moment(listed.started_utc)
+    return (-math.inf if started is None else (started - _FIRST).total_seconds(), listed.id)
 
 
 def _is_experiment(store: Store, name: str) -> bool:

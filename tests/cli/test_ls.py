@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from sweeps.records.experiment import Experiment
 
 Make = Callable[..., Experiment]
@@ -97,3 +99,35 @@ def test_it_needs_neither_torch_ray_nor_pyarrow(make_experiment: Make, tmp_path:
     command = [sys.executable, "-c", script, str(tmp_path / "storage")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def starting(make_experiment: Make, tmp_path: Path, id: str, created_utc: object) -> None:
+    """An experiment with whatever was recorded as its start."""
+    make_experiment(id=id)
+    manifest = tmp_path / "storage" / id / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"created_utc": created_utc}))
+
+
+def test_the_order_is_that_of_the_recorded_start_whatever_the_names(
+    program: Callable, make_experiment: Make, tmp_path: Path
+) -> None:
+    starting(make_experiment, tmp_path, "a", "2026-03-01T00:00:00.000000Z")
+    starting(make_experiment, tmp_path, "b", "2026-01-01T00:00:00.000000Z")
+    starting(make_experiment, tmp_path, "z", "2025-12-31T23:59:59.999999Z")
+    starting(make_experiment, tmp_path, "c", "2026-01-01T00:00:00.000000Z")
+    assert [each["id"] for each in json.loads(program("ls", "--json").out)] == ["z", "b", "c", "a"]
+    assert [line.split()[0] for line in program("ls").out.splitlines()[1:]] == ["z", "b", "c", "a"]
+
+
+@pytest.mark.parametrize(
+    "created", ["", "yesterday", "9999-12-31T23:59:59+00:01", "0001-01-01T00:00:00+23:00", "2026-13-01"]
+)
+def test_a_start_that_is_no_time_is_listed_first_and_stops_nothing(
+    created: str, program: Callable, make_experiment: Make, tmp_path: Path
+) -> None:
+    make_experiment(id="a")
+    starting(make_experiment, tmp_path, "b", created)
+    done = program("ls")
+    assert done.code == 0
+    assert [line.split()[0] for line in done.out.splitlines()[1:]] in (["b", "a"], ["a", "b"])
+    assert {each["id"] for each in json.loads(program("ls", "--json").out)} == {"a", "b"}

@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cli.progress_table import Look, duration, shortened, table_lines, visible
 from sweeps.results.measures.progress import ExperimentProgress, LegProgress
@@ -113,6 +115,30 @@ def test_shortened_names_of_a_grid_stay_different() -> None:
     short = shortened(CAPACITY_NAMES, 24)
     assert short[0] == "…fp8…static_cap0p0"
     assert len(set(short)) == 6
+
+
+_PARTS = ("moe", "fp8", "experts", "static", "dynamic", "capacity_factor-1.0", "capacity_factor-1.25", "lr-0.02")
+_NAMES = st.lists(st.sampled_from(_PARTS), min_size=1, max_size=8).map("_".join) | st.from_regex(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", fullmatch=True
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(_NAMES, min_size=1, max_size=30, unique=True), st.integers(12, 60))
+def test_shortened_names_fit_and_stay_different(names: list[str], width: int) -> None:
+    short = shortened(names, width)
+    assert len(set(short)) == len(names)
+    assert max(map(len, short)) <= width
+
+
+@pytest.mark.parametrize("columns", range(60, 130, 7))
+def test_legs_that_differ_in_their_middle_alone_stay_different_at_any_width(columns: int) -> None:
+    names = [f"a_leg_with_a_beginning_of_{i:02d}_and_a_very_long_common_end_in_every_one_of_them" for i in range(12)]
+    names += [name.replace("_", "-") for name in names]
+    legs = tuple(leg(name, "running", 5, loss=9.1, tok_per_sec=412345.6, seconds_left=130.2) for name in names)
+    many = dataclasses.replace(CAPACITY, legs=legs)
+    lines = table_lines(many, Look(columns=columns, lines=60, has_colour=False))[2 : 2 + len(legs)]
+    assert len({line.split()[0] for line in lines}) == len(legs)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 """`status` as a user types it."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 
@@ -49,6 +53,54 @@ def test_a_leg_without_timing_is_told(
     complete(experiment, "static-b1", [make_row(s, flags=("checkpoint",)) for s in range(40)])
     last = call("status", experiment.uri).stdout.splitlines()[-1]
     assert last == "static has no timing: 0 of 40 steps count, the window has 10; 40 steps were beside a save"
+
+
+def test_a_failed_leg_says_why_where_its_log_is_and_what_to_do(make_experiment: Make, tmp_path: Path) -> None:
+    experiment = make_experiment()
+    record = experiment.trial("static_cap1p25-b1")
+    error = AttemptError(type="OutOfMemoryError", message="no memory for 2 GiB", traceback="")
+    record.update_attempt(dataclasses.replace(record.start_attempt(num_workers=2), end="failed", error=error))
+    log = f"{experiment.uri}/trials/static_cap1p25-b1/log.txt"
+    command = f"nanochat-sweep retry {experiment.uri} --legs static_cap1p25"
+    lines = call("status", experiment.uri).stdout.splitlines()
+    assert lines[-3:] == [
+        "static_cap1p25 failed: OutOfMemoryError: no memory for 2 GiB",
+        f"  log: {log}",
+        f"  next: {command}",
+    ]
+    trials = json.loads(call("status", experiment.uri, "--json").stdout)["trials"]
+    assert {t["name"]: t["failure"] for t in trials} == {
+        **dict.fromkeys(("static", "none_cap1p25", "bf16")),
+        "static_cap1p25": {
+            "error": "OutOfMemoryError: no memory for 2 GiB",
+            "log": log,
+            "next_command": command,
+        },
+    }
+
+
+def test_a_failed_leg_of_one_block_is_retried_by_its_trials_name_and_one_without_an_error_says_so(
+    make_experiment: Make,
+) -> None:
+    experiment = make_experiment(num_blocks=2)
+    record = experiment.trial("static-b2")
+    record.update_attempt(dataclasses.replace(record.start_attempt(num_workers=2), end="failed"))
+    out = call("status", experiment.uri).stdout
+    assert "static-b2 failed: its error was not stored" in out
+    assert out.endswith("--legs static-b2\n")
+
+
+def test_a_diverged_leg_is_not_just_completed(
+    make_experiment: Make, complete: Callable[..., None], make_row: Callable[..., StepRow]
+) -> None:
+    experiment = make_experiment()
+    complete(experiment, "static-b1", [make_row(s, loss=float("nan")) for s in range(40)])
+    out = call("status", experiment.uri).stdout
+    assert next(line.split()[1] for line in out.splitlines() if line.startswith("static ")) == "diverged"
+    assert out.endswith("static diverged: the loss is not a finite number in 10 of the last 10 steps\n")
+    static = json.loads(call("status", experiment.uri, "--json").stdout)["trials"][0]
+    assert (static["status"], static["last_loss"]) == ("completed", pytest.approx(6.1))
+    assert static["diverged"] == "the loss is not a finite number in 10 of the last 10 steps"
 
 
 def test_json_is_the_only_thing_on_stdout_and_damage_is_told_on_stderr(

@@ -4,16 +4,17 @@ Made to be cheap: part files never change, so each is read once, and a completed
 rows only the last few of the present attempt are kept. Estimates are plain: steps left times the median step.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from nanochat.sizes import num_steps
+from sweeps.records.clock import wall_s
 from sweeps.records.documents import COMPLETED_STATES, AttemptRecord, ExperimentState, TrialState
 from sweeps.records.experiment import Experiment, experiment_state
 from sweeps.records.row_parts import NewSteps
 from sweeps.records.steps import Steps
 from sweeps.records.trial import TrialRecord
-from sweeps.results.measures.clock import wall_s
+from sweeps.results.measures.divergence import why_diverged
 from sweeps.results.measures.trial import TAIL_STEPS
 
 
@@ -29,6 +30,12 @@ class LegProgress:
     loss: float | None  # averaged, as in the log line
     tok_per_sec: float | None
     seconds_left: float | None  # of a running one
+    has_diverged: bool = False  # it ran to its end and learnt nothing
+
+    @property
+    def shown_state(self) -> str:
+        """The state as people read it."""
+        return "starting" if self.is_starting else "diverged" if self.has_diverged else self.state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +78,7 @@ class ProgressReader:
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
         plan = experiment.plan
+        self._window_steps = plan.window_steps
         self._seen = [
             _Seen(
                 record,
@@ -98,6 +106,8 @@ class ProgressReader:
             seen.recent = newest(Steps.joined([seen.recent, seen.steps.read()]))
         leg = _progress(seen, state, attempts)
         if result is not None:
+            has_diverged = why_diverged(seen.record.steps().steps, self._window_steps, is_over=True) is not None
+            leg = replace(leg, has_diverged=has_diverged)
             seen.settled, seen.wall_s = leg, sum(wall_s(attempt) or 0.0 for attempt in attempts)
         return leg
 

@@ -6,8 +6,8 @@ the same driver process ran both without a break: across a restore it would meas
 
 import math
 
+from sweeps.records.clock import moment
 from sweeps.records.documents import AttemptRecord
-from sweeps.results.measures.clock import moment
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 
 

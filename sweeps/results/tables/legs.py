@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat.config import digest, field_alternatives, field_paths, get_field, to_dict
-from sweeps.results.measures.clock import moment, wall_s
+from sweeps.records.clock import moment, wall_s
 from sweeps.results.measures.conditions import commit_of
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.measures.startup import between_legs_s

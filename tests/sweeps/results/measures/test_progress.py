@@ -125,3 +125,15 @@ def test_blocks_are_told_apart_and_nobody_running_is_interrupted(make_experiment
     progress = ProgressReader(make_experiment(num_blocks=2)).read()
     assert {leg.name for leg in progress.legs} >= {"static-b1", "static-b2"}
     assert (progress.state, progress.seconds_left) == ("interrupted", None)
+
+
+def test_a_leg_that_learnt_nothing_is_shown_as_diverged(
+    experiment: Experiment, complete: Callable[..., None], make_row: MakeRow
+) -> None:
+    complete(experiment, "static-b1", [make_row(s, loss=float("nan")) for s in range(40)])
+    complete(experiment, "bf16-b1")
+    reader = ProgressReader(experiment)
+    for _ in range(2):
+        states = {leg.name: leg.shown_state for leg in reader.read().legs}
+        assert (states["static"], states["bf16"], states["none_cap1p25"]) == ("diverged", "completed", "pending")
+    assert reader.read().num_completed == 2
