@@ -5,13 +5,14 @@ And the order of files.
 
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
 import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -292,3 +293,20 @@ def digests() -> Callable[[Path], dict[str, str]]:
         return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
     return of_files
+
+
+@pytest.fixture
+def fresh_process() -> Iterator[None]:
+    """A test that trains several models, each as if its process were new."""
+    from tests.helpers.runs import like_a_new_process
+
+    with like_a_new_process():
+        yield
+
+
+@pytest.fixture
+def dynamo_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are traced and split into graphs as ever, but no kernel is built, which takes most of the time."""
+    from torch import nn
+
+    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))

@@ -1,16 +1,12 @@
 """A loss gap is over pairs of runs with equal seeds; the benchmark goes on where it was stopped."""
 
-import functools
-import gc
 import json
 import statistics
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from bench import loss_gap
 from bench.gap_stats import Result, append_result, gap, read_results, t_quantile_95, table
@@ -75,19 +71,8 @@ def test_each_role_is_one_change_to_the_control():
         assert config.precision != control.precision
 
 
-@pytest.fixture
-def dynamo_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    limits = torch._dynamo.config.recompile_limit, torch._dynamo.config.fail_on_recompile_limit_hit
-    torch._dynamo.reset()
-    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))
-    yield
-    torch._dynamo.reset()
-    torch._dynamo.config.recompile_limit, torch._dynamo.config.fail_on_recompile_limit_hit = limits
-    gc.unfreeze()
-
-
 @pytest.mark.integration
-@pytest.mark.usefixtures("dynamo_alone")
+@pytest.mark.usefixtures("fresh_process", "dynamo_alone")
 def test_what_has_run_is_not_run_again_and_a_second_seed_compiles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -1,47 +1,22 @@
 """Where a GPU's kernels cannot be compiled, the run says so, or goes on as an uncompiled one."""
 
-import gc
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from nanochat.config import CompileMode, TrainConfig, with_overrides
+from nanochat.config import CompileMode, TrainConfig
 from nanochat.loop.compile_failures import CompileError
 from nanochat.loop.stepping import _RecordedMicroStep
 from nanochat.model import compiling, gpt
-from nanochat.recipes import d12_moe_fp8
-from nanochat.stats import Hooks, StepStats
-from nanochat.train import train
+from tests.helpers.configs import FP8, card_config
+from tests.helpers.runs import trained
+from tests.helpers.unknown_operator import norm_of_unknown_shape
 
-pytestmark = pytest.mark.gpu
-REAL_NORM, REAL_ROTATE, REAL_COMPILE = gpt.norm, gpt.rotate, compiling.compile_model
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("fresh_process")]
+REAL_ROTATE, REAL_COMPILE = gpt.rotate, compiling.compile_model
 SLEEP_CYCLES = 20_000_000_000  # about ten seconds: longer than the compiler takes to fail
-
-
-@torch.library.custom_op("nanochat_gpu_test::norm", mutates_args=())
-def norm_of_unknown_shape(x: Tensor) -> Tensor:
-    """An operator that runs, and that the compiler is told nothing about."""
-    return REAL_NORM(x)
-
-
-@norm_of_unknown_shape.register_fake
-def _(x: Tensor) -> Tensor:
-    raise NotImplementedError("no one has thought about shapes")
-
-
-def _norm_backward(ctx: Any, grad: Tensor) -> Tensor:
-    (x,) = ctx.saved_tensors
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        return torch.autograd.grad(REAL_NORM(leaf), leaf, grad)[0]
-
-
-norm_of_unknown_shape.register_autograd(
-    _norm_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0])
-)
 
 
 @torch.library.custom_op("nanochat_gpu_test::same", mutates_args=())
@@ -98,37 +73,16 @@ def faulty_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling, "compile_model", compile_model)
 
 
-@pytest.fixture(autouse=True)
-def fresh_process() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-    torch.use_deterministic_algorithms(False)
-    gc.unfreeze()
-
-
 def _losses(**overrides: Any) -> tuple[list[float], set[bool]]:
     """The losses, and whether rows are marked as fallen back."""
-    rows: list[StepStats] = []
-    hooks = Hooks(on_step=rows.append)
-    train(_tiny(**overrides), hooks)
+    rows, _ = trained(_config(**overrides))
     return [row.loss for row in rows], {"fallback" in row.flags for row in rows}
 
 
-def _tiny(**overrides: Any) -> TrainConfig:
-    """Two layers of width 128 with FP8 everywhere, 2 micro-steps of 1,024 tokens."""
-    sizes: dict[str, Any] = {
-        "model.depth": 2,
-        "model.aspect_ratio": 64,
-        "model.head_dim": 64,
-        "model.seq_len": 256,
-        "moe.capacity_factor": 1.0,
-        "data.device_batch_size": 4,
-        "data.total_batch_tokens": 2048,
-        "run.device": "cuda",
-        "run.deterministic": True,
-    }
-    return with_overrides(d12_moe_fp8(num_steps=4), sizes | overrides)
+def _config(**overrides: Any) -> TrainConfig:
+    """Two layers with FP8 everywhere."""
+    sizes = {"model.depth": 2, "model.aspect_ratio": 64, "moe.capacity_factor": 1.0, "schedule.num_steps": 4}
+    return card_config(**(FP8 | sizes | {"compile.mode": "static", "run.deterministic": True} | overrides))
 
 
 @pytest.mark.usefixtures("faulty_forward")

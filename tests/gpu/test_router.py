@@ -1,54 +1,33 @@
 """The routers' options on a GPU: loads survive recorded micro-steps, and every compile mode trains alike."""
 
-import gc
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from nanochat.config import TrainConfig, with_overrides
+from nanochat.config import TrainConfig
 from nanochat.loop.setup import prepare
 from nanochat.loop.stepping import Stepper
-from nanochat.recipes import d12_moe
 from nanochat.stats import Hooks, StepStats
 from nanochat.train import train
+from tests.helpers.configs import card_config
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("fresh_process")]
 ROUTER = {"moe.router_bias_rate": 0.01, "moe.router_z_loss_coeff": 0.001}
 NUM_ASSIGNMENTS = 1024 * 2  # of a micro-step in each layer
 
 
-def _tiny(**overrides: Any) -> TrainConfig:
-    """Four layers of width 128, 2 micro-steps of 1,024 tokens."""
-    sizes: dict[str, Any] = {
-        "model.depth": 4,
-        "model.aspect_ratio": 32,
-        "model.head_dim": 64,
-        "model.seq_len": 256,
-        "data.device_batch_size": 4,
-        "data.total_batch_tokens": 2048,
-        "run.device": "cuda",
-    }
-    return with_overrides(d12_moe(num_steps=6), sizes | ROUTER | overrides)
+def _config(**overrides: Any) -> TrainConfig:
+    return card_config(**(ROUTER | {"compile.mode": "static"} | overrides))
 
 
 def _hooks(rows: list[StepStats]) -> Hooks:
     return Hooks(on_step=rows.append)
 
 
-@pytest.fixture(autouse=True)
-def fresh_process() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-    torch.use_deterministic_algorithms(False)
-    gc.unfreeze()
-
-
 @pytest.mark.parametrize("mode", ["none", "static"])
 def test_loads_are_counted_in_replayed_micro_steps_and_move_the_biases_in_place(mode: str):
-    run = prepare(_tiny(**{"compile.mode": mode, "moe.capacity_factor": 1.0}), _hooks([]))
+    run = prepare(_config(**{"compile.mode": mode, "moe.capacity_factor": 1.0}), _hooks([]))
     routers = [*run.model.routers().values()]
     places = [[buffer.data_ptr() for buffer in router.buffers()] for router in routers]
     stepper = Stepper(run)
@@ -77,8 +56,8 @@ def test_loads_are_counted_in_replayed_micro_steps_and_move_the_biases_in_place(
 def test_compiled_runs_with_bias_and_z_loss_train_like_uncompiled_ones(mode: str, options: dict[str, Any]):
     rows: list[StepStats] = []
     plain: list[StepStats] = []
-    train(_tiny(**options, **{"compile.mode": mode}), _hooks(rows))
-    train(_tiny(**options, **{"compile.mode": "none"}), _hooks(plain))
+    train(_config(**options, **{"compile.mode": mode}), _hooks(rows))
+    train(_config(**options, **{"compile.mode": "none"}), _hooks(plain))
     assert [row.loss for row in rows] == pytest.approx([row.loss for row in plain], abs=0.03)
     assert [row.z_loss for row in rows] == pytest.approx([row.z_loss for row in plain], rel=0.02)
     largest = [row.largest_router_bias for row in rows]
@@ -90,7 +69,7 @@ def test_a_deterministic_run_with_a_bias_repeats_bit_for_bit():
     losses: list[list[float]] = []
     for _ in range(2):
         rows: list[StepStats] = []
-        torch._dynamo.reset()
-        train(_tiny(**{"run.deterministic": True, "moe.capacity_factor": 1.0}), _hooks(rows))
+        torch.compiler.reset()
+        train(_config(**{"run.deterministic": True, "moe.capacity_factor": 1.0}), _hooks(rows))
         losses.append([row.loss for row in rows])
     assert losses[0] == losses[1]

@@ -3,10 +3,9 @@
 The cheap ones come first; most of the time goes into compiling.
 """
 
-import gc
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +18,12 @@ from nanochat.config import CompileMode, TrainConfig, with_overrides
 from nanochat.loop.setup import prepare
 from nanochat.loop.stepping import Stepper
 from nanochat.model import compiling
-from nanochat.recipes import d12_moe, d12_moe_fp8
+from nanochat.recipes import d12_moe_fp8
 from nanochat.stats import Checkpoint, Hooks, StepStats
 from nanochat.train import train
+from tests.helpers.configs import FP8, card_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("fresh_process")]
-FP8 = {"precision.linears": "fp8", "precision.experts": "fp8"}
-
-
-@pytest.fixture
-def fresh_process() -> Iterator[None]:
-    """Undoes what a run leaves in its process."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-    torch.use_deterministic_algorithms(False)
-    gc.unfreeze()
-
-
-def _tiny(**overrides: Any) -> TrainConfig:
-    """Four layers of width 128, uncompiled, 2 micro-steps of 1,024 tokens."""
-    sizes: dict[str, Any] = {
-        "model.depth": 4,
-        "model.aspect_ratio": 32,
-        "model.head_dim": 64,
-        "model.seq_len": 256,
-        "data.device_batch_size": 4,
-        "data.total_batch_tokens": 2048,
-        "compile.mode": "none",
-        "run.device": "cuda",
-    }
-    return with_overrides(d12_moe(num_steps=6), sizes | overrides)
 
 
 def _hooks(rows: list[StepStats], root: Path | None = None, checkpoints: Iterable[Path] = ()) -> Hooks:
@@ -81,7 +55,9 @@ def _sqnr_db(actual: Tensor, exact: Tensor) -> float:
 @pytest.mark.parametrize("precision", [{}, FP8, FP8 | {"moe.capacity_factor": 1.0}], ids=str)
 def test_four_micro_steps_launched_or_replayed_add_the_gradients_of_one_batch(precision: dict[str, Any]):
     # Balance and queues are of a micro-batch, and so is a tensorwise FP8 scale: only without them is a batch their sum.
-    run = prepare(_tiny(**precision, **{"data.total_batch_tokens": 4096, "moe.balance_loss_coeff": 0.0}), _hooks([]))
+    run = prepare(
+        card_config(**precision, **{"data.total_batch_tokens": 4096, "moe.balance_loss_coeff": 0.0}), _hooks([])
+    )
     stepper = Stepper(run)
     for step in range(2):
         stepper(step)  # from the third micro-step on they are replayed
@@ -113,7 +89,7 @@ def test_four_micro_steps_launched_or_replayed_add_the_gradients_of_one_batch(pr
 
 
 def test_a_recording_that_would_compile_something_again_says_what():
-    run = prepare(_tiny(**{"compile.mode": "static"}), _hooks([]))
+    run = prepare(card_config(**{"compile.mode": "static"}), _hooks([]))
     recorded = Stepper(run)._recorded
     assert recorded is not None
     for _ in range(2):
@@ -140,7 +116,7 @@ def _bundle(folder: Path) -> Path:
 def test_evaluations_samples_and_checkpoints_between_recorded_steps_change_no_loss(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    config = _tiny(**FP8, **{"run.deterministic": True, "moe.capacity_factor": 1.0, "schedule.num_steps": 9})
+    config = card_config(**FP8, **{"run.deterministic": True, "moe.capacity_factor": 1.0, "schedule.num_steps": 9})
     measures = {"eval.every": 2, "eval.num_tokens": 2048, "eval.sample_every": 4, "eval.core_every": 3}
     measured: list[StepStats] = []
     measuring = with_overrides(config, measures | {"eval.core_bundle": str(_bundle(tmp_path / "core"))})
@@ -153,7 +129,7 @@ def test_evaluations_samples_and_checkpoints_between_recorded_steps_change_no_lo
 
 
 def test_a_router_bias_and_a_z_loss_work_between_recorded_steps():
-    rows = _rows(_tiny(**{"moe.router_bias_rate": 0.001, "moe.router_z_loss_coeff": 0.001}))
+    rows = _rows(card_config(**{"moe.router_bias_rate": 0.001, "moe.router_z_loss_coeff": 0.001}))
     assert rows[-1].largest_router_bias is not None
     assert 0.002 < rows[-1].largest_router_bias < 0.0061
     assert all(row.z_loss is not None and row.z_loss > 0 for row in rows)
@@ -163,11 +139,11 @@ def test_a_router_bias_and_a_z_loss_work_between_recorded_steps():
 
 
 def test_a_deterministic_compiled_run_resumed_from_a_checkpoint_is_bit_equal_to_the_undisturbed_one(tmp_path: Path):
-    config = _tiny(**FP8, **{"run.deterministic": True, "moe.capacity_factor": 1.0, "compile.mode": "static"})
+    config = card_config(**FP8, **{"run.deterministic": True, "moe.capacity_factor": 1.0, "compile.mode": "static"})
     whole: list[StepStats] = []
     train(with_overrides(config, {"run.checkpoint_every": 2}), _hooks(whole, tmp_path))
     rest: list[StepStats] = []
-    torch._dynamo.reset()
+    torch.compiler.reset()
     train(config, _hooks(rest, checkpoints=[tmp_path / "step_000004"]))
     assert [row.step for row in rest] == [4, 5]
     for resumed, undisturbed in zip(rest, whole[4:], strict=True):
@@ -177,7 +153,7 @@ def test_a_deterministic_compiled_run_resumed_from_a_checkpoint_is_bit_equal_to_
 
 @pytest.mark.parametrize("precision", [{}, FP8 | {"precision.recipe": "rowwise"}], ids=str)
 def test_a_compiled_run_trains_like_an_uncompiled_one(precision: dict[str, Any]):
-    compiled, plain = (_rows(_tiny(**precision, **{"compile.mode": mode})) for mode in ("static", "none"))
+    compiled, plain = (_rows(card_config(**precision, **{"compile.mode": mode})) for mode in ("static", "none"))
     assert [row.loss for row in compiled] == pytest.approx([row.loss for row in plain], abs=0.03)
 
 

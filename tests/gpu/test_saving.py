@@ -1,48 +1,32 @@
 """A checkpoint of a GPU's state is written beside training, also while a CUDA graph is recorded."""
 
-import gc
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from nanochat.checkpoints import format as checkpoint
 from nanochat.checkpoints.host_copies import HostCopies
-from nanochat.config import TrainConfig, with_overrides
-from nanochat.recipes import d12_moe
+from nanochat.config import TrainConfig
 from nanochat.stats import Checkpoint, Hooks, StepStats
 from nanochat.train import train
+from tests.helpers.configs import card_config
 
-pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(autouse=True)
-def fresh_process() -> Iterator[None]:
-    """Deterministic kernels are switched on for the process; others come after this file."""
-    torch._dynamo.reset()
-    yield
-    torch.use_deterministic_algorithms(False)
-    gc.unfreeze()
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("fresh_process")]
 
 
-def _config(**overrides: Any) -> TrainConfig:
+def _config() -> TrainConfig:
     """One micro-step a step, so that the third step is the one that is recorded."""
-    sizes = {
-        "model.depth": 2,
-        "model.aspect_ratio": 64,
-        "model.head_dim": 64,
-        "model.seq_len": 256,
-        "data.device_batch_size": 4,
-        "data.total_batch_tokens": 1024,
-        "compile.mode": "none",
-        "run.device": "cuda",
-        "run.deterministic": True,
-        "run.checkpoint_every": 2,
-    }
-    return with_overrides(d12_moe(num_steps=6), sizes | overrides)
+    return card_config(
+        **{
+            "model.depth": 2,
+            "model.aspect_ratio": 64,
+            "data.total_batch_tokens": 1024,
+            "run.deterministic": True,
+            "run.checkpoint_every": 2,
+        }
+    )
 
 
 class Shell:

@@ -1,30 +1,22 @@
 """The sampler asks the right card, and a run's rows hold what it says."""
 
-import gc
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 import torch
 
-from nanochat.config import RunConfig, with_overrides
+from nanochat.config import RunConfig
 from nanochat.machine.device import open_device
 from nanochat.metering.telemetry import NOTHING, THREAD_NAME, GpuSampler, card_uuid, driver_readings
-from nanochat.recipes import d12_moe
 from nanochat.stats import Hooks, StepStats
 from nanochat.train import train
+from tests.helpers.configs import card_config
 
 pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture
-def fresh_process() -> Iterator[None]:
-    yield
-    gc.unfreeze()
 
 
 def _sampling_threads() -> list[threading.Thread]:
@@ -74,16 +66,6 @@ def test_the_card_is_the_right_one_whatever_cuda_visible_devices_renumbers(by: s
 
 @pytest.mark.usefixtures("fresh_process")
 def test_rows_hold_the_cards_numbers_and_the_thread_ends_with_the_run(capsys: pytest.CaptureFixture[str]):
-    sizes = {
-        "model.depth": 4,
-        "model.aspect_ratio": 32,
-        "model.head_dim": 64,
-        "model.seq_len": 256,
-        "data.device_batch_size": 4,
-        "data.total_batch_tokens": 2048,
-        "compile.mode": "none",
-        "run.device": "cuda",
-    }
     rows: list[StepStats] = []
 
     def keep(row: StepStats) -> None:
@@ -92,7 +74,7 @@ def test_rows_hold_the_cards_numbers_and_the_thread_ends_with_the_run(capsys: py
         time.sleep(0.2)  # several readings in a run whose steps are much shorter than a second
 
     hooks = Hooks(on_step=keep)
-    train(with_overrides(d12_moe(num_steps=15), sizes), hooks)
+    train(card_config(**{"schedule.num_steps": 15}), hooks)
     assert _sampling_threads() == []
     assert "no GPU telemetry" not in capsys.readouterr().out
     last = rows[-1]

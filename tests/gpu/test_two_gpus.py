@@ -4,7 +4,6 @@ Every rank is this file, run as a script: FUNCTION RANK WORLD_SIZE PORT RESULT.
 """
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,12 +14,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from nanochat.config import TrainConfig, with_overrides
+from nanochat.config import TrainConfig
 from nanochat.loop.setup import Run, prepare
 from nanochat.loop.stepping import Stepper
 from nanochat.metering.meter import RankStep
-from nanochat.recipes import d12_moe
 from nanochat.stats import Hooks
+from tests.helpers.configs import card_config
+from tests.helpers.ports import free_port
 
 pytestmark = pytest.mark.gpu
 _NUM_STEPS = 6
@@ -30,9 +30,7 @@ def _run(function: Callable[[Run], Any], world_size: int, folder: Path) -> list[
     """`function` of a fresh run, on each of as many GPUs; every rank's result."""
     if torch.cuda.device_count() < world_size:
         pytest.skip(f"needs {world_size} GPUs, torch sees {torch.cuda.device_count()}")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     results = [folder / f"{function.__name__}-{world_size}-{rank}.pt" for rank in range(world_size)]
     ranks = [
         subprocess.Popen(
@@ -51,17 +49,8 @@ def _run(function: Callable[[Run], Any], world_size: int, folder: Path) -> list[
 
 def _config() -> TrainConfig:
     """Four layers of width 256, tables of 17 MB, four micro-steps of 1,024 tokens over all ranks."""
-    sizes: dict[str, Any] = {
-        "model.depth": 4,
-        "model.aspect_ratio": 64,
-        "model.head_dim": 64,
-        "model.seq_len": 256,
-        "data.device_batch_size": 4,
-        "data.total_batch_tokens": 4096,
-        "compile.mode": "static",
-        "run.device": "cuda",
-    }
-    return with_overrides(d12_moe(num_steps=20), sizes)
+    sizes = {"model.aspect_ratio": 64, "data.total_batch_tokens": 4096, "compile.mode": "static"}
+    return card_config(**{"schedule.num_steps": 20}, **sizes)
 
 
 def several_steps(run: Run) -> tuple[list[RankStep], list[float]]:

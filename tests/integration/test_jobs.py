@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import pytest
 
 from sweeps.engine.processes import launch_processes
 from sweeps.records.experiment import Experiment
+from tests.helpers.ports import free_ports
 
 pytestmark = pytest.mark.integration
 
@@ -31,16 +31,6 @@ SWEEP = [
     *("sweeps/capacity.py", "--preset", "tiny", "--legs", LEG, "--num-workers", "1"),
     *("--num-steps", "30", "--set", "run.checkpoint_every=15"),
 ]
-
-
-def free_ports(number: int) -> list[int]:
-    probes = [socket.socket() for _ in range(number)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def end_group(process: "subprocess.Popen[bytes]") -> None:

@@ -189,19 +189,20 @@ def run_a_trial(folder: Path, say: Say) -> None:
 
 def check_trial(folder: Path, said: list[str]) -> None:
     _, record = opened(folder)
-    stored, attempts, result = record.stored_rows(), record.attempts(), record.result()
+    stored, attempts, result = record.steps(), record.attempts(), record.result()
+    numbers = stored.steps.ints("step")
     acknowledged = max([0, *(int(text.split()[1]) for text in said if text.startswith("steps"))])
-    assert [each.step for each in stored.rows] == list(range(len(stored.rows)))
-    assert len(stored.rows) >= acknowledged
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) >= acknowledged
     assert stored.torn == ()
     assert len(attempts) == 1 or "attempt" not in said
     assert "end" not in said or attempts[0].end == "completed"
     assert "result" not in said or result is not None
     if result is not None:
-        assert len(stored.rows) == 6
+        assert len(numbers) == 6
         assert record.state() == "completed"
     record.compact()  # what a restore does
-    assert [each.step for each in record.rows()] == [each.step for each in stored.rows]
+    assert [each.step for each in record.rows()] == numbers
 
 
 def test_no_kill_loses_a_row_or_leaves_half_a_document(

@@ -5,7 +5,6 @@ import inspect
 import multiprocessing
 import os
 import runpy
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+
+from tests.helpers.ports import free_port
 
 _WORKER = "__world_worker__"
 
@@ -27,10 +28,7 @@ def run_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[An
 
     def run(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
         folder = tmp_path_factory.mktemp("world")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        task = (inspect.getfile(function), function.__name__, args, world_size, port, str(folder))
+        task = (inspect.getfile(function), function.__name__, args, world_size, free_port(), str(folder))
         workers = [
             context.Process(
                 target=runpy.run_path,

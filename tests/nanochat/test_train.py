@@ -21,34 +21,24 @@ from nanochat.machine import device
 from nanochat.machine.ranks import Ranks
 from nanochat.metering.meter import PHASES, RankStep
 from nanochat.optimizer import sharded as optim
-from nanochat.recipes import d12_moe
 from nanochat.stats import Checkpoint, Hooks, StartFacts, StepStats, TrainResult
 from nanochat.train import MAX_SKIPPED_IN_A_ROW, DivergedError, advance, train
+from tests.helpers.configs import MICRO_BATCH_TOKENS, tiny_config
 
 NUM_STEPS = 14
-MICRO_BATCH_TOKENS = 2 * 32
 NUM_LANES = 6
 _PHASES = [f"{phase}_{kind}" for phase in PHASES for kind in ("ms", "median_ms")]
 _TIMES = ("dt_ms", "dt_median_ms", "slowest_rank", "tok_per_sec", "train_time_s", "peak_mib", "flags", *_PHASES)
 
 
 def tiny(folder: str | Path, **overrides: Any) -> TrainConfig:
-    """Two layers of width 64 with 4 experts, six micro-batches of 64 tokens a step."""
-    sizes: dict[str, Any] = {
-        "model.depth": 2,
-        "model.aspect_ratio": 32,
-        "model.head_dim": 16,
-        "model.seq_len": 32,
-        "model.vocab_size": 300,
-        "moe.num_experts": 4,
-        "compile.mode": "none",
-        "data.source": str(folder),
-        "data.device_batch_size": 2,
+    """Six micro-batches a step, at rates that suit so small a batch."""
+    sizes = {
+        "schedule.num_steps": NUM_STEPS,
         "data.total_batch_tokens": NUM_LANES * MICRO_BATCH_TOKENS,
-        "run.device": "cpu",
         **{f"optim.{rate}": 20.0 * value for rate, value in _RATES.items()},
     }
-    return with_overrides(d12_moe(num_steps=NUM_STEPS), sizes | overrides)
+    return tiny_config(folder, **(sizes | overrides))
 
 
 _RATES = {"embedding_lr": 0.3, "unembedding_lr": 0.004, "matrix_lr": 0.02, "scalar_lr": 0.5}

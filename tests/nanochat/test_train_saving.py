@@ -11,11 +11,11 @@ import pytest
 
 from nanochat.checkpoints import folders as checkpoint_folders
 from nanochat.checkpoints import format as checkpoint
-from nanochat.config import TrainConfig, with_overrides
+from nanochat.config import TrainConfig
 from nanochat.data.shards import write_shard
-from nanochat.recipes import d12_moe
 from nanochat.stats import Checkpoint, Hooks, StepStats
 from nanochat.train import train
+from tests.helpers.configs import tiny_config
 
 
 @pytest.fixture(autouse=True)
@@ -26,22 +26,8 @@ def unfrozen_garbage() -> Iterator[None]:
 
 
 def tiny(folder: Path, **overrides: Any) -> TrainConfig:
-    """Two layers of width 64 with 4 experts and bounded queues, two micro-batches of 64 tokens a step."""
-    sizes: dict[str, Any] = {
-        "model.depth": 2,
-        "model.aspect_ratio": 32,
-        "model.head_dim": 16,
-        "model.seq_len": 32,
-        "model.vocab_size": 300,
-        "moe.num_experts": 4,
-        "moe.capacity_factor": 1.0,
-        "compile.mode": "none",
-        "data.source": str(folder),
-        "data.device_batch_size": 2,
-        "data.total_batch_tokens": 128,
-        "run.device": "cpu",
-    }
-    return with_overrides(d12_moe(num_steps=6), sizes | overrides)
+    """Six steps with bounded queues."""
+    return tiny_config(folder, **({"schedule.num_steps": 6, "moe.capacity_factor": 1.0} | overrides))
 
 
 class Shell:

@@ -1,6 +1,5 @@
 """The CORE metric: which tokens are judged, who wins, and one number for a whole bundle, on any number of ranks."""
 
-import gc
 import json
 import math
 from collections.abc import Sequence
@@ -10,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from nanochat.config import ConfigError, TrainConfig, with_overrides
+from nanochat.config import ConfigError, with_overrides
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.evaluation import core as core_eval
 from nanochat.evaluation.core import Judged, Text, centred, is_correct, judge_tokens, judge_with, num_correct, spans
 from nanochat.evaluation.core_tasks import Task, open_bundle
 from nanochat.machine.ranks import Ranks
 from nanochat.model.gpt import GPT
-from nanochat.recipes import d12_moe
-from nanochat.stats import Hooks, StepStats
-from nanochat.train import train
+from nanochat.stats import StepStats
+from tests.helpers.configs import tiny_config
+from tests.helpers.runs import trained
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 LETTERS = Tokenizer({bytes([i]): i for i in range(256)}, vocab_size=300)
@@ -117,7 +116,7 @@ def test_correct_answers_are_counted_and_ranks_share_the_questions(bundle: Path)
 
 def test_core_is_the_mean_of_the_centred_accuracies(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core_eval, "judge_with", lambda model: favours_a)
-    model = GPT(_config(), "sdpa")
+    model = GPT(tiny_config(), "sdpa")
     assert core_eval.core_metric(model, LETTERS, open_bundle(bundle), -1, ALONE) == pytest.approx((0.5 + 0.0 + 0.2) / 3)
     assert model.training
 
@@ -125,7 +124,7 @@ def test_core_is_the_mean_of_the_centred_accuracies(bundle: Path, monkeypatch: p
 @torch.no_grad()
 def test_a_model_judges_a_span_by_the_losses_it_would_train_on_whatever_stands_beside_it() -> None:
     torch.manual_seed(0)
-    model = GPT(_config(), "sdpa")
+    model = GPT(tiny_config(), "sdpa")
     model.initialize(torch.device("cpu"), torch.float32)
     for parameter in model.parameters():
         parameter += 0.1 * torch.randn_like(parameter)
@@ -143,33 +142,9 @@ def test_a_model_judges_a_span_by_the_losses_it_would_train_on_whatever_stands_b
 # In a run
 
 
-def _config(**overrides: Any) -> TrainConfig:
-    sizes: dict[str, Any] = {
-        "model.depth": 2,
-        "model.aspect_ratio": 32,
-        "model.head_dim": 16,
-        "model.seq_len": 32,
-        "model.vocab_size": 300,
-        "moe.num_experts": 4,
-        "compile.mode": "none",
-        "data.device_batch_size": 2,
-        "data.total_batch_tokens": 128,
-        "run.device": "cpu",
-    }
-    return with_overrides(d12_moe(num_steps=4), sizes | overrides)
-
-
-def _rows(config: TrainConfig) -> list[StepStats]:
-    rows: list[StepStats] = []
-    hooks = Hooks(on_step=rows.append)
-    train(config, hooks)
-    gc.unfreeze()  # the trainer freezes the collector for the life of its process; this process runs many
-    return rows
-
-
 def asked_in_training(ranks: Ranks, folder: str, bundle: str, max_per_task: int) -> list[StepStats]:
     core: dict[str, Any] = {"eval.core_every": 3, "eval.core_bundle": bundle, "eval.core_max_per_task": max_per_task}
-    return _rows(_config(**core, **{"data.source": folder}))
+    return trained(tiny_config(folder, **core))[0]
 
 
 def test_a_run_asks_when_due_and_at_the_end_and_two_ranks_come_to_the_same_number(
@@ -204,11 +179,11 @@ def test_without_a_bundle_only_the_default_goes_without(
     small_text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("NANOCHAT_CACHE", str(tmp_path))
-    config = _config(**{"data.source": str(small_text), "schedule.num_steps": 1, "eval.core_every": 2000})
-    assert [row.core_metric for row in _rows(config)] == [None]
+    config = tiny_config(small_text, **{"schedule.num_steps": 1, "eval.core_every": 2000})
+    assert [row.core_metric for row in trained(config)[0]] == [None]
     assert f"CORE metric: not measured, there is no bundle at {tmp_path}/eval_bundle" in capsys.readouterr().out
     for change in ({"eval.core_every": 500}, {"eval.core_bundle": str(tmp_path / "other")}):
         with pytest.raises(ConfigError, match="there is no CORE bundle at"):
-            _rows(with_overrides(config, change))
+            trained(with_overrides(config, change))
     _bundle(tmp_path / "eval_bundle")
-    assert _rows(config)[0].core_metric is not None
+    assert trained(config)[0][0].core_metric is not None

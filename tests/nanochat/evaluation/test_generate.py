@@ -1,7 +1,5 @@
 """Samples: what a model goes on with, printed between steps without disturbing them."""
 
-import functools
-import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -10,48 +8,22 @@ import pytest
 import torch
 from torch import nn
 
-from nanochat.config import TrainConfig, with_overrides
+from nanochat.config import with_overrides
 from nanochat.evaluation import generate
 from nanochat.machine.ranks import Ranks
 from nanochat.model import compiling
 from nanochat.model.gpt import GPT
-from nanochat.recipes import d12_moe
-from nanochat.stats import Hooks, StepStats
-from nanochat.train import train
+from tests.helpers.configs import FP8, tiny_config
+from tests.helpers.runs import trained
 
-SMALL: dict[str, Any] = {
-    "model.depth": 2,
-    "model.aspect_ratio": 32,
-    "model.head_dim": 16,
-    "model.seq_len": 32,
-    "model.vocab_size": 300,
-    "moe.num_experts": 4,
-    "compile.mode": "none",
-    "data.device_batch_size": 2,
-    "data.total_batch_tokens": 128,
-    "run.device": "cpu",
-}
-FP8_BOUNDED = {"precision.linears": "fp8", "precision.experts": "fp8", "moe.capacity_factor": 1.0}
-
-
-def _config(folder: str | Path | None = None, **overrides: Any) -> TrainConfig:
-    source = str(folder) if folder else None
-    return with_overrides(d12_moe(num_steps=4), SMALL | {"data.source": source} | overrides)
-
-
-def _rows(config: TrainConfig) -> list[StepStats]:
-    rows: list[StepStats] = []
-    hooks = Hooks(on_step=rows.append)
-    train(config, hooks)
-    gc.unfreeze()  # the trainer freezes the collector for the life of its process; this process runs many
-    return rows
+FP8_BOUNDED = {**FP8, "moe.capacity_factor": 1.0}
 
 
 @pytest.fixture
 def model() -> GPT:
     """In fp32, with all weights random: what starts at zero would hide most of the model."""
     bounded: dict[str, Any] = {"moe.capacity_factor": 1.0}
-    config = _config(**bounded)
+    config = tiny_config(**bounded)
     torch.manual_seed(0)
     model = GPT(config, "sdpa")
     model.initialize(torch.device("cpu"), torch.float32)
@@ -101,10 +73,10 @@ def test_the_best_continuation_is_the_same_every_time_and_goes_on_past_the_conte
 def test_samples_are_printed_when_due_and_at_the_end_and_change_no_step(
     small_text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = _config(small_text, **FP8_BOUNDED)
-    without = _rows(config)
+    config = tiny_config(small_text, **FP8_BOUNDED)
+    without, _ = trained(config)
     assert "Sample" not in capsys.readouterr().out
-    rows = _rows(with_overrides(config, {"eval.sample_every": 3}))
+    rows, _ = trained(with_overrides(config, {"eval.sample_every": 3}))
     printed = [line for line in capsys.readouterr().out.splitlines() if "| Sample: " in line]
     assert [line[:10] for line in printed] == ["Step 00003"] * 5 + ["Step 00004"] * 5
     text = json.loads(printed[0].split("| Sample: ")[1])
@@ -115,22 +87,19 @@ def test_samples_are_printed_when_due_and_at_the_end_and_change_no_step(
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("fresh_process", "dynamo_alone")
 @pytest.mark.parametrize("mode", ["static", "dynamic"])
-def test_samples_compile_nothing(small_text: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
-    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))
-    torch._dynamo.reset()
-    limit_is_error = torch._dynamo.config.fail_on_recompile_limit_hit
+def test_samples_compile_nothing(small_text: Path, mode: str) -> None:
     before = compiling.num_graphs()
-    rows = _rows(_config(small_text, **{"compile.mode": mode, "eval.sample_every": 1, "schedule.num_steps": 8}))
+    changes: dict[str, Any] = {"schedule.num_steps": 8, "compile.mode": mode, "eval.sample_every": 1}
+    rows, _ = trained(tiny_config(small_text, **changes))
     assert compiling.num_graphs() - before == 3, "two kinds of block and the head"
     assert ["recompile" in row.flags for row in rows] == [True] * 6 + [False] * 2
-    torch._dynamo.config.fail_on_recompile_limit_hit = limit_is_error
-    torch._dynamo.reset()
 
 
 def losses_with_samples(ranks: Ranks, folder: str) -> list[float]:
     every_two: dict[str, Any] = {"eval.sample_every": 2}
-    return [row.loss for row in _rows(_config(folder, **every_two))]
+    return [row.loss for row in trained(tiny_config(folder, **every_two))[0]]
 
 
 def test_with_two_ranks_the_other_one_waits(small_text: Path, run_world: Any) -> None:

@@ -16,19 +16,9 @@ from nanochat.data.shards import write_shard
 from nanochat.evaluation.loss import bits_per_byte
 from nanochat.machine.ranks import Ranks
 from nanochat.model.gpt import GPT
-from nanochat.recipes import d12_moe
+from tests.helpers.configs import tiny_config
 
-CONFIG = with_overrides(
-    d12_moe(num_steps=1),
-    {
-        "model.depth": 2,
-        "model.aspect_ratio": 32,
-        "model.head_dim": 16,
-        "model.seq_len": 32,
-        "model.vocab_size": 300,
-        "moe.capacity_factor": 0.5,
-    },
-)
+CONFIG = tiny_config(**{"moe.num_experts": 8, "moe.capacity_factor": 0.5})
 
 
 def _model(config: TrainConfig = CONFIG) -> GPT:

@@ -1,8 +1,7 @@
 """Where compiling fails, all ranks fail alike and say why, or all go on uncompiled and are marked."""
 
 import functools
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch._inductor.config as inductor
 from torch import Tensor, nn
 from torch._inductor.exc import InductorError
 
-from nanochat.config import TrainConfig, with_overrides
+from nanochat.config import TrainConfig
 from nanochat.loop import compile_failures, setup
 from nanochat.loop.compile_failures import CompileError
 from nanochat.loop.setup import prepare
@@ -20,82 +19,20 @@ from nanochat.machine.ranks import Ranks
 from nanochat.model import compiling, gpt
 from nanochat.optimizer import updates
 from nanochat.optimizer.updates import Kernels
-from nanochat.recipes import d12_moe
-from nanochat.stats import Hooks, StartFacts, StepStats
+from nanochat.stats import Hooks, StepStats
 from nanochat.train import train
+from tests.helpers.configs import tiny_config
+from tests.helpers.runs import trained
+from tests.helpers.unknown_operator import norm_of_unknown_shape
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("fresh_process")]
 
 REAL_NORM = gpt.norm
 
 
-@torch.library.custom_op("nanochat_test::norm", mutates_args=())
-def norm_of_unknown_shape(x: Tensor) -> Tensor:
-    """An operator that runs, and about which the compiler is told nothing but nonsense."""
-    return REAL_NORM(x)
-
-
-@norm_of_unknown_shape.register_fake
-def _(x: Tensor) -> Tensor:
-    raise NotImplementedError("no one has thought about shapes")
-
-
-def _norm_backward(ctx: Any, grad: Tensor) -> Tensor:
-    (x,) = ctx.saved_tensors
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        return torch.autograd.grad(REAL_NORM(leaf), leaf, grad)[0]
-
-
-norm_of_unknown_shape.register_autograd(
-    _norm_backward, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[0])
-)
-
-
 def _tiny(folder: Path | str, **overrides: Any) -> TrainConfig:
-    """Two layers with experts, two micro-batches of 64 tokens a step."""
-    sizes: dict[str, Any] = {
-        "model.depth": 2,
-        "model.aspect_ratio": 16,
-        "model.head_dim": 16,
-        "model.seq_len": 32,
-        "model.vocab_size": 300,
-        "moe.num_experts": 4,
-        "data.source": str(folder),
-        "data.device_batch_size": 2,
-        "data.total_batch_tokens": 128,
-        "run.device": "cpu",
-    }
-    return with_overrides(d12_moe(num_steps=3), sizes | overrides)
-
-
-def _hooks(rows: list[StepStats], facts: list[StartFacts]) -> Hooks:
-    return Hooks(
-        on_start=facts.append,
-        on_step=rows.append,
-    )
-
-
-def _train(config: TrainConfig) -> tuple[list[StepStats], list[StartFacts]]:
-    rows: list[StepStats] = []
-    facts: list[StartFacts] = []
-    train(config, _hooks(rows, facts))
-    return rows, facts
-
-
-@pytest.fixture(autouse=True)
-def fresh_dynamo() -> Iterator[None]:
-    limit_is_error = torch._dynamo.config.fail_on_recompile_limit_hit
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-    torch._dynamo.config.fail_on_recompile_limit_hit = limit_is_error
-    gc.unfreeze()
-
-
-@pytest.fixture
-def dynamo_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))
+    sizes = {"schedule.num_steps": 3, "model.aspect_ratio": 16, "compile.mode": "static"}
+    return tiny_config(folder, **(sizes | overrides))
 
 
 @pytest.fixture
@@ -109,7 +46,7 @@ NO_COMPILER = {"cpp.cxx": ("/nonexistent/g++",), "force_disable_caches": True}
 @pytest.mark.usefixtures("dynamo_alone", "faulty_norm")
 def test_a_failure_says_which_block_which_mode_the_root_cause_and_what_to_do(small_text: Path):
     with pytest.raises(CompileError) as caught:
-        _train(_tiny(small_text))
+        trained(_tiny(small_text))
     message = str(caught.value)
     assert message.startswith("on rank 0 torch.compile failed in block 0 of 2 with compile.mode 'static': ")
     assert "no one has thought about shapes" in message
@@ -123,8 +60,8 @@ def test_a_failure_says_which_block_which_mode_the_root_cause_and_what_to_do(sma
 def test_with_the_fallback_a_run_goes_on_exactly_as_if_uncompiled_and_marks_every_row(
     small_text: Path, mode: str, capsys: pytest.CaptureFixture[str]
 ):
-    plain, plain_facts = _train(_tiny(small_text, **{"compile.mode": "none"}))
-    rows, facts = _train(_tiny(small_text, **{"compile.mode": mode, "compile.fallback": "none"}))
+    plain, plain_facts = trained(_tiny(small_text, **{"compile.mode": "none"}))
+    rows, facts = trained(_tiny(small_text, **{"compile.mode": mode, "compile.fallback": "none"}))
     assert [row.loss for row in rows] == [row.loss for row in plain]
     assert all("fallback" in row.flags for row in rows)
     assert not any("fallback" in row.flags for row in plain)
@@ -139,7 +76,7 @@ def test_a_missing_cpp_compiler_is_named(small_text: Path):
         inductor.patch(NO_COMPILER),
         pytest.raises(CompileError, match=r"in block 0 of 2 .*: InvalidCxxCompiler: .*/nonexistent/g\+\+"),
     ):
-        _train(_tiny(small_text))
+        trained(_tiny(small_text))
 
 
 @torch.library.custom_op("nanochat_test::no_step", mutates_args=())
@@ -171,9 +108,9 @@ def test_an_update_that_cannot_be_compiled_fails_at_the_start_or_falls_back_too(
         as_on_a_gpu.setattr(Kernels, "compiled", lambda: kernels)
         as_on_a_gpu.setattr(setup, "ShardedOptimizer", compiling_optimizer)
         with pytest.raises(CompileError, match=r"failed in the optimizer's update .*no one has thought about updates"):
-            _train(_tiny(small_text))
-        rows, _ = _train(_tiny(small_text, **{"compile.fallback": "none"}))
-    plain, _ = _train(_tiny(small_text, **{"compile.mode": "none"}))
+            trained(_tiny(small_text))
+        rows, _ = trained(_tiny(small_text, **{"compile.fallback": "none"}))
+    plain, _ = trained(_tiny(small_text, **{"compile.mode": "none"}))
     assert [row.loss for row in rows] == [row.loss for row in plain]
     assert all("fallback" in row.flags for row in rows)
 
@@ -184,11 +121,11 @@ def _world_of_two(ranks: Ranks, folder: str) -> tuple[str, list[float], list[flo
     gpt.norm = REAL_NORM if ranks.is_first else norm_of_unknown_shape
     said, fallen_back, plain = "", list[StepStats](), list[StepStats]()
     try:
-        train(_tiny(folder), _hooks([], []))
+        train(_tiny(folder), Hooks())
     except CompileError as error:
         said = str(error)
-    train(_tiny(folder, **{"compile.fallback": "none"}), _hooks(fallen_back, []))
-    train(_tiny(folder, **{"compile.mode": "none"}), _hooks(plain, []))
+    train(_tiny(folder, **{"compile.fallback": "none"}), Hooks(on_step=fallen_back.append))
+    train(_tiny(folder, **{"compile.mode": "none"}), Hooks(on_step=plain.append))
     return said, [row.loss for row in fallen_back], [row.loss for row in plain]
 
 
@@ -206,8 +143,8 @@ def test_where_one_rank_cannot_compile_all_fail_by_its_name_or_none_goes_on_comp
 def test_the_trial_before_the_first_step_leaves_no_trace(small_text: Path):
     """Dynamo alone runs the very kernels that an uncompiled run uses, so the numbers are equal bit for bit."""
     changes = {"moe.router_bias_rate": 0.001, "moe.capacity_factor": 1.0, "eval.every": 2, "eval.num_tokens": 128}
-    compiled, facts = _train(_tiny(small_text, **changes))
-    plain, _ = _train(_tiny(small_text, **changes, **{"compile.mode": "none"}))
+    compiled, facts = trained(_tiny(small_text, **changes))
+    plain, _ = trained(_tiny(small_text, **changes, **{"compile.mode": "none"}))
     assert [(row.loss, row.bal, row.max_vio, row.val_bpb) for row in compiled] == [
         (row.loss, row.bal, row.max_vio, row.val_bpb) for row in plain
     ]
@@ -222,14 +159,14 @@ def test_a_graph_that_only_the_evaluation_needs_fails_at_the_start_too(
         return REAL_NORM(x) if torch.is_grad_enabled() else norm_of_unknown_shape(x)
 
     monkeypatch.setattr(gpt, "norm", norm_for_training_only)
-    rows, _ = _train(_tiny(small_text))
+    rows, _ = trained(_tiny(small_text))
     assert len(rows) == 3
     with pytest.raises(CompileError, match="no one has thought about shapes"):
-        _train(_tiny(small_text, **{"eval.every": 3, "eval.num_tokens": 128}))
+        trained(_tiny(small_text, **{"eval.every": 3, "eval.num_tokens": 128}))
 
 
 def test_a_failure_in_the_backward_pass_is_told_as_that(small_text: Path):
-    run = prepare(_tiny(small_text, **{"model.depth": 1, "model.aspect_ratio": 32}), _hooks([], []))
+    run = prepare(_tiny(small_text, **{"model.depth": 1, "model.aspect_ratio": 32}), Hooks())
     with inductor.patch({"force_disable_caches": True}):
         losses, _, _ = run.model(*run.feed.next())
     with inductor.patch(NO_COMPILER), pytest.raises(Exception, match="nonexistent") as caught:
@@ -241,14 +178,14 @@ def test_a_failure_in_the_backward_pass_is_told_as_that(small_text: Path):
 
 
 def test_what_is_not_the_compilers_fault_is_not_put_down_to_it(small_text: Path):
-    model = prepare(_tiny(small_text), _hooks([], [])).model
+    model = prepare(_tiny(small_text), Hooks()).model
     no_memory = torch.OutOfMemoryError("CUDA out of memory")
     for error in (ValueError("a bad batch"), no_memory, InductorError(no_memory, None), KeyError("x")):
         assert compile_failures.describe(error, model, "static") is None
 
 
 def test_an_uncompiled_model_is_as_written_again(small_text: Path):
-    model = prepare(_tiny(small_text), _hooks([], [])).model
+    model = prepare(_tiny(small_text), Hooks()).model
     assert all(block._compiled_call_impl is not None for block in (*model.blocks, model.head))
     compiling.uncompile_model(model)
     assert all(block._compiled_call_impl is None for block in (*model.blocks, model.head))

@@ -7,7 +7,8 @@ from typing import Any
 from nanochat.loop import logs
 from nanochat.model import compiling
 from nanochat.recipes import d12_moe
-from nanochat.stats import StartFacts, StepStats, TrainResult
+from nanochat.stats import StepStats, TrainResult
+from tests.helpers.rows import start_facts
 
 
 def _stats(**changes: Any) -> StepStats:
@@ -95,20 +96,12 @@ def test_the_lines_about_the_model():
 
 
 def test_the_lines_about_card_batch_and_compilation():
-    facts = StartFacts(
-        world_size=8,
+    facts = start_facts(
         device="cuda",
         device_name="NVIDIA H100 80GB HBM3",
         peak_bf16_flops=989e12,
-        num_steps=280,
-        first_step=0,
         total_batch_tokens=524_288,
         grad_accum_steps=4,
-        flops_per_token=1.0,
-        num_params=1,
-        num_active_params=1,
-        backends={"attention": "flash"},
-        compile_cache="cold",
     )
     lines = logs.start_lines(facts)
     assert lines[0] == "GPU: NVIDIA H100 80GB HBM3 | Peak FLOPS (BF16): 9.89e+14"

@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from nanochat.config import with_overrides
 from nanochat.loop.setup import prepare
 from nanochat.loop.stepping import Stepper
 from nanochat.machine import ranks as dist
 from nanochat.machine.ranks import Ranks
 from nanochat.metering.meter import RankStep
 from nanochat.optimizer import sharded as optim
-from nanochat.recipes import d12_moe
 from nanochat.stats import Hooks
+from tests.helpers.configs import MICRO_BATCH_TOKENS, tiny_config
 
 
 def two_steps(_ranks: Ranks, folder: str) -> tuple[list[RankStep], list[int], int]:
@@ -20,20 +19,8 @@ def two_steps(_ranks: Ranks, folder: str) -> tuple[list[RankStep], list[int], in
     sent: list[int] = []
     reduce_scatter = dist._reduce_scatter
     dist._reduce_scatter = lambda *args, **settings: (sent.append(1), reduce_scatter(*args, **settings))[1]
-    sizes: dict[str, Any] = {
-        "model.depth": 2,
-        "model.aspect_ratio": 32,
-        "model.head_dim": 16,
-        "model.seq_len": 32,
-        "model.vocab_size": 300,
-        "moe.num_experts": 4,
-        "compile.mode": "none",
-        "data.source": folder,
-        "data.device_batch_size": 2,
-        "data.total_batch_tokens": 6 * 64,
-        "run.device": "cpu",
-    }
-    run = prepare(with_overrides(d12_moe(num_steps=2), sizes), Hooks())
+    config = tiny_config(folder, **{"schedule.num_steps": 2, "data.total_batch_tokens": 6 * MICRO_BATCH_TOKENS})
+    run = prepare(config, Hooks())
     take_step = Stepper(run)
     steps: list[RankStep] = []
     counts: list[int] = []

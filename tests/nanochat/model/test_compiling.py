@@ -3,19 +3,15 @@
 Most tests use dynamo alone, without the stages that make kernels: what breaks or recompiles is decided there.
 """
 
-import functools
-import gc
 import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from nanochat.checkpoints import folders as checkpoint_folders
 from nanochat.config import TrainConfig, to_dict, with_overrides
@@ -23,64 +19,24 @@ from nanochat.flags import parse_flags
 from nanochat.loop.setup import prepare
 from nanochat.loop.stepping import Stepper
 from nanochat.model import compiling
-from nanochat.recipes import d12_moe
-from nanochat.stats import Checkpoint, Hooks, StartFacts, StepStats
+from nanochat.stats import Checkpoint, Hooks, StepStats
 from nanochat.train import train
+from tests.helpers.configs import FP8, tiny_config
+from tests.helpers.runs import trained
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("fresh_process")]
 
-FP8 = {"precision.linears": "fp8", "precision.experts": "fp8"}
 ROUTER = {"moe.router_bias_rate": 0.01, "moe.router_z_loss_coeff": 0.01}
 
 
 def _tiny(folder: Path, **overrides: Any) -> TrainConfig:
-    """Four layers of two kinds (with and without a value embedding), two micro-steps a step."""
-    sizes: dict[str, Any] = {
-        "model.depth": 4,
-        "model.aspect_ratio": 16,
-        "model.head_dim": 16,
-        "model.seq_len": 32,
-        "model.vocab_size": 300,
-        "model.window_pattern": "L",
-        "moe.num_experts": 4,
-        "data.source": str(folder),
-        "data.device_batch_size": 2,
-        "data.total_batch_tokens": 128,
-        "run.device": "cpu",
-    }
-    return with_overrides(d12_moe(num_steps=4), sizes | overrides)
-
-
-def _train(config: TrainConfig) -> tuple[list[StepStats], list[StartFacts]]:
-    rows: list[StepStats] = []
-    facts: list[StartFacts] = []
-    train(config, Hooks(
-        on_start=facts.append,
-        on_step=rows.append,
-    ))  # fmt: skip
-    return rows, facts
-
-
-@pytest.fixture(autouse=True)
-def fresh_dynamo() -> Iterator[None]:
-    """A process compiles one model; this one compiles many, and forgets each."""
-    limit_is_error = torch._dynamo.config.fail_on_recompile_limit_hit
-    limit = torch._dynamo.config.recompile_limit
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-    torch._dynamo.config.fail_on_recompile_limit_hit = limit_is_error
-    torch._dynamo.config.recompile_limit = limit
-    gc.unfreeze()
-
-
-@pytest.fixture
-def dynamo_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nn.Module, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))
+    """Four layers of two kinds (with and without a value embedding)."""
+    sizes = {"model.depth": 4, "model.aspect_ratio": 16, "model.window_pattern": "L", "compile.mode": "static"}
+    return tiny_config(folder, **(sizes | overrides))
 
 
 def _assert_like_uncompiled(config: TrainConfig, rows: list[StepStats]) -> None:
-    plain, _ = _train(with_overrides(config, {"compile.mode": "none"}))
+    plain, _ = trained(with_overrides(config, {"compile.mode": "none"}))
     assert [row.loss for row in rows] == pytest.approx([row.loss for row in plain], abs=0.03)
     assert [row.dropped_pct for row in rows] == pytest.approx([row.dropped_pct for row in plain], abs=3)
     assert rows[-1].largest_router_bias == plain[-1].largest_router_bias
@@ -107,7 +63,7 @@ def test_blocks_of_a_kind_share_a_graph_that_is_compiled_once_and_trains_like_un
 ):
     meant = parse_flags(["--use-moe", "--compile-mode", mode])[0].compile.mode
     config = _tiny(small_text, **changes, **{"compile.mode": meant, "schedule.num_steps": 7})
-    rows, _ = _train(config)
+    rows, _ = trained(config)
     assert [row.compiled_graphs for row in rows] == [3] + [0] * 6, "two kinds of block and the head"
     assert [row.step for row in rows if "recompile" in row.flags] == [0, 1, 2, 3, 4, 5]
     _assert_like_uncompiled(config, rows)
@@ -130,7 +86,7 @@ def test_only_runs_that_need_the_compiler_and_torchao_import_them(small_text: Pa
 @pytest.mark.usefixtures("dynamo_alone")
 def test_an_evaluation_between_steps_recompiles_no_step(small_text: Path):
     changes = {"moe.capacity_factor": 1.0, "eval.every": 3, "eval.num_tokens": 128, "schedule.num_steps": 8}
-    rows, _ = _train(_tiny(small_text, **FP8, **changes))
+    rows, _ = trained(_tiny(small_text, **FP8, **changes))
     assert [row.step for row in rows if row.val_bpb is not None] == [2, 5, 7]
     assert [row.compiled_graphs for row in rows[1:]] == [0] * 7
     assert [row.step for row in rows if "recompile" in row.flags] == [0, 1, 2, 3, 4, 5]
@@ -140,7 +96,7 @@ def test_an_evaluation_between_steps_recompiles_no_step(small_text: Path):
 def test_a_run_that_compiles_anew_goes_on_at_its_checkpoint_as_if_undisturbed(small_text: Path, tmp_path: Path):
     changes = FP8 | ROUTER | {"moe.capacity_factor": 1.0, "schedule.num_steps": 5}
     config = _tiny(small_text, **changes)
-    undisturbed, _ = _train(config)
+    undisturbed, _ = trained(config)
     rows: list[StepStats] = []
     steps = itertools.count()
 
@@ -154,7 +110,7 @@ def test_a_run_that_compiles_anew_goes_on_at_its_checkpoint_as_if_undisturbed(sm
         should_stop=lambda: next(steps) == 2,
     )
     for _ in range(2):
-        torch._dynamo.reset()
+        torch.compiler.reset()
         train(config, hooks)
     assert [(row.step, row.loss, row.dropped_pct, row.largest_router_bias) for row in rows] == [
         (row.step, row.loss, row.dropped_pct, row.largest_router_bias) for row in undisturbed
@@ -177,7 +133,7 @@ def test_a_batch_may_be_a_view_or_not(small_text: Path, mode: str):
 @pytest.mark.usefixtures("dynamo_alone")
 def test_dense_layers_between_expert_layers_are_a_kind_of_their_own(small_text: Path):
     before = compiling.num_graphs()
-    _train(_tiny(small_text, **{"moe.every": 4, "schedule.num_steps": 1}))
+    trained(_tiny(small_text, **{"moe.every": 4, "schedule.num_steps": 1}))
     assert compiling.num_graphs() - before == 4, "experts, dense with and without value embedding, head"
 
 
@@ -185,13 +141,13 @@ def test_dense_layers_between_expert_layers_are_a_kind_of_their_own(small_text: 
 def test_a_model_of_many_kinds_of_layers_is_compiled_for_training_and_evaluation(small_text: Path):
     changes = {"model.depth": 12, "model.window_pattern": "SSSL", "moe.every": 3, "eval.every": 1}
     before = compiling.num_graphs()
-    _train(_tiny(small_text, **changes, **{"model.aspect_ratio": 4, "eval.num_tokens": 128, "schedule.num_steps": 1}))
+    trained(_tiny(small_text, **changes, **{"model.aspect_ratio": 4, "eval.num_tokens": 128, "schedule.num_steps": 1}))
     assert compiling.num_graphs() - before == 2 * (6 + 1), "six kinds of block and the head, twice"
 
 
 @pytest.mark.parametrize("changes", [{}, FP8, FP8 | {"moe.capacity_factor": 1.0}], ids=["bf16", "exact", "capacity"])
 def test_without_compilation_there_are_no_graphs_and_no_flags(small_text: Path, changes: dict[str, Any]):
-    rows, facts = _train(_tiny(small_text, **changes, **{"compile.mode": "none"}))
+    rows, facts = trained(_tiny(small_text, **changes, **{"compile.mode": "none"}))
     assert {(row.compiled_graphs, row.flags) for row in rows} == {(0, ("warmup",))}
     assert facts[-1].compile_cache == "none"
 
@@ -204,7 +160,7 @@ def test_without_compilation_there_are_no_graphs_and_no_flags(small_text: Path, 
 def test_compiled_by_inductor_a_run_trains_like_an_uncompiled_one(small_text: Path, mode: str, changes: dict[str, Any]):
     config = _tiny(small_text, **changes, **{"compile.mode": mode, "model.depth": 1, "model.aspect_ratio": 64})
     before = compiling.num_graphs()
-    rows, facts = _train(config)
+    rows, facts = trained(config)
     assert compiling.num_graphs() - before == 2
     assert facts[-1].compile_cache in ("cold", "warm", "mixed")
     _assert_like_uncompiled(config, rows)

@@ -12,18 +12,9 @@ from nanochat.config import ModelConfig, TrainConfig, with_overrides
 from nanochat.model.gpt import GPT, LOGIT_CAP, Attention
 from nanochat.model.roles import UnknownParameterError, role_of
 from nanochat.recipes import d12_moe
+from tests.helpers.configs import tiny_config
 
-TINY = with_overrides(
-    d12_moe(num_steps=1),
-    {
-        "model.depth": 2,
-        "model.aspect_ratio": 32,
-        "model.head_dim": 16,
-        "model.seq_len": 32,
-        "model.vocab_size": 300,
-        "data.device_batch_size": 2,
-    },
-)
+TINY = tiny_config(**{"moe.num_experts": 8})
 
 
 def _model(config: TrainConfig) -> GPT:

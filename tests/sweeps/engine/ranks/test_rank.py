@@ -15,6 +15,7 @@ from sweeps.engine.ranks.rank import Rank, Superseded, Task
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.spec.errors import DriftError
+from tests.helpers.rows import start_facts
 
 TRIAL = "static-b1"
 
@@ -346,21 +347,7 @@ def test_the_config_is_the_manifests(experiment: Experiment) -> None:
 
 @pytest.fixture
 def facts() -> StartFacts:
-    return StartFacts(
-        world_size=1,
-        device="cpu",
-        device_name="toy",
-        peak_bf16_flops=None,
-        num_steps=40,
-        first_step=0,
-        total_batch_tokens=512,
-        grad_accum_steps=1,
-        flops_per_token=1.0,
-        num_params=1,
-        num_active_params=1,
-        backends={},
-        compile_cache="none",
-    )
+    return start_facts()
 
 
 def test_kernels_and_compile_cache_of_an_attempt_are_those_told_after_its_first_step(
