@@ -12,6 +12,7 @@ from cli.console import guarded, out
 from cli.data import data
 from cli.doctor import doctor
 from cli.export import export
+from cli.gate import gate
 from cli.launch import launch
 from cli.logs import logs
 from cli.ls import ls
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for verb in (launch, plan, restore, retry, stop, status, logs, ls, report, export, data, doctor):
+for verb in (launch, plan, restore, retry, stop, status, logs, ls, gate, report, export, data, doctor):
     app.command(cls=Verb)(verb)
 
 

@@ -72,28 +72,32 @@ class Control:
 
 @dataclass(frozen=True)
 class Gate:
-    """A bound on the candidate: it `improves` on a leg, or its ratio to the leg `versus` is `at_most` a number.
-
-    A leg is "baseline" or a leg's name.
+    """A bound on the candidate: it `improves` on a leg, or its ratio to the leg `versus` is `at_most` or `at_least` a
+    number. A leg is "baseline" or a leg's name; with `versus=None` the number bounds the candidate's own value.
     """
 
     metric: str
     improves: str | None = None
     at_most: float | None = None
-    versus: str = "baseline"
+    versus: str | None = "baseline"
+    at_least: float | None = None
 
     def __post_init__(self) -> None:
         if self.metric not in GATE_METRICS:
             known = f"; gates know {', '.join(GATE_METRICS)}"
             raise SweepError(f"unknown gate metric {self.metric!r}{nearest(self.metric, GATE_METRICS) or known}")
-        if (self.improves is None) == (self.at_most is None):
-            raise SweepError(f"gate {self.metric} needs either improves=LEG or at_most=RATIO, not both and not neither")
-        if self.at_most is not None and (misfit(self.at_most, (float,)) or not self.at_most > 0):
-            raise SweepError(f"gate {self.metric}: at_most is a positive ratio, got {shown(self.at_most)}")
+        if [self.improves, self.at_most, self.at_least].count(None) != 2:
+            raise SweepError(f"gate {self.metric} needs exactly one of improves=LEG, at_most=NUMBER, at_least=NUMBER")
+        for name, bound in (("at_most", self.at_most), ("at_least", self.at_least)):
+            if bound is not None and misfit(bound, (float,)):
+                raise SweepError(f"gate {self.metric}: {name} is a finite number, got {shown(bound)}")
+            if bound is not None and self.versus is not None and not bound > 0:
+                other = "with versus=None it bounds a value"
+                raise SweepError(f"gate {self.metric}: {name} is a positive ratio, got {shown(bound)}; {other}")
 
     @property
-    def reference(self) -> str:
-        """The leg that the candidate is held against."""
+    def reference(self) -> str | None:
+        """The leg that the candidate is held against; None for a bound on its own value."""
         return self.improves if self.improves is not None else self.versus
 
 

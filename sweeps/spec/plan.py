@@ -22,6 +22,8 @@ from sweeps.spec.parts import Gate
 from sweeps.spec.sweep import Sweep
 
 MAX_TRIALS = 10_000
+MAX_BLOCKS = 8
+"""After how many blocks gates are decided at the latest, if a plan does not say."""
 FOLDER_FIELDS = ("data.source", "eval.core_bundle")
 
 
@@ -43,6 +45,7 @@ class Plan:
     question: str
     num_workers: int
     num_blocks: int
+    max_blocks: int  # of the looks at the gates; fixed before the first one
     window_steps: int
     gates: tuple[Gate, ...]
     legs: tuple[Leg, ...]
@@ -59,8 +62,11 @@ class Plan:
         return next((leg for leg in self.legs if leg.role == "candidate"), None)
 
 
-def make_plan(sweep: Sweep, num_blocks: int = 1) -> Plan:
-    """Resolve a sweep into trials. SweepError where a leg cannot be served, or its batch does not divide."""
+def make_plan(sweep: Sweep, num_blocks: int = 1, max_blocks: int | None = None) -> Plan:
+    """Resolve a sweep into trials. SweepError where a leg cannot be served, or its batch does not divide.
+
+    `max_blocks`: to how many blocks the plan may grow while its gates are undecided; MAX_BLOCKS without it.
+    """
     if num_blocks < 1:
         raise SweepError(f"the number of blocks must be at least 1, got {num_blocks}")
     if num_blocks * len(sweep.legs) > MAX_TRIALS:
@@ -84,6 +90,7 @@ def make_plan(sweep: Sweep, num_blocks: int = 1) -> Plan:
         question=sweep.question,
         num_workers=sweep.num_workers,
         num_blocks=num_blocks,
+        max_blocks=max(num_blocks, max_blocks or MAX_BLOCKS),
         window_steps=sweep.window.num_steps,
         gates=tuple(sweep.gates),
         legs=sweep.legs,
@@ -143,6 +150,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "question": plan.question,
         "num_workers": plan.num_workers,
         "num_blocks": plan.num_blocks,
+        "max_blocks": plan.max_blocks,
         "window_steps": plan.window_steps,
         "gates": [dataclasses.asdict(gate) for gate in plan.gates],
         "legs": [
@@ -171,7 +179,9 @@ def plan_from_json(values: dict[str, Any]) -> Plan:
         parts: dict[str, Any] = {"gates": gates, "legs": tuple(legs.values()), "trials": trials}
         if unknown := values.keys() - {field.name for field in dataclasses.fields(Plan)}:
             raise TypeError(f"it has unknown keys: {', '.join(sorted(unknown))}")
-        plan = typed(Plan, values, "the plan", given=parts)
+        num_blocks = values["num_blocks"]
+        older: dict[str, Any] = {"max_blocks": max(MAX_BLOCKS, num_blocks if isinstance(num_blocks, int) else 0)}
+        plan = typed(Plan, older | values, "the plan", given=parts)
     except (KeyError, TypeError, AttributeError, ArithmeticError, ConfigError, SweepError, CorruptData) as error:
         raise CorruptData(f"the stored plan cannot be read: {type(error).__name__}: {error}") from error
     _check_stored(plan)
@@ -201,6 +211,7 @@ def _check_stored(plan: Plan) -> None:
         "it has not exactly one baseline": roles.count("baseline") == 1,
         "it has more than one candidate": roles.count("candidate") <= 1,
         "a trial's block is not among its blocks": all(1 <= t.block <= plan.num_blocks for t in plan.trials),
+        "it has more blocks than at most": plan.num_blocks <= plan.max_blocks,
         "it has no workers": plan.num_workers > 0,
         "its window has no steps": plan.window_steps > 0,
     }

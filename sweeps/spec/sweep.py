@@ -79,7 +79,7 @@ def _check_gates(gates: Sequence[Gate], candidate: Mapping[str, Any] | None, leg
     if gates and candidate is None:
         raise SweepError("a sweep with gates needs a candidate: the leg whose verdict decides them")
     for gate in gates:
-        if gate.reference != "baseline" and gate.reference not in leg_names:
+        if gate.reference not in (None, "baseline", *leg_names):
             hint = nearest(gate.reference, ["baseline", *leg_names])
             raise SweepError(f"gate {gate.metric} compares with {gate.reference!r}, which is no leg{hint}")
 

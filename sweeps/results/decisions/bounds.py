@@ -29,22 +29,25 @@ class Bounded:
     decided_after: int | None
 
 
-def mean_at_most(values: Floats, baseline: int, leg: int, bound: float, max_blocks: int, floor_sd: float) -> Bounded:
-    """Whether the mean of leg - baseline, from `values` (R, K) with nan for gaps, is at most `bound`."""
+def mean_at_most(
+    values: Floats, baseline: int, leg: int, bound: float, *, looks: range, max_blocks: int, floor_sd: float
+) -> Bounded:
+    """Whether the mean of leg - baseline, from `values` (R, K) with nan for gaps, is at most `bound`.
+
+    `looks`: after how many blocks there has been one.
+    """
     return _over_looks(
-        [_of_contrast(values[:blocks], baseline, leg, floor_sd) for blocks in _looks(values, max_blocks)],
+        [_of_contrast(values[:blocks], baseline, leg, floor_sd) for blocks in looks],
         bound,
         max_blocks,
         _of_contrast(values, baseline, leg, floor_sd),
     )
 
 
-def own_mean_at_most(values: Floats, leg: int, bound: float, max_blocks: int) -> Bounded:
+def own_mean_at_most(values: Floats, leg: int, bound: float, *, looks: range, max_blocks: int) -> Bounded:
     """Whether the leg's own mean, from its column of `values` (R, K), is at most `bound`."""
     column = values[:, leg]
-    return _over_looks(
-        [_of_column(column[:blocks]) for blocks in _looks(values, max_blocks)], bound, max_blocks, _of_column(column)
-    )
+    return _over_looks([_of_column(column[:blocks]) for blocks in looks], bound, max_blocks, _of_column(column))
 
 
 def maximum_at_most(leg: Sequence[float], reference: Sequence[float], bound: float) -> Bounded:
@@ -62,10 +65,6 @@ class _Estimate:
     error: float
     df: float
     num_blocks: int
-
-
-def _looks(values: Floats, max_blocks: int) -> range:
-    return range(FIRST_LOOK, min(len(values), max_blocks) + 1)
 
 
 def _of_contrast(values: Floats, baseline: int, leg: int, floor_sd: float) -> _Estimate:

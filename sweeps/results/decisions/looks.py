@@ -59,17 +59,29 @@ def boundary(num_legs: int, max_blocks: int, look: int, df: float | None = None)
     return upper_quantile(upper_tail(bound, complete), df)
 
 
-def findings(values: Floats, baseline: int, max_blocks: int, floor_sd: float = DEFAULT_FLOOR_SD) -> list[LegFinding]:
-    """For each leg what `values` (R, K) allow to say, complete blocks in plan order; nan: no usable run.
+def findings(
+    values: Floats,
+    baseline: int,
+    max_blocks: int,
+    floor_sd: float = DEFAULT_FLOOR_SD,
+    num_complete: int | None = None,
+) -> list[LegFinding]:
+    """For each leg what `values` (R, K) allow to say, blocks in plan order; nan: no usable run.
 
-    Blocks past `max_blocks` are left out: they were not part of what the boundaries were made for.
+    Only the first `num_complete` blocks are looked at (all without it), and none past `max_blocks`: those were not part
+    of what the boundaries were made for. Before the first look the ratio is a plain mean over whatever is there.
     """
     num_blocks, num_legs = values.shape
-    after = range(FIRST_LOOK, min(num_blocks, max_blocks) + 1)
+    after = looks_after(num_blocks if num_complete is None else num_complete, max_blocks)
     looks = [_Look(values[:blocks], baseline, max_blocks, floor_sd) for blocks in after]
     if not looks:
         return [_undecided(values, leg, baseline) for leg in range(num_legs)]
     return [_finding(leg, looks, leg == baseline) for leg in range(num_legs)]
+
+
+def looks_after(num_complete: int, max_blocks: int) -> range:
+    """After how many blocks there has been a look."""
+    return range(FIRST_LOOK, min(num_complete, max_blocks) + 1)
 
 
 class _Look:

@@ -116,7 +116,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What may be concluded, in one word and a sentence."""
+    """What may be concluded, in one word and a sentence; what only goes with another one has no word."""
 
     word: str
     sentence: Words

@@ -98,7 +98,7 @@ def build_report(snapshots: Sequence[Snapshot]) -> Report:
         title=(f"{sweeps}: ", Code(single.manifest.id)) if single else (f"{sweeps}: {len(snapshots)} experiments",),
         state=" / ".join(states),
         question=" ".join(questions),
-        verdicts=[verdict(s, named=several) for s in snapshots],
+        verdicts=[line for s in snapshots for line in verdict(s, named=several)],
         lead=[
             *cpu_warning(snapshots),
             *(block for s in snapshots for block in (*candidate_facts(s, named=several), *fp8_facts(s, named=several))),

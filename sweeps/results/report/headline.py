@@ -1,13 +1,13 @@
 """How a report begins: what may be concluded, the time to the baseline's loss, and FP8 against the bf16 control.
 
-Not tok/s alone: a leg that is fast and learns less, or beats only its own slow baseline, has not won. From plain ratios
-no more than advice follows, and the first word says so.
+Not tok/s alone: a leg that is fast and learns less, or beats only its own slow baseline, has not won.
 """
 
 from collections.abc import Sequence
 
+from sweeps.results.decisions.conclusion import PLAIN_NAMES, Phrase, conclude
+from sweeps.results.decisions.judgement import judge
 from sweeps.results.measures.compare import (
-    Comparison,
     blocks_of,
     compare,
     fastest_fp8_over_bf16,
@@ -16,50 +16,22 @@ from sweeps.results.measures.compare import (
     unusable_trials,
 )
 from sweeps.results.measures.snapshot import Snapshot
-from sweeps.results.report.blocks import Block, Code, Fact, Facts, Paragraph, Piece, Strong, Verdict, Words
+from sweeps.results.report.blocks import Block, Code, Fact, Facts, Paragraph, Strong, Verdict, Words
 from sweeps.spec.legs import Leg
 from sweeps.spec.metrics import LEADING, METRIC
 from sweeps.spec.words import counted, fixed, percent_change
 
-_IN_SENTENCES = {"tok_per_sec": "tok/s", "peak_mib": "peak memory", "loss": "loss"}
+
+def verdict(snapshot: Snapshot, *, named: bool) -> list[Verdict]:
+    """What may be concluded, and what must not be missed beside it; `named`: sentences begin with the experiment."""
+    found = conclude(snapshot, judge(snapshot))
+    whose = _whose(snapshot, named)
+    leading = Verdict(word=found.word, sentence=(*whose, *_words(found.sentence)))
+    return [leading, *(Verdict(word="", sentence=(*whose, *_words(phrase))) for phrase in found.also)]
 
 
-def verdict(snapshot: Snapshot, *, named: bool) -> Verdict:
-    """What may be concluded; `named`: the sentence begins with the experiment."""
-    plan, whose = snapshot.plan, _whose(snapshot, named)
-    if plan.candidate is None:
-        sentence = (*whose, _caveat(plan.num_blocks), "The sweep names no candidate; the baseline is ")
-        return Verdict(word="ADVISORY", sentence=(*sentence, Code(plan.baseline.name), "."))
-    unusable = unusable_trials(snapshot, plan.candidate.name, plan.baseline.name)
-    if unusable:
-        return Verdict(word="INVALID", sentence=(*whose, *_unusable(plan.candidate, plan.baseline, snapshot)))
-    num_blocks = len(blocks_of(snapshot, plan.candidate.name, plan.baseline.name))
-    candidate: Words = (*whose, _caveat(num_blocks or plan.num_blocks), "The candidate ", Code(plan.candidate.name))
-    if not num_blocks:
-        sentence = (*candidate, " cannot be compared yet: it or the baseline is not completed.")
-        return Verdict(word="ADVISORY", sentence=sentence)
-    found = [compare(snapshot, plan.candidate.name, plan.baseline.name, metric.name) for metric in LEADING]
-    ratios = ", ".join(map(_in_words, found))
-    sentence = (*candidate, " against the baseline ", Code(plan.baseline.name), f": {ratios}.")
-    return Verdict(word="ADVISORY", sentence=sentence)
-
-
-def _caveat(num_blocks: int) -> str:
-    runs = (
-        "each leg ran in one block, and runs of the same leg vary by 1 to 2 %"
-        if num_blocks == 1
-        else f"the ratios are means over {num_blocks} blocks without an interval"
-    )
-    return f"The comparison is advice, not a verdict: {runs}. "
-
-
-def _unusable(candidate: Leg, baseline: Leg, snapshot: Snapshot) -> Words:
-    """Which of the two is not what it should be."""
-    words: list[Piece] = []
-    for role, leg in (("candidate", candidate), ("baseline", baseline)):
-        for why in dict.fromkeys(why for _, why in unusable_trials(snapshot, leg.name)):
-            words += ["; the " if words else "The ", f"{role} ", Code(leg.name), f" {why}"]
-    return (*words, ", so the two cannot be compared.")
+def _words(phrase: Phrase) -> Words:
+    return tuple(piece if isinstance(piece, str) else Code(piece.name) for piece in phrase)
 
 
 def candidate_facts(snapshot: Snapshot, *, named: bool) -> list[Block]:
@@ -113,13 +85,6 @@ def _whose(snapshot: Snapshot, named: bool) -> Words:
     return (Code(snapshot.manifest.id), ": ") if named else ()
 
 
-def _in_words(comparison: Comparison) -> str:
-    name, ratio = _IN_SENTENCES[comparison.metric.name], comparison.ratio.value
-    if ratio is None:
-        return f"{name} not compared ({comparison.reason})" if comparison.reason else f"{name} x -"
-    return f"{name} x {ratio:.{4 if comparison.metric.name == 'loss' else 3}f}"
-
-
 def _facts(snapshot: Snapshot, leg: Leg, base: Leg, base_role: str) -> list[Fact]:
     return [_time_to_loss(snapshot, leg, base, base_role), *(_fact(snapshot, leg, base, m.name) for m in LEADING)]
 
@@ -150,7 +115,7 @@ def _fact(snapshot: Snapshot, leg: Leg, base: Leg, name: str) -> Fact:
     if snapshot.plan.num_blocks > 1 and ratio.num_blocks:
         detail += f"; {counted(ratio.num_blocks, 'block')}"
     value = "-" if ratio.value is None else percent_change(ratio.value)
-    return Fact(label=_IN_SENTENCES[name], value=value, detail=(detail,))
+    return Fact(label=PLAIN_NAMES[name], value=value, detail=(detail,))
 
 
 def _grouped(value: float, digits: int) -> str:

@@ -25,7 +25,8 @@ def render(report: Report, figure_files: Mapping[str, str]) -> str:
     parts = [f"# {_words(report.title)}"]
     if report.question:
         parts.append(f"> {text(report.question)}")
-    parts += [f"**{verdict.word}.** {_words(verdict.sentence)}" for verdict in report.verdicts]
+    words = [f"**{verdict.word}.** " if verdict.word else "" for verdict in report.verdicts]
+    parts += [word + _words(verdict.sentence) for word, verdict in zip(words, report.verdicts, strict=True)]
     parts += [_block(block, figure_files) for block in report.lead]
     for section in report.sections:
         parts.append(f"## {section.title}")

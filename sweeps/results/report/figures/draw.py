@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from sweeps.results.decisions.gates import GateLine, gate_lines
+from sweeps.results.decisions.judgement import SPEED, Judgement, LegVerdict, judge
 from sweeps.results.measures.compare import compare, geometric_mean
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.report.blocks import Figure, Words
@@ -24,11 +24,12 @@ _EARLY = 0.1  # the part of a run in which the loss falls so fast that it would 
 
 def effect_figure(snapshot: Snapshot, *, number: int | None = None, of: str = "") -> Figure:
     """Each leg against the baseline in speed, memory and loss; numbered and named among several experiments."""
+    judgement = judge(snapshot)
     panels = [
         Panel(
             heading=metric.label,
             better="higher" if metric.better == "higher" else "lower",
-            effects=[_effect(snapshot, leg, metric) for leg in snapshot.plan.legs],
+            effects=[_effect(snapshot, leg, metric, judgement) for leg in snapshot.plan.legs],
             bounds=_bounds(snapshot, metric.name),
             margin=EQUIVALENT_WITHIN if metric.name == "tok_per_sec" else None,
         )
@@ -38,7 +39,8 @@ def effect_figure(snapshot: Snapshot, *, number: int | None = None, of: str = ""
         "One block: no spread to show."
         if snapshot.plan.num_blocks == 1
         else f"Marks are means over the blocks in which both legs are compared, {snapshot.plan.num_blocks} at most; "
-        "bars reach from the lowest to the highest block and are no confidence intervals."
+        "ticks are the blocks. Bars of tok/s are intervals that hold together with 99 %, once three blocks are "
+        "complete; other bars reach from the lowest to the highest block."
     )
     n = snapshot.plan.window_steps
     return _figure(
@@ -83,8 +85,8 @@ def memory_figure(snapshot: Snapshot) -> Figure:
     bars = [_memory_bar(snapshot, leg) for leg in snapshot.plan.legs]
     base = max(_values(snapshot, snapshot.plan.baseline, "peak_mib"), default=None)
     bounds = [
-        Bound(ratio=line.bound * base, label=f"{line.bound:g} x the baseline, {line.bound * base:,.0f} MiB")
-        for line in _baseline_gates(snapshot, "peak_mib")
+        Bound(ratio=ratio * base, label=f"{ratio:g} x the baseline, {ratio * base:,.0f} MiB")
+        for _, ratio in _baseline_gates(snapshot, "peak_mib")
         if base is not None
     ]
     return _figure(
@@ -135,7 +137,7 @@ def _figure(key: str, title: str, draw: Callable[[int, str, str], Drawing], capt
     )
 
 
-def _effect(snapshot: Snapshot, leg: Leg, metric: Metric) -> Effect:
+def _effect(snapshot: Snapshot, leg: Leg, metric: Metric, judgement: Judgement) -> Effect:
     ratios = list(_ratios(snapshot, leg, metric.name).values())
     is_baseline = leg.role == "baseline"
     own = geometric_mean(_values(snapshot, leg, metric.name)) if is_baseline else None
@@ -144,8 +146,14 @@ def _effect(snapshot: Snapshot, leg: Leg, metric: Metric) -> Effect:
         role=leg.role,
         mean=geometric_mean(ratios),
         blocks=[] if is_baseline else ratios,
+        interval=None if is_baseline or metric.name != SPEED else _interval(judgement.of_leg(leg.name)),
         absolute=None if own is None else f"{own:,.{metric.digits}f}",
     )
+
+
+def _interval(verdict: LegVerdict) -> tuple[float, float] | None:
+    low, high = verdict.finding.low, verdict.finding.high
+    return None if low is None or high is None else (low, high)
 
 
 def _ratios(snapshot: Snapshot, leg: Leg, metric: str) -> dict[int, float]:
@@ -158,21 +166,16 @@ def _values(snapshot: Snapshot, leg: Leg, metric: str) -> list[float]:
     return [value for value in values if value is not None and 0 < value < math.inf]
 
 
-def _baseline_gates(snapshot: Snapshot, metric: str) -> list[GateLine]:
-    """The gates on a metric with a bound of their own against the baseline."""
+def _baseline_gates(snapshot: Snapshot, metric: str) -> list[tuple[str, float]]:
+    """The gates on a metric with a bound of their own against the baseline: in words, and as a ratio."""
     baseline = snapshot.plan.baseline.name
-    return [
-        line
-        for line in gate_lines(snapshot)
-        if line.gate.metric == metric and line.gate.at_most is not None and line.reference == baseline
-    ]
+    gates = [g for g in snapshot.plan.gates if g.metric == metric and g.reference in ("baseline", baseline)]
+    most = [(f"at most x {gate.at_most:g}", gate.at_most) for gate in gates if gate.at_most is not None]
+    return most + [(f"at least x {gate.at_least:g}", gate.at_least) for gate in gates if gate.at_least is not None]
 
 
 def _bounds(snapshot: Snapshot, metric: str) -> list[Bound]:
-    return [
-        Bound(ratio=line.bound, label=f"{metric} at most x {line.bound:g}")
-        for line in _baseline_gates(snapshot, metric)
-    ]
+    return [Bound(ratio=ratio, label=f"{metric} {words}") for words, ratio in _baseline_gates(snapshot, metric)]
 
 
 def _lines(snapshot: Snapshot, field: Literal["dt_ms", "loss_ema"]) -> list[Line]:

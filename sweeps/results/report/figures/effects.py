@@ -24,6 +24,7 @@ class Effect:
     role: str
     mean: float | None
     blocks: Sequence[float] = ()
+    interval: tuple[float, float] | None = None  # of the ratio
     absolute: str | None = None
 
 
@@ -105,7 +106,7 @@ def _heading(canvas: Canvas, panel: Panel, x: float, y: float) -> None:
 
 
 def _scale(panel: Panel, left: float, right: float) -> Scale:
-    shown = [r for e in panel.effects if e.mean is not None for r in (e.mean, *e.blocks)]
+    shown = [r for e in panel.effects if e.mean is not None for r in (e.mean, *e.blocks, *(e.interval or ()))]
     marks = [b.ratio for b in panel.bounds] + ([1 - panel.margin, 1 + panel.margin] if panel.margin else [])
     changes = [(r - 1) * 100 for r in (1.0, *shown, *marks)]
     low, high = min(changes), max(changes)
@@ -138,7 +139,8 @@ def _row(canvas: Canvas, effect: Effect, scale: Scale, y: float, right: float) -
     colour = ROLE_MARKS[effect.role].colour
     at = [scale.px((r - 1) * 100) for r in effect.blocks]
     if len(at) > 1 and effect.absolute is None:
-        canvas.line(min(at), y, max(at), y, f"line s{colour}")
+        ends = [scale.px((ratio - 1) * 100) for ratio in effect.interval] if effect.interval else at
+        canvas.line(min(ends), y, max(ends), y, f"line s{colour}")
         for x in at:
             canvas.line(x, y - 4, x, y + 4, f"thin s{colour}")
     canvas.mark(scale.px((effect.mean - 1) * 100), y, ROLE_MARKS[effect.role], 4.5)
@@ -150,7 +152,7 @@ def _legend(canvas: Canvas, panels: Sequence[Panel], y: float, width: int) -> fl
     roles = [r for r in ROLE_MARKS if any(e.role == r for e in panels[0].effects)]
     entries: list[tuple[str, str]] = [(role, role) for role in roles]
     if any(len(e.blocks) > 1 for panel in panels for e in panel.effects):
-        entries.append(("bar", "lowest to highest block; no confidence interval"))
+        entries.append(("bar", "tok/s: interval; else lowest to highest block"))
     margins = [p.margin for p in panels if p.margin]
     if margins:
         entries.append(("band", f"within \N{PLUS-MINUS SIGN}{margins[0] * 100:g} %"))

@@ -1,63 +1,72 @@
-"""The gates as the sweep declares them, each with what was measured and how far that may be believed."""
+"""The gates as the sweep declares them, each with what was measured, its interval and its verdict."""
 
-from sweeps.results.decisions.gates import GateLine, gate_lines
+from sweeps.results.decisions.conclusion import gate_bound, gate_value, interval_of
+from sweeps.results.decisions.judgement import GateVerdict, LegVerdict, judge
+from sweeps.results.decisions.listing import verdict_text
 from sweeps.results.measures.snapshot import Snapshot
-from sweeps.results.report.blocks import (
-    Block,
-    Cell,
-    Code,
-    Column,
-    Paragraph,
-    Table,
-    code_cell,
-    number_cell,
-    text_cell,
-)
+from sweeps.results.report.blocks import Block, Cell, Code, Column, Paragraph, Table, code_cell, number_cell, text_cell
 from sweeps.results.report.sections.across import Snapshots, across
-from sweeps.results.report.sections.ratios import mean_cell
-from sweeps.spec.metrics import METRIC
+
+_TONES = {"PASS": "within", "FAIL": "outside", "UNDECIDED": ""}
+_NOTE = (
+    "Intervals of speed hold together, over all legs and all looks, with 99 %; a look follows every complete block "
+    "from the third on. A loss is held to its bound with 5 % for either wrong answer, memory exactly. IMPROVED and "
+    "REGRESSED: the interval excludes 0. EQUIVALENT: within \N{PLUS-MINUS SIGN}1 %. INCONCLUSIVE: more blocks are "
+    "needed. ADVISORY: fewer than three blocks, or other code. INVALID: a leg diverged, ran uncompiled or on other "
+    "hardware."
+)
 
 
 def gate_blocks(snapshots: Snapshots) -> list[Block]:
-    """The gate table and how far it may be believed, or that there are no gates."""
+    """The verdict per gate and per leg, and what the words mean."""
+    legs = across(snapshots, leg_verdict_table)
     if not any(s.plan.gates for s in snapshots):
-        return [Paragraph(words=("The sweep declares no gates.",))]
-    note = (
-        "Values are the candidate's and the reference's plain means over their blocks, n where that is not the number "
-        "of the ratio; the ratio is a geometric mean over the blocks in which both are compared. It has no interval "
-        "yet, so every verdict is ADVISORY: a ratio within its bound is no proof, one outside may be chance. INVALID: "
-        "one of the two diverged, ran uncompiled because compiling failed, or ran on other hardware."
-    )
-    return [across(snapshots, gate_table), Paragraph(words=(note,), tone="note")]
+        return [Paragraph(words=("The sweep declares no gates.",)), legs, Paragraph(words=(_NOTE,), tone="note")]
+    return [across(snapshots, gate_table), legs, Paragraph(words=(_NOTE,), tone="note")]
 
 
 def gate_table(snapshot: Snapshot) -> Table:
-    """The gates as declared, with value, bound and what may be said."""
-    headings = ("candidate's", "reference's", "ratio", "blocks", "bound")
+    """The gates as declared, with value, bound and verdict."""
     columns = [
         Column(heading="gate"),
         Column(heading="against"),
-        *(Column(heading=heading, kind="number") for heading in headings),
-        Column(heading="plain ratio"),
+        Column(heading="asked"),
+        Column(heading="measured", kind="number"),
+        Column(heading="blocks", kind="number"),
         Column(heading="verdict"),
     ]
-    return Table(caption="Gates of the sweep", columns=columns, rows=[_row(line) for line in gate_lines(snapshot)])
+    rows = [_gate_row(verdict) for verdict in judge(snapshot).gates]
+    return Table(caption="Gates of the sweep, judged for the candidate", columns=columns, rows=rows)
 
 
-def _row(line: GateLine) -> list[Cell]:
-    wants = "improves" if line.gate.at_most is None else f"at most x {line.gate.at_most:g}"
-    digits, ratio = METRIC[line.gate.metric].digits, line.comparison.ratio
-    lies = {None: "not measured", True: "within the bound", False: "outside the bound"}[line.is_within]
-    if ratio.value is None and line.comparison.reason is not None:
-        lies = f"not compared: {line.comparison.reason}"
+def leg_verdict_table(snapshot: Snapshot) -> Table:
+    """Every leg but the baseline in speed."""
+    columns = [
+        Column(heading="leg"),
+        Column(heading="tok/s over baseline", kind="number"),
+        Column(heading="blocks", kind="number"),
+        Column(heading="verdict"),
+    ]
+    rows = [_leg_row(verdict) for verdict in judge(snapshot).legs]
+    return Table(caption="Speed of each leg over the baseline, with its interval", columns=columns, rows=rows)
+
+
+def _gate_row(verdict: GateVerdict) -> list[Cell]:
     return [
-        Cell(words=(Code(line.gate.metric), f" {wants}")),
-        code_cell(line.reference),
-        mean_cell(line.value, digits, ratio.num_blocks),
-        mean_cell(line.reference_value, digits, ratio.num_blocks),
-        number_cell(ratio.value, 4),
-        number_cell(ratio.num_blocks),
-        Cell(words=(f"{line.sense} {line.bound:.4f}",), order=line.bound),
-        text_cell(lies, {None: "", True: "within", False: "outside"}[line.is_within]),
-        text_cell("INVALID" if line.is_invalid else "ADVISORY"),
+        Cell(words=(Code(verdict.metric.name),)),
+        code_cell(verdict.reference.name) if verdict.reference is not None else text_cell("-"),
+        text_cell(gate_bound(verdict)),
+        Cell(words=(gate_value(verdict),), order=verdict.value),
+        number_cell(verdict.num_blocks),
+        text_cell(verdict_text(verdict), _TONES[verdict.outcome]),
+    ]
+
+
+def _leg_row(verdict: LegVerdict) -> list[Cell]:
+    finding = verdict.finding
+    return [
+        code_cell(verdict.leg.name),
+        Cell(words=(interval_of(finding.ratio, finding.low, finding.high),), order=finding.ratio),
+        number_cell(finding.num_blocks),
+        text_cell(verdict_text(verdict)),
     ]

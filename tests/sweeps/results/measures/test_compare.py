@@ -71,7 +71,7 @@ def test_time_and_memory_are_not_compared_across_hardware_but_losses_are(
     assert line.count(f"not compared: {reason}") == 2
     assert "| 1.0000 |" in line
     assert f"- `{LEG}` and `{BASE}` are not compared in block 1 in tok/s, peak MiB: {reason}" in text
-    assert f"tok/s not compared ({reason})" in text.split("\n\n")[2]
+    assert text.split("\n\n")[2] == f"**INVALID.** `{LEG}` cannot be judged against `{BASE}`: {reason}."
 
 
 def test_what_is_not_known_is_not_held_against_a_leg(done: Experiment) -> None:
@@ -165,10 +165,14 @@ def test_a_diverged_leg_is_neither_compared_nor_fastest(
     assert best is not None
     assert best[0].name == BASE
     text = report(snapshot)
-    assert text.split("\n\n")[2].startswith(f"**INVALID.** The candidate `{LEG}` diverged")
+    assert text.split("\n\n")[2].startswith(
+        f"**FAIL.** Do not use `{LEG}`: it diverged: the loss is not a finite number"
+    )
     assert f"| `{LEG}` | diverged | 40 |" in text
     assert f"- `{LEG}` diverged, so it is compared with no other: the loss is not a finite number in 10" in text
-    assert "| INVALID |" in text.split("## Gates")[1].split("## ")[0]
+    gates = text.split("## Gates")[1].split("## ")[0]
+    assert gates.count(f"| INVALID: {LEG} diverged |".replace("_", "\\_")) == 2
+    assert f"| EXCEEDED: {LEG} diverged |".replace("_", "\\_") in gates
 
 
 def test_a_diverged_baseline_leaves_nothing_compared(

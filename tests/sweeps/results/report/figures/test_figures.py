@@ -148,10 +148,10 @@ def test_ticks_are_round_and_enclose_the_range() -> None:
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])
-def test_one_block_is_a_point_and_several_are_a_bar_that_is_called_no_interval(width: int) -> None:
-    assert "no confidence interval" not in effect(1.02, width=width)
+def test_one_block_is_a_point_and_several_are_a_bar_that_says_what_it_is(width: int) -> None:
+    assert "lowest to highest block" not in effect(1.02, width=width)
     several = effect(1.02, 0.98, 1.04, width=width)
-    assert "lowest to highest block; no confidence interval" in several
+    assert "tok/s: interval; else lowest to highest block" in several
     assert several.count('class="thin s0"') == 3 * 3 + 3  # three blocks in three panels, three in the legend
 
 
