@@ -10,7 +10,6 @@ step 0 again. Publications are numbered, because a clock can be set back.
 """
 
 import json
-import math
 import re
 import secrets
 import shutil
@@ -24,6 +23,7 @@ _HIDDEN = ".unfinished-"
 _ASIDE = f"{_HIDDEN}replaced-"
 _DOOMED = f"{_HIDDEN}old-"
 _NAME = re.compile(r"(\.unfinished-(?:replaced-)?)?(step_(\d{6,}))")
+_MOST = 2.0**53  # above, a number and its successor are one
 _ORDER = "order.json"  # which publication of this root it was, counted from 1; older versions wrote none
 
 
@@ -127,6 +127,6 @@ def _value(path: Path, key: str) -> float:
     """A number in a small JSON file; 0 if there is none to read."""
     try:
         value = float(json.loads(path.read_bytes())[key])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0.0
-    return value if math.isfinite(value) else 0.0
+    return value if 0 <= value < _MOST else 0.0

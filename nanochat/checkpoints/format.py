@@ -3,7 +3,7 @@
 In a folder: the sharded values and moments (`__{rank}_0.distcp` and `.metadata`, by torch.distributed.checkpoint, which
 also cuts them anew for another number of ranks), `rank_{r}.pt` (the rank's data lanes and random states),
 `trainer.json` (the loop's own numbers) and, written last, `checkpoint.json` with the size and sha256 of every other
-file. A folder is a checkpoint if that index exists and all files match it.
+file. A folder is a checkpoint if that index exists and all files match it. What is read runs no code (untrusted.py).
 
 Each rank writes into the folder that it is given, shared or its own; where they are its own, whoever merges them (Ray
 Train uploads them into one place) gets the same complete folder.
@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import os
-import random
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -24,24 +24,34 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 from torch.distributed.checkpoint.state_dict_saver import save as save_sharded
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from nanochat.checkpoints.random_states import random_states, restore_random_states
+from nanochat.checkpoints.untrusted import (
+    TensorReader,
+    UntrustedError,
+    load_rank_state,
+    open_plain,
+    plain_bytes,
+    with_tensors,
+)
 from nanochat.machine.ranks import Ranks
 from nanochat.optimizer.sharded import ShardedOptimizer
 from nanochat.stats import CHECKPOINT_INDEX
 
 INDEX = CHECKPOINT_INDEX
 _FORMAT = 1
-_TRAINER = "trainer.json"
+_TRAINER, _METADATA = "trainer.json", ".metadata"
+_SHARDS = re.compile(r"__(\d{1,6})_\d{1,6}\.distcp")
+_MOST_STEPS, _MOST_RANKS = 2**31, 2**16
 
 T = TypeVar("T")
 
@@ -84,7 +94,7 @@ class TrainState:
             tensors={**optimizer.state_dict(), **_buffer_entries(buffers)},
             lanes=lanes,
             trainer=trainer,
-            random_states=_random_states(optimizer.ranks.device),
+            random_states=random_states(optimizer.ranks.device),
             ranks=optimizer.ranks,
         )
 
@@ -130,64 +140,103 @@ def verify(folder: Path) -> None:
     files: dict[str, Any] = read_index(folder)["files"]
     for name, fact in files.items():
         path = folder / name
-        if not path.is_file():
+        if not path.exists():
             raise CheckpointError(f"{path} is missing, though {INDEX} lists it with {fact['bytes']} bytes")
-        num_bytes = path.stat().st_size
+        num_bytes = path.lstat().st_size
         if num_bytes < fact["bytes"]:
             raise CheckpointError(f"{path} is truncated: {num_bytes} of {fact['bytes']} bytes")
         if num_bytes > fact["bytes"]:
             raise CheckpointError(f"{path} has {num_bytes} bytes, {fact['bytes']} were written")
     with ThreadPoolExecutor() as pool:
         digests = pool.map(lambda name: _sha256(folder / name), files)
-    for (name, fact), seen in zip(files.items(), digests, strict=True):
-        if seen != fact["sha256"]:
-            raise CheckpointError(f"{folder / name} is damaged: its sha256 is {seen}, {fact['sha256']} was written")
+        for (name, fact), seen in zip(files.items(), digests, strict=True):
+            if seen != fact["sha256"]:
+                raise CheckpointError(f"{folder / name} is damaged: its sha256 is {seen}, {fact['sha256']} was written")
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The checkpoint's index, its fields present. Raises CheckpointError where there is none or it is no index."""
+    """The checkpoint's index, all of it checked. Raises CheckpointError where there is none or it is no index."""
     path = folder / INDEX
+    if folder.is_symlink():
+        raise CheckpointError(f"{folder} is a link, which no checkpoint is")
     if not path.is_file():
         raise CheckpointError(f"{folder} is no complete checkpoint: it has no {INDEX}, which is written last")
     try:
-        index = json.loads(path.read_bytes())
-    except ValueError as error:
+        index: Any = json.loads(plain_bytes(path))
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is no JSON ({path.stat().st_size} bytes): {error}") from error
+    except UntrustedError as error:
+        raise CheckpointError(str(error)) from None
     wanted = {"format", "step", "world_size", "config_digest", "files"}
     if not isinstance(index, dict) or not wanted <= index.keys():
         raise CheckpointError(f"{path} is no checkpoint index: it lacks some of {', '.join(sorted(wanted))}")
     if index["format"] != _FORMAT:
-        raise CheckpointError(f"{path} has format {index['format']}; this version reads format {_FORMAT}")
+        raise CheckpointError(f"{path} has format {index['format']!r}; this version reads format {_FORMAT}")
+    reason = _what_is_wrong(index)
+    if reason is not None:
+        raise CheckpointError(f"{path} is damaged: {reason}")
     return index
+
+
+def _what_is_wrong(index: Mapping[str, Any]) -> str | None:
+    """Why the fields of an index cannot be those of a checkpoint: it lists every file of every rank, and no other."""
+    for name, most in (("step", _MOST_STEPS), ("world_size", _MOST_RANKS)):
+        if type(index[name]) is not int or not 0 <= index[name] <= most:
+            return f"{name} is {str(index[name])[:40]!r}"
+    if not isinstance(index["config_digest"], str):
+        return "config_digest is no text"
+    files = index["files"]
+    if not isinstance(files, dict):
+        return "it lists no files"
+    ranks = range(index["world_size"])
+    needed = {_METADATA, _TRAINER, *(f"rank_{rank}.pt" for rank in ranks)}
+    if not needed <= files.keys():
+        return f"it does not list {min(needed - files.keys())}"
+    for name, fact in files.items():
+        shard = _SHARDS.fullmatch(name)
+        if name not in needed and not (shard and int(shard[1]) in ranks):
+            return f"it lists {name!r}, which is no file of a checkpoint of {len(ranks)} ranks"
+        if not isinstance(fact, dict) or type(fact.get("bytes")) is not int or not isinstance(fact.get("sha256"), str):
+            return f"it does not say size and digest of {name}"
+    return None
 
 
 def read(folder: Path, ranks: Ranks, into: ShardedOptimizer, buffers: Mapping[str, Tensor] | None = None) -> TrainState:
     """Collective. Loads optimizer, parameters, buffers and random states in place, whatever number of ranks wrote them.
 
-    The folder is taken to be verified (`latest_valid`). Random states are the same rank's, where it existed before; the
-    lanes are those of all ranks.
+    The folder is taken to be verified (`latest_valid`), which says nothing about who wrote it. Random states are the
+    same rank's, where it existed before; the lanes are those of all ranks. Raises CheckpointError for another state.
     """
     silence_notice()
     index = read_index(folder)
     tensors = into.state_dict()
     everything = {**tensors, **_buffer_entries(buffers)}
+    reader = TensorReader(folder, index["files"].keys())
     try:
-        load_sharded(everything, storage_reader=FileSystemReader(folder), no_dist=ranks.world_size == 1)
-    except (CheckpointException, OSError, RuntimeError, ValueError) as error:
+        load_sharded(everything, storage_reader=reader, no_dist=ranks.world_size == 1)
+    except (CheckpointException, OSError, RuntimeError, ValueError, UntrustedError) as error:
         raise CheckpointError(f"the state in {folder} does not fit this model: {error}") from error
     into.load_state_dict(tensors)
     old_ranks = range(index["world_size"])
-    stored = [torch.load(folder / f"rank_{old_rank}.pt", weights_only=False) for old_rank in old_ranks]
-    random_states = stored[ranks.rank % len(old_ranks)]["random"]
-    _restore_random_states(random_states, ranks.device)
-    lanes = {lane: state for of_rank in stored for lane, state in of_rank["lanes"].items()}
+    try:
+        stored = [load_rank_state(folder / f"rank_{old_rank}.pt") for old_rank in old_ranks]
+        trainer = json.loads(plain_bytes(folder / _TRAINER))
+        of_rank = stored[ranks.rank % len(old_ranks)][1]
+        restore_random_states(of_rank, ranks.device)
+    except (UntrustedError, OSError) as error:
+        raise CheckpointError(str(error)) from error
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:
+        raise CheckpointError(f"{folder} holds no state of a rank: {type(error).__name__}: {error}") from error
+    if not isinstance(trainer, dict):
+        raise CheckpointError(f"{folder / _TRAINER} holds no JSON object")
+    lanes = {lane: state for lanes_of_rank, _ in stored for lane, state in lanes_of_rank.items()}
     return TrainState(
         step=index["step"],
         config_digest=index["config_digest"],
         tensors=everything,
         lanes=dict(sorted(lanes.items())),
-        trainer=json.loads((folder / _TRAINER).read_bytes()),
-        random_states=random_states,
+        trainer=trainer,
+        random_states=of_rank,
         ranks=ranks,
     )
 
@@ -264,13 +313,13 @@ def _claim(folder: Path) -> None:
 def _write_rank_files(folder: Path, state: TrainState) -> dict[str, dict[str, Any]]:
     """Writes what is this rank's alone; size and digest of all files it wrote, the sharded ones included."""
     packed = io.BytesIO()
-    torch.save({"lanes": dict(state.lanes), "random": dict(state.random_states)}, packed)
+    torch.save({"lanes": with_tensors(dict(state.lanes)), "random": dict(state.random_states)}, packed)
     rank_file = folder / f"rank_{state.ranks.rank}.pt"
     write_whole(rank_file, packed.getvalue())
     mine = [rank_file, *folder.glob(f"__{state.ranks.rank}_*.distcp")]
     if state.ranks.is_first:
         write_whole(folder / _TRAINER, json.dumps(dict(state.trainer), indent=1).encode())
-        mine += [folder / _TRAINER, folder / ".metadata"]
+        mine += [folder / _TRAINER, folder / _METADATA]
     return {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in mine}
 
 
@@ -307,26 +356,12 @@ def sync(path: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with os.fdopen(open_plain(path), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except UntrustedError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _buffer_entries(buffers: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
     return {f"buffer.{name}": tensor for name, tensor in (buffers or {}).items()}
-
-
-def _random_states(device: torch.device) -> dict[str, Any]:
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
-def _restore_random_states(states: Mapping[str, Any], device: torch.device) -> None:
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])
-    torch.set_rng_state(states["torch"])
-    if device.type == "cuda" and states["cuda"] is not None:
-        torch.cuda.set_rng_state(states["cuda"], device)

@@ -222,12 +222,17 @@ class Lane:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Goes on where `state` was taken; nothing is tokenized again."""
+        for name in ("epoch", "turn", "next_text", "num_read"):
+            if type(state[name]) is not int or not 0 <= state[name] < 2**53:
+                raise TypeError(f"{name} of a lane is {str(state[name])[:40]!r}, not a number from 0")
         self._epoch, self._turn = state["epoch"], state["turn"]
         self._next_text, self._num_read = state["next_text"], state["num_read"]
         self._served = state.get("served")
         self._texts = None
         self._buffer = PackingBuffer()
         tokens = np.asarray(state["tokens"]).astype(self._dtype)
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self._tokenizer.vocab_size:
+            raise TypeError(f"a lane holds token {tokens.max()} of {self._tokenizer.vocab_size}")
         for document in np.split(tokens, np.cumsum(np.asarray(state["lengths"]))[:-1]):
             if len(document):
                 self._buffer.add(document)

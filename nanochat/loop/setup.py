@@ -1,6 +1,7 @@
 """Everything a run needs, built from its config: device, data, model, optimizer, and where it continues from."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,17 @@ class Progress:
     min_val_bpb: float | None = None
     skipped_in_a_row: int = 0
     num_skipped: int = 0
+
+    def restore(self, stored: Mapping[str, Any], folder: Path) -> None:
+        """Takes the numbers of a checkpoint; one that is not there stays. Raises CheckpointError for what is none."""
+        for field in fields(self):
+            value = stored.get(field.name, field.default)
+            is_whole = isinstance(field.default, int)
+            fits = type(value) is int and 0 <= value < 2**31 if is_whole else type(value) in (int, float)
+            if not (fits or (value is None and field.default is None)):
+                shown = str(value)[:40]
+                raise checkpoint.CheckpointError(f"{folder} is damaged: the trainer's {field.name} is {shown!r}")
+            setattr(self, field.name, value)
 
 
 @dataclass(frozen=True)
@@ -278,7 +290,11 @@ def _continue_from_checkpoint(run: Run, hooks: Hooks) -> None:
             f"the same settings and version, or start a new run elsewhere"
         )
     state = checkpoint.read(folder, run.ranks, run.optimizer, run.model.router_biases())
-    run.feed.load_state(dict(state.lanes))
-    vars(run.progress).update(state.trainer)
+    try:
+        run.feed.load_state(dict(state.lanes))
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise checkpoint.CheckpointError(f"{folder} is damaged: it holds no data positions ({reason})") from error
+    run.progress.restore(state.trainer, folder)
     if run.ranks.is_first:
         print(f"Continuing from {folder.name} at step {state.step}", flush=True)

@@ -146,3 +146,11 @@ def test_what_is_not_named_like_a_checkpoint_is_neither_read_nor_deleted(tmp_pat
         save(tmp_path, state(step), keep=1)
     assert names(tmp_path) == ["step_000020"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*strange, "step_000020"])
+
+
+@pytest.mark.parametrize("number", ["1e300", "1" + "0" * 400, "NaN", "-1", '"x"', "[]", "null", "[" * 5000])
+def test_no_number_in_a_folder_makes_new_checkpoints_older_than_it(tmp_path: Path, number: str):
+    save(tmp_path, state(10), keep=1)
+    (tmp_path / "step_000010" / "order.json").write_text('{"number": ' + number + "}")
+    save(tmp_path, state(20), keep=1)
+    assert names(tmp_path) == ["step_000020"]

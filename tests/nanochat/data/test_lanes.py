@@ -407,3 +407,21 @@ def test_batches_may_be_made_in_another_thread(austen: tuple[Corpus, Tokenizer])
     thread.start()
     thread.join()
     assert all(_equal(made[lane], expected[lane]) for lane in (0, 1))
+
+
+@pytest.mark.parametrize("name", ["epoch", "turn", "next_text", "num_read"])
+@pytest.mark.parametrize("value", [-1, 1.5, True, "1", None, 10**30])
+def test_a_position_that_is_none_is_refused(tmp_path: Path, name: str, value: object):
+    corpus = _corpus(tmp_path, [["a"], ["b"]])
+    states = _state(_lanes(corpus))
+    states[0] = {**states[0], name: value}
+    with pytest.raises(TypeError, match=f"{name} of a lane is"):
+        _lanes(corpus).load_state(states)
+
+
+def test_tokens_that_the_vocabulary_does_not_have_are_refused(tmp_path: Path):
+    corpus = _corpus(tmp_path, [["a"], ["b"]])
+    states = _state(_lanes(corpus))
+    states[0] = {**states[0], "tokens": np.array([1, 2**15], dtype=np.uint16), "lengths": np.array([2])}
+    with pytest.raises(TypeError, match=r"a lane holds token 32768"):
+        _lanes(corpus).load_state(states)

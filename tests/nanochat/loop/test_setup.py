@@ -1,9 +1,14 @@
 """A run's checkpoints are good for the same settings, also after the trainer has learned new ones."""
 
 import dataclasses
+import math
+from pathlib import Path
 
+import pytest
+
+from nanochat.checkpoints.format import CheckpointError
 from nanochat.config import MoEConfig, OptimConfig, TrainConfig, with_overrides
-from nanochat.loop.setup import _digest_of_sections, _may_continue, state_digest
+from nanochat.loop.setup import Progress, _digest_of_sections, _may_continue, state_digest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,3 +63,21 @@ def test_a_checkpoint_of_a_version_whose_digest_knew_where_the_text_was_is_conti
     assert _may_continue(stored, there)
     assert _may_continue(state_digest(there), with_overrides(there, {"data.source": "/abs/shards"}))
     assert not _may_continue(stored, with_overrides(there, {"optim.matrix_lr": 0.5}))
+
+
+def test_the_loops_numbers_come_back_from_a_checkpoint_and_what_is_none_is_refused():
+    progress = Progress()
+    progress.restore(
+        {"steps_done": 3, "loss_ema": math.nan, "min_val_bpb": 1.5, "a_later_one": []}, Path("step_000003")
+    )
+    assert (progress.steps_done, progress.min_val_bpb, progress.num_skipped) == (3, 1.5, 0)
+    assert not hasattr(progress, "a_later_one")
+    wrong = {
+        "steps_done": (-1, "3", 3.0, True, None, 10**400, [], 2**31),
+        "loss_ema": ("x", None, True, [1.0]),
+        "min_val_bpb": ("x", {}),
+    }
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(CheckpointError, match=f"step_000003 is damaged: the trainer's {name} is"):
+                Progress().restore({name: value}, Path("step_000003"))
