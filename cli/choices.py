@@ -1,10 +1,11 @@
-"""Which trials a command line asks for: what `plan` prints and `launch` runs, from the same options."""
+"""Which trials a command line asks for: what `plan` and `launch` make, what `retry` repeats, what `restore` drops."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sweeps.records.documents import TrialState
     from sweeps.spec.plan import Plan
 
 
@@ -47,3 +48,58 @@ def names_of(option: str, text: str) -> list[str]:
         if names.count(name) > 1:
             raise UsageError(f"{option} names {name} twice")
     return names
+
+
+def choose_to_retry(
+    states: "Mapping[str, TrialState]", leg_of: Mapping[str, str], wanted: Sequence[str] | None
+) -> list[str]:
+    """The failed trials, or the failed and dropped ones that a user names by leg or by trial, in plan order.
+
+    Raises UsageError for a name that is none, and for one that has neither failed nor been dropped.
+    """
+    from sweeps.spec.errors import UsageError
+
+    if wanted is None:
+        return [trial for trial, state in states.items() if state == "failed"]
+    can_run = [trial for trial, state in states.items() if state in ("failed", "dropped")]
+    for name, trials in _named(wanted, leg_of).items():
+        if not any(trial in can_run for trial in trials):
+            seen = f"failed or dropped: {', '.join(can_run)}" if can_run else "none has"
+            raise UsageError(f"leg {name} has not failed ({seen}); `nanochat-sweep restore` runs what was interrupted")
+    return [trial for trial in can_run if trial in wanted or leg_of[trial] in wanted]
+
+
+def choose_to_drop(states: "Mapping[str, TrialState]", leg_of: Mapping[str, str], wanted: Sequence[str]) -> list[str]:
+    """The unfinished trials that a user names by leg or by trial, in plan order.
+
+    What is dropped already may be named again. Raises UsageError for a name that is none, for one whose trials are all
+    completed, and if no trial would be left.
+    """
+    from sweeps.records.documents import COMPLETED_STATES
+    from sweeps.spec.errors import UsageError
+
+    for name, trials in _named(wanted, leg_of).items():
+        if all(states[trial] in COMPLETED_STATES for trial in trials):
+            raise UsageError(f"leg {name} cannot be dropped: it is {states[trials[0]]}")
+    chosen = [
+        trial
+        for trial, state in states.items()
+        if (trial in wanted or leg_of[trial] in wanted) and state not in (*COMPLETED_STATES, "dropped")
+    ]
+    if all(state == "dropped" or trial in chosen for trial, state in states.items()):
+        raise UsageError("--drop would leave no leg; delete the experiment with `nanochat-sweep rm`")
+    return chosen
+
+
+def _named(wanted: Sequence[str], leg_of: Mapping[str, str]) -> dict[str, list[str]]:
+    """The trials of each name, which is a leg's or a trial's. Raises UsageError where one trial is named twice."""
+    from sweeps.spec.errors import UsageError
+    from sweeps.spec.names import nearest
+
+    named = {name: [trial for trial, leg in leg_of.items() if name in (trial, leg)] for name in wanted}
+    for name, trials in named.items():
+        if not trials:
+            raise UsageError(f"there is no leg {name!r}{nearest(name, leg_of.values())}")
+        if any(leg_of[trial] in named and leg_of[trial] != name for trial in trials):
+            raise UsageError(f"{name} is named twice, also as leg {leg_of[trials[0]]}")
+    return named

@@ -21,6 +21,7 @@ from cli.plan import plan
 from cli.report import report
 from cli.restore import restore
 from cli.retry import retry
+from cli.rm import rm
 from cli.status import status
 from cli.stop import stop
 
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for verb in (launch, plan, restore, retry, stop, status, logs, ls, gate, report, export, data, doctor):
+for verb in (launch, plan, restore, retry, stop, rm, status, logs, ls, gate, report, export, data, doctor):
     app.command(cls=Verb)(verb)
 
 

@@ -25,6 +25,7 @@ _STYLES = {
     "failed": "bold red",
     "diverged": "bold red",
     "interrupted": "yellow",
+    "dropped": "dim",
     "pending": "dim",
 }
 _MIN_WIDTHS = {"state": 11, "loss": 7, "tok/s": 9, "ETA": 7}

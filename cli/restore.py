@@ -1,5 +1,9 @@
 """`restore`: runs what is left of an experiment."""
 
+from typing import Annotated
+
+import typer
+
 from cli.options import Address, Commit, Exp, Grace, NumWorkers, ReportTo, StopAfter, Storage
 
 
@@ -12,8 +16,13 @@ def restore(
     stop_after: StopAfter = None,
     report_to: ReportTo = None,
     commit: Commit = False,
+    drop: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Give these legs up; complete the experiment without them.")
+    ] = None,
 ) -> int:
     """Continue an experiment: the interrupted leg resumes from its checkpoint, completed ones stay."""
+    from cli.choices import choose_to_drop, names_of
+    from cli.console import warn
     from cli.running import check_places, planned_workers, run_and_tell, run_options
     from sweeps.engine.cluster.checks import LOCAL, check_before_start
     from sweeps.engine.trials.run import is_open
@@ -24,7 +33,11 @@ def restore(
     options = run_options(grace_s=grace_s, stop_after=stop_after, report_to=report_to, commit=commit)
     experiment = Experiment.open(find_experiment(exp, storage))
     workers = planned_workers(experiment.plan, num_workers)
+    leg_of = {trial.name: trial.leg.name for trial in experiment.plan.trials}
+    dropped = [] if drop is None else choose_to_drop(experiment.trial_states(), leg_of, names_of("--drop", drop))
+    if any(leg_of[trial] == experiment.plan.baseline.name for trial in dropped):
+        warn(f"{experiment.plan.baseline.name} is the baseline: without it the report has no ratios")
     cluster = address or LOCAL
-    if any(is_open(record) for record in experiment.trials()):  # what is complete needs no place to run
-        cluster = check_before_start(experiment.plan, workers, address or None)
-    return run_and_tell(experiment, options, cluster=cluster, num_workers=workers)
+    if any(is_open(record) and record.name not in dropped for record in experiment.trials()):
+        cluster = check_before_start(experiment.plan, workers, address or None)  # what is complete needs no place
+    return run_and_tell(experiment, options, cluster=cluster, num_workers=workers, drop=dropped)

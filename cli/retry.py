@@ -1,9 +1,8 @@
-"""`retry`: runs failed legs once more, and whatever else is left of an experiment.
+"""`retry`: runs failed legs once more, dropped ones if they are named, and what else is left of an experiment.
 
 The failed attempts stay on record; the next one resumes from the leg's last good checkpoint.
 """
 
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ from cli.options import Address, Exp, Grace, NumWorkers, StopAfter, Storage
 def retry(
     exp: Exp,
     legs: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Only these; without it, all that failed.")
+        str | None, typer.Option(metavar="NAME,...", help="Only these, dropped ones too. Default: all that failed.")
     ] = None,
     storage: Storage = None,
     num_workers: NumWorkers = None,
@@ -23,7 +22,7 @@ def retry(
     stop_after: StopAfter = None,
 ) -> int:
     """Try failed legs again, then continue the experiment as restore does."""
-    from cli.choices import names_of
+    from cli.choices import choose_to_retry, names_of
     from cli.console import note
     from cli.running import check_places, planned_workers, run_and_tell, run_options
     from sweeps.engine.cluster.checks import check_before_start
@@ -35,10 +34,10 @@ def retry(
     options = run_options(grace_s=grace_s, stop_after=stop_after)
     experiment = Experiment.open(find_experiment(exp, storage))
     leg_of = {trial.name: trial.leg.name for trial in experiment.plan.trials}
-    failed = [name for name, state in experiment.trial_states().items() if state == "failed"]
-    chosen = choose_failed(failed, leg_of, None if legs is None else names_of("--legs", legs))
+    states = experiment.trial_states()
+    chosen = choose_to_retry(states, leg_of, None if legs is None else names_of("--legs", legs))
     if not chosen:
-        note(f"no leg of {experiment.id} has failed: there is nothing to retry")
+        note(f"no leg of {experiment.id} has failed; nothing to retry")
         return 0
     owner = experiment.owner()
     if owner is not None:
@@ -47,19 +46,3 @@ def retry(
     cluster = check_before_start(experiment.plan, workers, address or None)
     note(f"{experiment.id}: trying again {', '.join(chosen)}")
     return run_and_tell(experiment, options, cluster=cluster, num_workers=workers, retry=chosen)
-
-
-def choose_failed(failed: list[str], leg_of: Mapping[str, str], wanted: list[str] | None) -> list[str]:
-    """The failed trials that a user names by leg or by trial; all of them for None. Refuses what has not failed."""
-    from sweeps.spec.errors import UsageError
-    from sweeps.spec.names import nearest
-
-    if wanted is None:
-        return failed
-    for name in wanted:
-        if not any(name in (trial, leg) for trial, leg in leg_of.items()):
-            raise UsageError(f"there is no leg {name!r}{nearest(name, leg_of.values())}")
-        if not any(name in (trial, leg_of[trial]) for trial in failed):
-            seen = f"failed: {', '.join(failed)}" if failed else "none has"
-            raise UsageError(f"leg {name} has not failed ({seen}); `nanochat-sweep restore` runs what was interrupted")
-    return [trial for trial in failed if trial in wanted or leg_of[trial] in wanted]

@@ -64,8 +64,9 @@ def run_and_tell(
     num_workers: int,
     preflight: bool | None = False,
     retry: Sequence[str] = (),
+    drop: Sequence[str] = (),
 ) -> int:
-    """Run what is left of an experiment, and the failed trials in `retry`; the exit code.
+    """Run what is left of an experiment, with the failed trials in `retry`, without those in `drop`; the exit code.
 
     What happens goes to stderr, the results' places to stdout.
     """
@@ -88,6 +89,7 @@ def run_and_tell(
             stop_after_s=options.stop_after_s,
             preflight=preflight,
             retry=retry,
+            drop=drop,
         )
         outcome = run_experiment(experiment, context)
     for place in ("report/report.md", "report/report.html", "export/legs.parquet", "export/steps.parquet"):

@@ -22,7 +22,7 @@ from sweeps.engine.trials.run import TrialsRun, is_open, refresh_results
 from sweeps.engine.watching.events import ExperimentEnded, Warned
 from sweeps.engine.watching.stop import StopAtOnce, StopState, signals_into
 from sweeps.engine.watching.waits import reporting
-from sweeps.records.documents import COMPLETED_STATES, Refusal, TrialState
+from sweeps.records.documents import COMPLETED_STATES, SETTLED_STATES, Refusal, TrialState
 from sweeps.records.experiment import Experiment
 from sweeps.records.home import typed_name
 from sweeps.records.owner import Owner
@@ -37,6 +37,7 @@ class Outcome:
     exit_code: int
     completed: tuple[str, ...]
     failed: tuple[str, ...]
+    dropped: tuple[str, ...]
     unfinished: tuple[str, ...]
 
 
@@ -51,6 +52,8 @@ def run_experiment(experiment: Experiment, context: LaunchContext) -> Outcome:
     experiment.lock(owner)
     try:
         experiment.clear_requests()
+        for name in context.drop:
+            experiment.trial(name).drop()
         _warn_of_other_code(experiment, context.on_event)
         mark = launch_processes.mark_of(experiment.uri, owner.id)
         if not launch_processes.end_leftovers(experiment.uri, mark):
@@ -87,6 +90,7 @@ def _cluster(experiment: Experiment, context: LaunchContext, mark: str) -> Gener
 
 def _run_trials(experiment: Experiment, context: LaunchContext, resources: Resources, stop: StopState) -> None:
     for name in context.retry:  # not sooner: a launch that is refused leaves failures final
+        experiment.trial(name).undo_drop()
         experiment.trial(name).allow_retry()
     if context.preflight or (context.preflight is None and resources.num_gpus > 0):
         _run_preflight(experiment, context, resources, stop)
@@ -120,8 +124,9 @@ def outcome_of(states: dict[str, TrialState], stop: StopState, refusal: Refusal 
     """0 if complete. Else the code of the error that says why not: failures alone, a stop, a leg that was refused."""
     completed = tuple(name for name, state in states.items() if state in COMPLETED_STATES)
     failed = tuple(name for name, state in states.items() if state == "failed")
-    unfinished = tuple(name for name in states if name not in completed and name not in failed)
-    if len(completed) == len(states):
+    dropped = tuple(name for name, state in states.items() if state == "dropped")
+    unfinished = tuple(name for name, state in states.items() if state not in SETTLED_STATES)
+    if not failed and not unfinished:
         code = 0
     elif unfinished and stop.was_asked:
         code = Terminated.exit_code if stop.first == signal.SIGTERM else Interrupted.exit_code
@@ -129,7 +134,7 @@ def outcome_of(states: dict[str, TrialState], stop: StopState, refusal: Refusal 
         code = refusal.exit_code
     else:
         code = LegsFailed.exit_code
-    return Outcome(code, completed, failed, unfinished)
+    return Outcome(code, completed, failed, dropped, unfinished)
 
 
 def _warn_of_other_code(experiment: Experiment, on_event: OnEvent) -> None:
@@ -149,5 +154,6 @@ def _ended(experiment: Experiment, outcome: Outcome) -> ExperimentEnded:
         num_trials=len(experiment.plan.trials),
         num_completed=len(outcome.completed),
         failed=outcome.failed,
+        dropped=outcome.dropped,
         unfinished=outcome.unfinished,
     )

@@ -15,10 +15,10 @@ from sweeps.spec.checked import check_fields, moment, typed
 from sweeps.spec.errors import CorruptData
 
 AttemptEnd = Literal["completed", "stopped", "failed", "interrupted"]
-TrialState = Literal["pending", "running", "interrupted", "failed", "completed", "stopped_early"]
+TrialState = Literal["pending", "running", "interrupted", "failed", "dropped", "completed", "stopped_early"]
 ExperimentState = Literal["running", "interrupted", "completed", "completed_with_failures"]
 COMPLETED_STATES: tuple[TrialState, ...] = ("completed", "stopped_early")
-SETTLED_STATES: tuple[TrialState, ...] = (*COMPLETED_STATES, "failed")  # a restore leaves these alone
+SETTLED_STATES: tuple[TrialState, ...] = (*COMPLETED_STATES, "failed", "dropped")  # a restore leaves these alone
 ENDED_STATES: tuple[ExperimentState, ...] = ("completed", "completed_with_failures")
 
 
@@ -103,6 +103,14 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drop:
+    """A person gave a trial up: the experiment is complete without it. A retry takes that back."""
+
+    dropped_utc: str
+    undone_utc: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class StopRequest:
     """Somebody asked the experiment to stop after the current step."""
 
@@ -118,14 +126,15 @@ class Refusal:
     exit_code: int  # of the launch that it ends
 
 
-Document = Manifest | AttemptRecord | TrialResult | Origin | StopRequest | Refusal
-D = TypeVar("D", Manifest, AttemptRecord, TrialResult, Origin, StopRequest, Refusal)
+Document = Manifest | AttemptRecord | TrialResult | Origin | Drop | StopRequest | Refusal
+D = TypeVar("D", Manifest, AttemptRecord, TrialResult, Origin, Drop, StopRequest, Refusal)
 
 _SCHEMAS: dict[type, str] = {
     Manifest: "nanochat-sweep/manifest/1",
     AttemptRecord: "nanochat-sweep/attempt/1",
     TrialResult: "nanochat-sweep/result/1",
     Origin: "nanochat-sweep/origin/1",
+    Drop: "nanochat-sweep/drop/1",
     StopRequest: "nanochat-sweep/stop-request/1",
     Refusal: "nanochat-sweep/refusal/1",
 }

@@ -126,6 +126,11 @@ class Experiment:
             self._lock.release()
             self._lock = None
 
+    def keep_locked(self) -> None:
+        """Writes no more that this process lives: for a folder that is about to go, lock and all."""
+        if self._lock is not None:
+            self._lock.fall_silent()
+
     def ownership_lost(self) -> bool:
         """Whether another may have taken over since `lock`, because storage has not been reached for too long."""
         return self._lock is not None and self._lock.is_lost()
@@ -185,7 +190,7 @@ def _digest(plan: dict[str, Any]) -> str | None:
 def experiment_state(trials: Iterable[TrialState], *, owner_lives: bool) -> ExperimentState:
     """Done when every trial is; before that, running exactly while somebody owns it."""
     states = set(trials)
-    if states <= set(COMPLETED_STATES):
+    if states <= {*COMPLETED_STATES, "dropped"}:
         return "completed"
     if states <= set(SETTLED_STATES):
         return "completed_with_failures"

@@ -50,6 +50,11 @@ class TrialFolders:
         return f"{self.root}/result.json"
 
     @property
+    def drop(self) -> str:
+        """That a person gave the trial up, a file."""
+        return f"{self.root}/drop.json"
+
+    @property
     def origin(self) -> str:
         """Which experiment ran the trial, a file; only if it was another one."""
         return f"{self.root}/origin.json"

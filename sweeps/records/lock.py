@@ -78,15 +78,20 @@ class Lock:
         """Gives the experiment up. Does nothing if it is not held."""
         if self._pulse is None:
             return
-        self._stop.set()
-        self._pulse.join()
-        self._pulse = None
+        self.fall_silent()
         if self._is_replaced:
             return
         if self._store.is_local:
             self._store.write(self._path, _lease_bytes(_fresh(self.owner, released=True)))
         else:
             self._store.delete(self._path)
+
+    def fall_silent(self) -> None:
+        """Ends the heartbeat and releases nothing: on this machine the claim counts as long as the process lives."""
+        if self._pulse is not None:
+            self._stop.set()
+            self._pulse.join()
+            self._pulse = None
 
     def is_lost(self) -> bool:
         """Whether another owner has come, or may come at any moment: no heartbeat has reached storage for too long.

@@ -15,6 +15,7 @@ from typing import Any
 from nanochat.config import TrainConfig, digest, to_dict
 from sweeps.records.documents import (
     AttemptRecord,
+    Drop,
     Origin,
     TrialResult,
     TrialState,
@@ -161,15 +162,40 @@ class TrialRecord:
             return None
         return from_bytes(Origin, data, self._store.uri_of(path))
 
+    def drop(self) -> None:
+        """Gives the trial up. Its attempts and rows stay."""
+        if not self.is_dropped():
+            self._store.write(self.folders.drop, to_bytes(Drop(dropped_utc=utc_now())))
+
+    def undo_drop(self) -> None:
+        """Lets a dropped trial run again; that it was dropped once stays on record."""
+        dropped = self._drop()
+        if dropped is not None and dropped.undone_utc is None:
+            self._store.write(self.folders.drop, to_bytes(replace(dropped, undone_utc=utc_now())))
+
+    def is_dropped(self) -> bool:
+        """True if a person gave the trial up and nobody has taken that back."""
+        dropped = self._drop()
+        return dropped is not None and dropped.undone_utc is None
+
+    def _drop(self) -> Drop | None:
+        try:
+            data = self._store.read(self.folders.drop)
+        except FileNotFoundError:
+            return None
+        return from_bytes(Drop, data, self._store.uri_of(self.folders.drop))
+
     def state(self) -> TrialState:
         """How far the trial is, from storage and the owner's life alone."""
-        attempts = self._attempt_files()
-        return trial_state(self.result(), [self._read_attempt(attempts[-1])] if attempts else [], self._owner_lives)
+        result, files = self.result(), self._attempt_files()
+        attempts = [self._read_attempt(files[-1])] if files else []
+        return trial_state(result, attempts, self._owner_lives, is_dropped=result is None and self.is_dropped())
 
     def progress(self, *, owner_lives: bool) -> tuple[TrialState, list[AttemptRecord], TrialResult | None]:
         """State, attempts and result that belong together: the result is read first, as it is written last."""
         result, attempts = self.result(), self.attempts()
-        return trial_state(result, attempts, lambda: owner_lives), attempts, result
+        is_dropped = result is None and self.is_dropped()
+        return trial_state(result, attempts, lambda: owner_lives, is_dropped=is_dropped), attempts, result
 
     @property
     def train_uri(self) -> str:
@@ -193,11 +219,17 @@ class TrialRecord:
 
 
 def trial_state(
-    result: TrialResult | None, attempts: Sequence[AttemptRecord], owner_lives: Callable[[], bool]
+    result: TrialResult | None,
+    attempts: Sequence[AttemptRecord],
+    owner_lives: Callable[[], bool],
+    *,
+    is_dropped: bool = False,
 ) -> TrialState:
     """The rule of states; only the last attempt matters, and the owner is asked only where it decides."""
     if result is not None:
         return result.status
+    if is_dropped:
+        return "dropped"
     if not attempts:
         return "pending"
     if attempts[-1].has_failed_for_good:

@@ -197,7 +197,7 @@ def test_a_launch_that_cannot_be(case: str, program: Callable, tmp_path: Path) -
     check_refused(program, ["launch", "smoke", *here], 2, sentence.replace("{}", str(tmp_path)), tmp_path)
 
 
-VERBS = ("status", "restore", "retry", "stop", "logs", "report", "export")
+VERBS = ("status", "restore", "retry", "stop", "rm", "logs", "report", "export")
 EXPERIMENTS = {
     "unknown": ("nothing", 2, "no experiment 'nothing'"),
     "empty": ("", 2, "no experiment ''"),

@@ -34,3 +34,48 @@ def test_an_open_leg_needs_its_workers(program: Callable, full_size: Experiment,
     done = program("restore", "mine", "--address", "local")
     assert done.code == 69
     assert "wants 8 GPUs" in done.err
+
+
+def test_an_experiment_is_complete_without_a_leg_that_was_dropped(
+    program: Callable, full_size: Experiment, complete: Callable[..., None]
+) -> None:
+    first, *others = full_size.plan.trials
+    for trial in others:
+        complete(full_size, trial.name)
+    for _ in range(2):  # the same command may be given again
+        done = program("restore", "mine", "--drop", first.leg.name, "--address", "local")
+        assert done.code == 0, done.err
+        assert f"5 of 6 legs completed; dropped: {first.name}" in done.err
+    assert (full_size.trial(first.name).state(), full_size.state()) == ("dropped", "completed")
+    assert program("restore", "mine", "--address", "local").code == 0  # it stays dropped
+    assert "dropped" in program("status", "mine").out
+    report = full_size.store.read("report/report.md").decode()
+    assert f"| `{first.leg.name}` | dropped |" in report
+
+
+def test_a_retry_by_name_takes_a_drop_back(
+    program: Callable, full_size: Experiment, complete: Callable[..., None]
+) -> None:
+    first, *others = full_size.plan.trials
+    for trial in others:
+        complete(full_size, trial.name)
+    record = full_size.trial(first.name)
+    record.drop()
+    assert program("retry", "mine").err == "no leg of mine has failed; nothing to retry\n"
+    done = program("retry", "mine", "--legs", first.leg.name)
+    assert (done.code, record.state()) == (69, "dropped")  # no place to run it, so nothing has changed
+    assert "wants 8 GPUs" in done.err
+    record.undo_drop()
+    assert (record.state(), full_size.state()) == ("pending", "interrupted")
+    assert b"undone_utc" in full_size.store.read(record.folders.drop)
+
+
+def test_a_running_experiment_loses_no_leg(program: Callable, full_size: Experiment) -> None:
+    leg = full_size.plan.trials[0].leg.name
+    full_size.lock()
+    try:
+        done = program("restore", "mine", "--drop", leg, "--num-workers", "8", "--address", "127.0.0.1:1")
+    finally:
+        full_size.unlock()
+    assert done.code == 75
+    assert full_size.trial(full_size.plan.trials[0].name).state() == "pending"

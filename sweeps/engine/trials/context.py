@@ -25,6 +25,7 @@ class LaunchContext:
     grace_s: float = DEFAULT_GRACE_S  # for a stopped leg to write a checkpoint
     stop_after_s: float | None = None  # then it stops by itself, as if somebody had asked
     preflight: bool | None = False  # first a few steps of every leg; None: if legs run on GPUs
-    retry: Sequence[str] = ()  # trials that failed and run again
+    retry: Sequence[str] = ()  # trials that failed or were dropped, and run again
+    drop: Sequence[str] = ()  # trials that are given up
     limits: Limits = field(default_factory=Limits)
     train: TrainFunction | None = None  # replaces the trainer, for tests

@@ -31,9 +31,10 @@ POLL_S = 1.0
 
 
 def is_open(record: TrialRecord) -> bool:
-    """True if a trial may still run: neither completed nor ended by its own error, unless a retry was asked for."""
+    """True if a trial may still run: not completed, not dropped, and not failed unless a retry was asked for."""
     attempts = record.attempts()
-    return record.result() is None and not (attempts and attempts[-1].has_failed_for_good)
+    has_failed = bool(attempts) and attempts[-1].has_failed_for_good
+    return not has_failed and record.result() is None and not record.is_dropped()
 
 
 class TrialsRun:

@@ -222,12 +222,15 @@ class ExperimentEnded(Event):
     num_completed: int
     failed: tuple[str, ...]
     unfinished: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         legs = "leg" if self.num_trials == 1 else "legs"
         line = f"experiment {self.id}: {self.num_completed} of {self.num_trials} {legs} completed"
         if self.failed:
             line += f"; failed: {', '.join(self.failed)}"
+        if self.dropped:
+            line += f"; dropped: {', '.join(self.dropped)}"
         if self.unfinished:
             line += f"; to do: {', '.join(self.unfinished)} (continue with: nanochat-sweep restore {self.typed})"
         return line

@@ -54,8 +54,8 @@ class ExperimentProgress:
 
     @property
     def done_fraction(self) -> float:
-        """Steps done over steps that will be; what a failed leg left undone counts in neither."""
-        total = sum(leg.num_done if leg.state == "failed" else leg.num_steps for leg in self.legs)
+        """Steps done over steps that will be; what a failed or dropped leg left undone counts in neither."""
+        total = sum(leg.num_done if leg.state in ("failed", "dropped") else leg.num_steps for leg in self.legs)
         return sum(leg.num_done for leg in self.legs) / total if total else 1.0
 
 

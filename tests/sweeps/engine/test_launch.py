@@ -35,6 +35,8 @@ NOT_STOPPED = StopState(grace_s=60)
         (["completed", "completed"], NOT_STOPPED, 0),
         (["completed", "stopped_early"], NOT_STOPPED, 0),
         (["completed", "completed"], stopped(signal.SIGINT), 0),  # the signal came too late to matter
+        (["completed", "dropped"], NOT_STOPPED, 0),
+        (["dropped", "failed"], NOT_STOPPED, 5),
         (["completed", "failed"], NOT_STOPPED, 5),
         (["completed", "failed"], stopped(signal.SIGINT), 5),
         (["completed", "interrupted", "pending"], stopped(signal.SIGINT), 130),
@@ -59,8 +61,11 @@ def test_what_refused_a_leg_decides_the_exit_code_while_legs_are_to_do(states: l
 
 
 def test_an_outcome_names_every_trial_once() -> None:
-    outcome = outcome_of({"a": "completed", "b": "failed", "c": "interrupted", "d": "pending"}, NOT_STOPPED)
+    outcome = outcome_of(
+        {"a": "completed", "b": "failed", "c": "interrupted", "d": "pending", "e": "dropped"}, NOT_STOPPED
+    )
     assert (outcome.completed, outcome.failed, outcome.unfinished) == (("a",), ("b",), ("c", "d"))
+    assert outcome.dropped == ("e",)
 
 
 def finish_all(experiment: Experiment, complete: Callable[..., None]) -> None:

@@ -16,6 +16,7 @@ STATE_MARKS = {
     "interrupted": Mark(4, 4),
     "stopped_early": Mark(1, 3),
     "failed": Mark(6, 1),
+    "dropped": Mark(6, 6, False),
     "pending": Mark(0, 6, False),
     "diverged": Mark(2, 5),
     "damaged": Mark(2, 2, False),

@@ -1,0 +1,96 @@
+"""An experiment is deleted wholly or not at all, on a disk and on object storage, and nothing else with it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+
+from sweeps.records import lock, removal
+from sweeps.records import store as store_module
+from sweeps.records.documents import Manifest
+from sweeps.records.experiment import Experiment
+from sweeps.records.removal import check_removable, remove_experiment
+from sweeps.spec.errors import Locked, UsageError
+
+
+@pytest.fixture(params=["disk", "pyarrow"])
+def experiment(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    make_manifest: Callable[..., Manifest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Experiment:
+    """With files in every place, in tmp_path/bucket/mine, beside tmp_path/bucket/other."""
+    storage = tmp_path / "bucket"
+    storage.mkdir()
+    (storage / "other").write_text("stays")
+    root = str(storage)
+    if request.param == "pyarrow":
+        root = "test://bucket"
+        disk = SubTreeFileSystem(str(tmp_path), LocalFileSystem())
+        kind = store_module._ObjectStorage
+
+        def opened(cls: object, uri: str) -> object:
+            return kind(disk, uri.removeprefix("test://"))
+
+        monkeypatch.setattr(kind, "open", classmethod(opened))
+        monkeypatch.setattr(lock, "SETTLE_S", 0.05)
+    made = Experiment.create(root, "mine", make_manifest(1, "mine"))
+    for name in ("trials/static-b1/rows/a000-p000000.jsonl", "report/report.md", "launcher.log", ".hidden"):
+        made.store.write(name, b"something")
+    made.trial("static-b1").start_attempt(num_workers=2)
+    return made
+
+
+def test_nothing_of_it_is_left_and_its_neighbour_is(experiment: Experiment, tmp_path: Path) -> None:
+    remove_experiment(experiment.uri)
+    assert [path.name for path in (tmp_path / "bucket").iterdir()] == ["other"]
+
+
+def test_who_runs_it_keeps_it(experiment: Experiment, tmp_path: Path) -> None:
+    experiment.lock()
+    with pytest.raises(Locked):
+        remove_experiment(experiment.uri)
+    experiment.unlock()
+    assert (tmp_path / "bucket" / "mine" / "trials" / "static-b1" / "rows").is_dir()
+
+
+def test_an_experiment_that_holds_others_is_kept(
+    experiment: Experiment, make_manifest: Callable[..., Manifest]
+) -> None:
+    Experiment.create(experiment.uri, "preflight", make_manifest(1, "mine-preflight"))
+    assert check_removable(experiment.uri) is not None
+    Experiment.create(experiment.uri, "inner", make_manifest(1, "inner"))
+    with pytest.raises(UsageError, match="holds other experiments: inner; delete or move them first"):
+        remove_experiment(experiment.uri)
+    assert experiment.store.exists("inner/manifest.json")
+
+
+def test_a_kill_in_the_middle_leaves_all_or_what_the_next_removal_takes(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*args: object, **words: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(removal.shutil, "rmtree", killed)
+        patched.setattr(removal, "_delete", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_experiment(experiment.uri)
+    if experiment.store.is_local:
+        with pytest.raises(UsageError, match="is no experiment"):
+            Experiment.open(experiment.uri)
+        Experiment.create(str(tmp_path / "bucket"), "mine", experiment.manifest)
+        remove_experiment(experiment.uri)
+    else:
+        assert check_removable_later(experiment) is not None
+    assert "other" in [path.name for path in (tmp_path / "bucket").iterdir()]
+    assert not list((tmp_path / "bucket").glob(".removed-*"))
+
+
+def check_removable_later(experiment: Experiment) -> Experiment | None:
+    """As when the claim of the process that was killed has ended."""
+    for name in experiment.store.list("lock"):
+        experiment.store.delete(f"lock/{name}")
+    return check_removable(experiment.uri)
