@@ -73,6 +73,7 @@ class StepStats:
     useful_mfu_pct: float | None  # without the work of dropped assignments
     compiled_graphs: int | None = None  # by torch.compile in this step, on the rank that compiled most
     epoch: int  # counts from 1
+    served_digest: str | None = None  # of all tokens served up to this step; None behind a checkpoint without one
     train_time_s: float  # sum of dt over steps > 10, over all attempts
     dropped_pct: float | None  # of all (token, expert) assignments
     max_vio: float | None  # worst layer's max expert load / mean load - 1
@@ -99,7 +100,19 @@ WARMUP_STEPS = 20
 
 REPEATABLE = frozenset(
     {
-        *("step", "num_steps", "epoch", "lr_mult", "loss", "loss_ema", "bal", "z_loss", "val_bpb", "core_metric"),
+        *(
+            "step",
+            "num_steps",
+            "epoch",
+            "served_digest",
+            "lr_mult",
+            "loss",
+            "loss_ema",
+            "bal",
+            "z_loss",
+            "val_bpb",
+            "core_metric",
+        ),
         *("dropped_pct", "max_vio", "dead_experts", "lost_tokens_pct", "largest_router_bias"),
         *("layer_dropped_pct", "layer_max_vio", "layer_dead_experts", "layer_lost_tokens_pct"),
     }

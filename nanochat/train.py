@@ -61,7 +61,8 @@ def _train(run: Run, hooks: Hooks, saver: Saver, gpu: GpuSampler) -> TrainResult
     while progress.steps_done < run.num_steps and not stopped:
         step = progress.steps_done
         measured = take_step(step, saver.take_blocked_ms())
-        reports = RankReport(hooks.should_stop(), saver.status, gpu.take(), measured).of_all(run.ranks)
+        mine = RankReport(hooks.should_stop(), saver.status, run.feed.served, gpu.take(), measured)
+        reports = mine.of_all(run.ranks)
         stopped = any(report.wants_stop for report in reports)
         advance(progress, step, [report.step for report in reports])
         hooks.step_done()

@@ -60,6 +60,11 @@ def served_by_all(lanes: Iterable[int | None]) -> int | None:
     return total
 
 
+def digest_text(served: int | None) -> str | None:
+    """A digest of served tokens in hex, as rows have it."""
+    return None if served is None else f"{served:0{SERVED_BITS // 4}x}"
+
+
 class PackingBuffer:
     """Tokenized documents, found by length."""
 

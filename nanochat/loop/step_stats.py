@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from nanochat import sizes
+from nanochat.data.lanes import digest_text, served_by_all
 from nanochat.loop.evaluations import Evaluated
 from nanochat.loop.setup import Run
 from nanochat.metering import meter as clock
@@ -54,6 +55,7 @@ def step_stats(
         useful_mfu_pct=useful,
         compiled_graphs=compiled_graphs,
         epoch=run.feed.epoch,
+        served_digest=digest_text(served_by_all(report.served for report in reports)),
         train_time_s=run.progress.train_time_s,
         **(vars(router) if router else _NO_ROUTER),
         peak_mib=max(r.peak_mib for r in every_rank),

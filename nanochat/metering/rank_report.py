@@ -18,18 +18,22 @@ class RankReport:
 
     wants_stop: bool
     save_status: float  # of the checkpoint that is being written: `saving.is_over` reads those of all ranks
+    served: int | None  # digest of the tokens that its lanes have served; a float holds it without loss
     gpu: GpuReading
     step: RankStep
 
     def as_floats(self) -> list[float]:
         """Flat, for a collective; `from_floats` is the inverse."""
-        return [float(self.wants_stop), self.save_status, *self.gpu.as_floats(), *self.step.as_floats()]
+        served = -1.0 if self.served is None else float(self.served)
+        return [float(self.wants_stop), self.save_status, served, *self.gpu.as_floats(), *self.step.as_floats()]
 
     @staticmethod
     def from_floats(values: Iterable[float]) -> "RankReport":
         """The inverse of `as_floats`."""
         rest = iter(values)
-        return RankReport(next(rest) > 0, next(rest), GpuReading.from_floats(rest), RankStep.from_floats(rest))
+        wants_stop, save_status, served = next(rest) > 0, next(rest), next(rest)
+        known = int(served) if served >= 0 else None
+        return RankReport(wants_stop, save_status, known, GpuReading.from_floats(rest), RankStep.from_floats(rest))
 
     def of_all(self, ranks: Ranks) -> list["RankReport"]:
         """Collective. Every rank's report, in rank order, equal on all ranks."""

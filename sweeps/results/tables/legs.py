@@ -92,6 +92,10 @@ LEG_COLUMNS: list[LegColumn] = [
     _fact("num_active_params", "int64", "parameters", "parameters a token passes through"),
     _fact("total_batch_tokens", "int64", "tokens", "tokens per optimizer step"),
     _fact("grad_accum_steps", "int32", "micro-steps", "micro-steps per step"),
+    _fact("text_digest", "text", "", "of the shards' contents in their order, or of the novels in the package"),
+    _fact("tokenizer_digest", "text", "", "of the tokenizer's files"),
+    _fact("num_text_shards", "int32", "shards", "shards of the text, the one for validation included"),
+    _fact("text_tokens", "int64", "tokens", "tokens of the training text; estimated for a long one"),
     _fact("compile_cache", "text", "", "cold, warm, mixed or none"),
     LegColumn(
         "backends_json", "text", "", "kernel of each role", lambda s: _json_or_none(s.trial.facts.get("backends"))

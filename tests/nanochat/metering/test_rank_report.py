@@ -5,6 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nanochat.data.lanes import SERVED_BITS
 from nanochat.machine.ranks import Ranks
 from nanochat.metering.meter import PHASES, RankStep
 from nanochat.metering.rank_report import RankReport
@@ -18,7 +19,8 @@ steps = st.builds(
     phases_ms=st.lists(numbers, min_size=len(PHASES), max_size=len(PHASES)),
     router=st.lists(numbers, max_size=20),
 )
-reports = st.builds(RankReport, st.booleans(), st.sampled_from((0.0, 1.0, 2.0)), readings, steps)
+served = st.none() | st.integers(0, 2**SERVED_BITS - 1)
+reports = st.builds(RankReport, st.booleans(), st.sampled_from((0.0, 1.0, 2.0)), served, readings, steps)
 
 
 @given(reports)
@@ -28,7 +30,7 @@ def test_a_report_survives_the_way_over_the_wire(report: RankReport):
 
 def test_a_loss_that_is_no_number_arrives_as_none():
     step = RankStep(1.0, math.nan, math.inf, 0.0, 0.0, 0.0, 0.0, [0.0] * len(PHASES), [])
-    arrived = RankReport.from_floats(RankReport(False, 0.0, GpuReading(), step).as_floats())
+    arrived = RankReport.from_floats(RankReport(False, 0.0, None, GpuReading(), step).as_floats())
     assert math.isnan(arrived.step.loss)
     assert arrived.step.last_loss == math.inf
     assert arrived.gpu == GpuReading()
@@ -41,4 +43,4 @@ def test_every_rank_gets_the_reports_of_all_in_rank_order(run_world):
 
 def report_its_rank(ranks: Ranks) -> list[RankReport]:
     step = RankStep(float(ranks.rank), 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, [0.0] * len(PHASES), [])
-    return RankReport(ranks.rank == 1, 0.0, GpuReading(), step).of_all(ranks)
+    return RankReport(ranks.rank == 1, 0.0, ranks.rank, GpuReading(), step).of_all(ranks)

@@ -18,6 +18,7 @@ _VALUES: dict[Any, st.SearchStrategy[Any]] = {
     float | None: st.none() | numbers,
     int | None: st.none() | st.integers(0, 2**53),
     str: st.text(max_size=5),
+    str | None: st.none() | st.text(max_size=5),
     tuple[str, ...]: st.lists(st.text(max_size=5), max_size=3).map(tuple),
     tuple[float, ...] | None: st.none() | st.lists(numbers, max_size=3).map(tuple),
 }
