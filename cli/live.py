@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cli.console import has_colour, note, out, warn
 from cli.screen import Screen
-from sweeps.spec.words import counted
+from sweeps.spec.words import counted, fixed, grouped
 
 if TYPE_CHECKING:
     from sweeps.engine.watching.events import Event
@@ -87,7 +87,8 @@ def changes(before: "ExperimentProgress | None", after: "ExperimentProgress") ->
 def _in_words(leg: "LegProgress") -> str:
     if leg.is_starting or leg.loss is None or leg.tok_per_sec is None:
         return "starting" if leg.state == "running" else leg.state
-    return f"{leg.shown_state}, step {leg.num_done}/{leg.num_steps}, loss {leg.loss:.4f}, {leg.tok_per_sec:,.0f} tok/s"
+    loss, tok_per_sec = fixed(leg.loss, 4), grouped(leg.tok_per_sec, 0)
+    return f"{leg.shown_state}, step {leg.num_done}/{leg.num_steps}, loss {loss}, {tok_per_sec} tok/s"
 
 
 def _tell_plainly(event: "Event") -> None:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from sweeps.records.documents import SETTLED_STATES
 from sweeps.results.measures.progress import ExperimentProgress, LegProgress
-from sweeps.spec.words import counted
+from sweeps.spec.words import counted, fixed, grouped
 
 _STYLES = {
     "completed": "green",
@@ -134,8 +134,8 @@ def _legs_table(legs: Sequence[LegProgress], names: Sequence[str], width: int, l
     columns = {
         "state": [leg.shown_state for leg in legs],
         "step": [f"{leg.num_done}/{leg.num_steps}" for leg in legs],
-        "loss": ["" if leg.loss is None else f"{leg.loss:.4f}" for leg in legs],
-        "tok/s": ["" if leg.tok_per_sec is None else f"{leg.tok_per_sec:,.0f}" for leg in legs],
+        "loss": ["" if leg.loss is None else fixed(leg.loss, 4) for leg in legs],
+        "tok/s": ["" if leg.tok_per_sec is None else grouped(leg.tok_per_sec, 0) for leg in legs],
         "ETA": ["" if leg.seconds_left is None else duration(leg.seconds_left) for leg in legs],
     }
     widths = {name: max(len(name), *map(len, cells), _MIN_WIDTHS.get(name, 0)) for name, cells in columns.items()}

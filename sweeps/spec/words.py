@@ -20,6 +20,12 @@ def fixed(value: float, digits: int) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
+def grouped(value: float, digits: int) -> str:
+    """As `fixed`, with thousands separated: `412,346`."""
+    text = fixed(value, digits)
+    return f"{float(text):,.{digits}f}" if math.isfinite(value) and abs(value) < _TOO_LONG_FROM else text
+
+
 def percent_change(ratio: float) -> str:
     """A ratio as a change in percent: 1.157 is +15.7 %, with one more digit where the change is small."""
     change = (ratio - 1) * 100

@@ -47,7 +47,7 @@ def code_differences(one: TrialSnapshot, other: TrialSnapshot) -> list[str]:
     packages = sorted({name for attempt in (*mine, *theirs) for name in attempt.versions or {}})
     differences = [
         _difference(mine, theirs, lambda a: a.git_commit, lambda commit: f"commit {commit[:10]}"),
-        _difference(mine, theirs, lambda a: a.git_diff_digest, lambda digest: f"uncommitted changes {digest[:10]}"),
+        _difference(mine, theirs, lambda a: a.git_diff_digest, _changes),
         *(
             _difference(mine, theirs, lambda a, p=p: (a.versions or {}).get(p), lambda v, p=p: f"{p} {v}")
             for p in packages
@@ -91,6 +91,10 @@ def _num_workers(attempt: AttemptRecord) -> int:
 
 def _card(attempt: AttemptRecord) -> str | None:
     return (attempt.facts or {}).get("device_name")
+
+
+def _changes(digest: str) -> str:
+    return "no uncommitted changes" if digest == NO_CHANGES else f"uncommitted changes {digest[:10]}"
 
 
 def kernels_of(attempt: AttemptRecord) -> dict[str, str]:

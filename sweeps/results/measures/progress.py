@@ -17,6 +17,8 @@ from sweeps.records.trial import TrialRecord
 from sweeps.results.measures.divergence import why_diverged
 from sweeps.results.measures.trial import TAIL_STEPS
 
+_LONGEST_S = 1e9  # beyond, an estimate is no estimate
+
 
 @dataclass(frozen=True, kw_only=True)
 class LegProgress:
@@ -120,11 +122,12 @@ class ProgressReader:
             return None
         of_running = sum(leg.seconds_left or 0.0 for leg in running)
         if completed:
-            return of_running + open_steps * sum(s.wall_s for s in completed) / sum(s.num_steps for s in completed)
+            per_step_s = sum(s.wall_s for s in completed) / sum(s.num_steps for s in completed)
+            return _finite(of_running + open_steps * per_step_s)
         if not running:
             return None
         seconds_per_step = [_step_s(seen) for seen, leg in zip(self._seen, legs, strict=True) if leg in running]
-        return of_running + open_steps * median(seconds_per_step)
+        return _finite(of_running + open_steps * median(seconds_per_step))
 
 
 def newest(steps: Steps) -> Steps:
@@ -140,7 +143,7 @@ def _progress(seen: _Seen, state: TrialState, attempts: list[AttemptRecord]) -> 
     attempt = attempts[-1] if attempts else None
     last_attempt, last_step = ([0, *recent.ints("attempt")][-1], [-1, *recent.ints("step")][-1])
     is_fresh = bool(attempt and recent and last_attempt != attempt.number)  # this attempt has stored no row yet
-    num_done = last_step + 1
+    num_done = min(last_step + 1, seen.num_steps)
     if is_fresh and attempt is not None and attempt.first_step is not None:
         num_done = attempt.first_step
     has_pace = state == "running" and bool(recent) and not is_fresh
@@ -152,8 +155,12 @@ def _progress(seen: _Seen, state: TrialState, attempts: list[AttemptRecord]) -> 
         num_steps=seen.num_steps,
         loss=recent.floats("loss_ema")[-1] if recent else None,
         tok_per_sec=sum(recent.floats("tok_per_sec")) / len(recent) if recent else None,
-        seconds_left=(seen.num_steps - num_done) * _step_s(seen) if has_pace else None,
+        seconds_left=_finite((seen.num_steps - num_done) * _step_s(seen)) if has_pace else None,
     )
+
+
+def _finite(seconds: float) -> float | None:
+    return seconds if 0 <= seconds <= _LONGEST_S else None
 
 
 def _step_s(seen: _Seen) -> float:

@@ -27,4 +27,5 @@ def why_untimed(steps: Steps, counts: Sequence[bool], window_steps: int) -> str:
             else f"among the last {window_steps} steps that count is one whose time is not a positive number"
         )
     beside_saves = sum("checkpoint" in flags for flags in steps.flags)
-    return why + (f"; {beside_saves} steps were beside a save" if beside_saves else "")
+    verb = "was" if beside_saves == 1 else "were"
+    return why + (f"; {counted(beside_saves, 'step')} {verb} beside a save" if beside_saves else "")

@@ -19,7 +19,7 @@ from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.report.blocks import Block, Code, Fact, Facts, Paragraph, Strong, Verdict, Words
 from sweeps.spec.legs import Leg
 from sweeps.spec.metrics import LEADING, METRIC
-from sweeps.spec.words import counted, fixed, percent_change
+from sweeps.spec.words import counted, fixed, grouped, percent_change
 
 
 def verdict(snapshot: Snapshot, *, named: bool) -> list[Verdict]:
@@ -96,17 +96,17 @@ def _time_to_loss(snapshot: Snapshot, leg: Leg, base: Leg, base_role: str) -> Fa
     if not reached.num_blocks and barred is not None:
         return Fact(label=label, value="not compared", detail=(barred,))
     needed = minutes_to_loss_of(snapshot, base.name, base.name).value
-    own = f"{base_role}: " + ("-" if needed is None else f"{needed:.2f} min")
+    own = f"{base_role}: " + ("-" if needed is None else f"{fixed(needed, 2)} min")
     if reached.value is None:
         return Fact(label=label, value="not reached", detail=(own,))
     change = f", {percent_change(reached.value / needed)}" if needed else ""
-    return Fact(label=label, value=f"{reached.value:.2f} min", detail=(own + change,))
+    return Fact(label=label, value=f"{fixed(reached.value, 2)} min", detail=(own + change,))
 
 
 def _fact(snapshot: Snapshot, leg: Leg, base: Leg, name: str) -> Fact:
     metric, comparison = METRIC[name], compare(snapshot, leg.name, base.name, name)
     means = [mean_over_blocks(snapshot, each.name, name) for each in (leg, base)]
-    values = ["-" if mean.value is None else _grouped(mean.value, metric.digits) for mean in means]
+    values = ["-" if mean.value is None else grouped(mean.value, metric.digits) for mean in means]
     unit = f" {metric.unit}" if name == "peak_mib" else ""
     detail = f"{values[0]} against {values[1]}{unit}"
     if comparison.reason is not None:
@@ -116,8 +116,3 @@ def _fact(snapshot: Snapshot, leg: Leg, base: Leg, name: str) -> Fact:
         detail += f"; {counted(ratio.num_blocks, 'block')}"
     value = "-" if ratio.value is None else percent_change(ratio.value)
     return Fact(label=PLAIN_NAMES[name], value=value, detail=(detail,))
-
-
-def _grouped(value: float, digits: int) -> str:
-    """With its thousands parted."""
-    return f"{value:,.{digits}f}" if abs(value) < 1e15 else fixed(value, digits)

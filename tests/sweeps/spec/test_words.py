@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeps.spec.words import counted, fixed, percent_change
+from sweeps.spec.words import counted, fixed, grouped, percent_change
 
 
 def test_one_is_singular() -> None:
@@ -30,6 +30,11 @@ def test_any_number_has_a_short_text_and_zero_has_no_sign(value: float, digits: 
     assert not text.startswith("-") or text == "-inf" or float(text) < 0
     if math.isfinite(value) and abs(value) < 1e15:
         assert float(text) == pytest.approx(value, abs=0.5001 * 10.0**-digits)
+
+
+def test_thousands_are_separated_unless_the_number_is_too_long() -> None:
+    shown = [grouped(v, d) for v, d in ((412345.6, 0), (1234.5, 2), (-0.001, 1), (1e300, 0), (math.nan, 2))]
+    assert shown == ["412,346", "1,234.50", "0.0", "1e+300", "nan"]
 
 
 @given(st.floats(min_value=0))

@@ -16,7 +16,7 @@ from sweeps.results.report.figures.svg import NARROW, WIDE, Drawing
 from sweeps.results.status import shown_state
 from sweeps.spec.legs import Leg
 from sweeps.spec.metrics import LEADING, Metric
-from sweeps.spec.words import percent_change
+from sweeps.spec.words import grouped, percent_change
 
 EQUIVALENT_WITHIN = 0.01
 _EARLY = 0.1  # the part of a run in which the loss falls so fast that it would flatten the rest
@@ -85,7 +85,7 @@ def memory_figure(snapshot: Snapshot) -> Figure:
     bars = [_memory_bar(snapshot, leg) for leg in snapshot.plan.legs]
     base = max(_values(snapshot, snapshot.plan.baseline, "peak_mib"), default=None)
     bounds = [
-        Bound(ratio=ratio * base, label=f"{ratio:g} x the baseline, {ratio * base:,.0f} MiB")
+        Bound(ratio=ratio * base, label=f"{ratio:g} x the baseline, {grouped(ratio * base, 0)} MiB")
         for _, ratio in _baseline_gates(snapshot, "peak_mib")
         if base is not None
     ]
@@ -147,7 +147,7 @@ def _effect(snapshot: Snapshot, leg: Leg, metric: Metric, judgement: Judgement) 
         mean=geometric_mean(ratios),
         blocks=[] if is_baseline else ratios,
         interval=None if is_baseline or metric.name != SPEED else _interval(judgement.of_leg(leg.name)),
-        absolute=None if own is None else f"{own:,.{metric.digits}f}",
+        absolute=None if own is None else grouped(own, metric.digits),
     )
 
 
@@ -199,7 +199,7 @@ def _memory_bar(snapshot: Snapshot, leg: Leg) -> Bar:
     ratio = None if leg.role == "baseline" else geometric_mean(_ratios(snapshot, leg, "peak_mib").values())
     change = "" if ratio is None else percent_change(ratio)
     return Bar(
-        label=leg.name, role=leg.role, values=values, text=f"{max(values):,.0f}" if values else "-", change=change
+        label=leg.name, role=leg.role, values=values, text=grouped(max(values), 0) if values else "-", change=change
     )
 
 

@@ -3,6 +3,7 @@
 from sweeps.records.documents import AttemptRecord
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.report.blocks import Code, Piece, Words
+from sweeps.spec.words import counted
 
 
 def interruption_lines(snapshot: Snapshot) -> list[Words]:
@@ -58,6 +59,7 @@ def _interruption(trial: TrialSnapshot, attempt: AttemptRecord, following: Attem
         reached = max((trial.spans[n][1] for n in trial.spans if n <= attempt.number), default=-1)
         repeated = max(0, reached + 1 - following.first_step)
         line.append(
-            f"; attempt {following.number} went on from step {following.first_step} ({repeated} steps repeated)."
+            f"; attempt {following.number} went on from step {following.first_step} "
+            f"({counted(repeated, 'step')} repeated)."
         )
     return tuple(line)

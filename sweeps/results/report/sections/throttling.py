@@ -5,6 +5,7 @@ from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.measures.throttling import Throttled, throttled_trials
 from sweeps.results.report.blocks import Code, Paragraph, Section, Words
 from sweeps.results.report.sections.across import Snapshots, listed
+from sweeps.spec.words import fixed
 
 
 def throttling_sections(snapshots: Snapshots) -> list[Section]:
@@ -25,8 +26,8 @@ def throttling_lines(snapshot: Snapshot) -> list[Words]:
 
 
 def _line(throttled: Throttled) -> Words:
-    seen = [f"down to {throttled.lowest_mhz:.0f} MHz"] if throttled.lowest_mhz is not None else []
-    seen += [f"at up to {throttled.highest_c:.0f} C"] if throttled.highest_c is not None else []
+    seen = [f"down to {fixed(throttled.lowest_mhz, 0)} MHz"] if throttled.lowest_mhz is not None else []
+    seen += [f"at up to {fixed(throttled.highest_c, 0)} C"] if throttled.highest_c is not None else []
     return (
         Code(throttled.trial.run),
         f": {throttled.num_steps} of {len(throttled.trial.steps)} steps, {throttled.num_counted} of them counted, "

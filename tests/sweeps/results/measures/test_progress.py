@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.live import changes
+from cli.progress_table import Look, table_lines
 from sweeps.records.documents import AttemptRecord
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
@@ -137,3 +139,23 @@ def test_a_leg_that_learnt_nothing_is_shown_as_diverged(
         states = {leg.name: leg.shown_state for leg in reader.read().legs}
         assert (states["static"], states["bf16"], states["none_cap1p25"]) == ("diverged", "completed", "pending")
     assert reader.read().num_completed == 2
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1.0, 0.0, 1e308])
+@pytest.mark.parametrize("field", ["dt_ms", "tok_per_sec", "loss_ema"])
+def test_a_number_that_is_none_leaves_the_table_a_table(
+    field: str, bad: float, experiment: Experiment, make_row: MakeRow
+) -> None:
+    begin(experiment, first_step=0)
+    experiment.trial("static-b1").append_rows(0, [make_row(s, **{field: bad}) for s in range(10)])
+    progress = ProgressReader(experiment).read()
+    lines = table_lines(progress, Look(has_colour=False))
+    assert len(lines) == 7
+    assert max(map(len, lines)) < 80
+    assert changes(None, progress)
+
+
+def test_a_step_beyond_the_last_is_the_last(experiment: Experiment, make_row: MakeRow) -> None:
+    begin(experiment, first_step=0)
+    experiment.trial("static-b1").append_rows(0, [make_row(2**62)])
+    assert first(ProgressReader(experiment)).num_done == 40
