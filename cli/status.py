@@ -20,6 +20,7 @@ def status(
     from sweeps.results.measures.untimed import untimed_trials
     from sweeps.results.status import failure_of, run_table, status_json
     from sweeps.spec.errors import CorruptData, UsageError
+    from sweeps.spec.words import one_line
 
     if watch and as_json:
         raise UsageError("--watch and --json exclude each other: call `status --json` as often as you like")
@@ -45,7 +46,7 @@ def status(
             out(f"{trial.run} diverged: {trial.diverged}")
         failure = failure_of(snapshot, trial)
         if failure is not None:
-            out(f"{trial.run} failed: {failure.error}\n  log: {failure.log}\n  next: {failure.next_command}")
+            out(f"{trial.run} failed: {one_line(failure.error)}\n  log: {failure.log}\n  next: {failure.next_command}")
     for trial, why in untimed_trials(snapshot):
         out(f"{trial.run} has no timing: {why}")
 

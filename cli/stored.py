@@ -18,6 +18,9 @@ def open_snapshot(name: str, storage: str | None) -> "tuple[Experiment, Snapshot
 
     experiment = Experiment.open(find_experiment(name, storage))
     snapshot = read_snapshot(experiment)
+    for trial in snapshot.trials:
+        if trial.damage is not None:
+            warn(f"{trial.run} is left out: {trial.damage}")
     for file in snapshot.torn_files:
         warn(f"{experiment.store.uri_of(file)} is torn: its whole lines are used, the rest is ignored")
     return experiment, snapshot

@@ -26,6 +26,12 @@ def grouped(value: float, digits: int) -> str:
     return f"{float(text):,.{digits}f}" if math.isfinite(value) and abs(value) < _TOO_LONG_FROM else text
 
 
+def one_line(text: str, limit: int = 300) -> str:
+    """A stored text as one line that no terminal obeys: without control characters, cut where it is too long."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
 def percent_change(ratio: float) -> str:
     """A ratio as a change in percent: 1.157 is +15.7 %, with one more digit where the change is small."""
     change = (ratio - 1) * 100

@@ -79,6 +79,23 @@ def test_a_failed_leg_says_why_where_its_log_is_and_what_to_do(make_experiment: 
     }
 
 
+def test_an_error_that_holds_anything_is_one_line_and_valid_json(make_experiment: Make) -> None:
+    experiment = make_experiment()
+    record = experiment.trial("static-b1")
+    record.update_attempt(dataclasses.replace(record.start_attempt(num_workers=2), end="failed"))
+    file = Path(experiment.uri) / "trials" / "static-b1" / "attempts" / "000.json"
+    stored = json.loads(file.read_text())
+    message = "\x1b[2J first\nsecond \u202e" + "x" * 5000
+    file.write_text(json.dumps(stored | {"error": {"type": "E", "message": message, "traceback": ""}}))
+    done = call("status", experiment.uri)
+    assert (done.returncode, done.stderr) == (0, "")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("static failed: ")]
+    assert line.startswith("static failed: E: [2J first second xxx")
+    assert len(line) < 400
+    trial = json.loads(call("status", experiment.uri, "--json").stdout)["trials"][0]
+    assert trial["failure"]["error"] == f"E: {message}"
+
+
 def test_a_failed_leg_of_one_block_is_retried_by_its_trials_name_and_one_without_an_error_says_so(
     make_experiment: Make,
 ) -> None:

@@ -91,22 +91,29 @@ def test_kernels_that_the_legs_own_precision_asks_for_may_differ(done: Experimen
     assert barred == {1: "attention flash against attention sdpa"}
 
 
-@pytest.mark.parametrize("num_steps_on_two", [5, 30])
+@pytest.mark.parametrize(("num_on_two", "num_workers"), [(5, 1), (35, 2)])
 def test_a_leg_restored_on_fewer_workers_is_timed_by_those_of_its_window(
-    make_experiment: Make, complete: Complete, make_row: MakeRow, num_steps_on_two: int
+    make_experiment: Make, complete: Complete, make_row: MakeRow, num_on_two: int, num_workers: int
 ) -> None:
-    """Two workers until a stop, then one: the window is the second attempt's."""
+    """Two workers until a stop, then one: what can be compared depends on whose steps the window holds."""
     experiment = make_experiment()
     complete(experiment, f"{BASE}-b1")
     record = experiment.trial(f"{LEG}-b1")
     first = record.start_attempt(num_workers=2)
-    record.append_rows(0, [make_row(s, trial=f"{LEG}-b1") for s in range(5)])
+    record.append_rows(0, [make_row(s, trial=f"{LEG}-b1") for s in range(num_on_two)])
     record.update_attempt(dataclasses.replace(first, end="stopped", facts=FACTS, first_step=0))
-    rows = [make_row(s, trial=f"{LEG}-b1", attempt=1, tok_per_sec=2000.0) for s in range(5, 40)]
+    flags = [("warmup",) if s < num_on_two + 20 else () for s in range(40)]
+    rows = [make_row(s, trial=f"{LEG}-b1", attempt=1, flags=flags[s]) for s in range(num_on_two, 40)]
     complete(experiment, f"{LEG}-b1", rows, world_size=1)
-    assert both(experiment, "tok_per_sec").barred == {1: "1 worker against 2 workers"}
+    speed = both(experiment, "tok_per_sec")
+    if num_workers == 1:
+        assert (speed.by_block, speed.barred) == ({}, {1: "1 worker against 2 workers"})
+    else:
+        assert (speed.by_block, speed.barred) == ({1: 1.0}, {})
     assert both(experiment, "peak_mib").barred == {1: "2 workers then 1 worker against 2 workers"}
     assert both(experiment, "loss").by_block == {1: 1.0}
+    leg = next(t for t in read_snapshot(experiment).trials if t.trial.leg.name == LEG)
+    assert leg.facts["world_size"] == num_workers
 
 
 def test_a_block_on_other_hardware_leaves_the_other_blocks_compared_and_counted(
