@@ -28,12 +28,49 @@ def global_switches() -> Iterator[None]:
         ("NVIDIA H200 NVL", 835e12),
         ("NVIDIA H200", 989e12),
         ("NVIDIA H20", 148e12),
+        ("NVIDIA H20-3e", 148e12),
+        ("NVIDIA H100 80GB HBM2e", 756e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA GB200", 2.5e15),
+        ("NVIDIA B200", 2.25e15),
         ("NVIDIA A100-SXM4-80GB", 312e12),
-        ("Somebody's card", None),
+        ("NVIDIA A100-PCIE-40GB", 312e12),
+        ("NVIDIA A100 80GB PCIe", 312e12),
+        ("A100-SXM4-40GB", 312e12),
+        ("NVIDIA A10", 125e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA GeForce RTX 4090", 165e12),
     ],
 )
-def test_the_peak_follows_from_the_cards_name(name: str, flops: float | None):
+def test_the_peak_follows_from_the_cards_name(name: str, flops: float):
     assert peak_bf16_flops(name) == flops
+    assert peak_bf16_flops(name.upper()) == flops
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "NVIDIA H100 80GB HBM3 MIG 1g.10gb",
+        "NVIDIA A100-SXM4-40GB MIG 7g.40gb",
+        "NVIDIA A100-10C",
+        "GRID A100D-4-20C",
+        "NVIDIA L40S-8Q",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA RTX A4000",
+        "NVIDIA A100X",
+        "NVIDIA A10G",
+        "NVIDIA H2000",
+        "NVIDIA GB10",
+        "NVIDIA",
+        "",
+        "Somebody's card",
+    ],
+)
+def test_a_slice_of_a_card_or_one_whose_name_only_contains_a_known_one_has_no_known_peak(name: str):
+    assert peak_bf16_flops(name) is None
 
 
 def test_a_cpu_computes_in_bf16_where_that_is_fast_and_has_no_known_peak():
