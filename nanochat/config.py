@@ -27,6 +27,10 @@ CompileFallback = Literal["error", "none"]
 AttentionBackend = Literal["auto", "sdpa", "flash"]
 
 
+MAX_DEPTH = 10_000
+MAX_STEPS = 2**31 - 1  # tables count steps in 32 bits
+
+
 class ConfigError(ValueError):
     """A config that cannot be: names the field, what was seen and what to do."""
 
@@ -56,6 +60,7 @@ class ModelConfig:
         _check_values("model", vars(self))
         for name in ("depth", "aspect_ratio", "head_dim", "seq_len", "vocab_size"):
             _require(getattr(self, name) > 0, f"model.{name} must be positive, got {getattr(self, name)}")
+        _require(self.depth <= MAX_DEPTH, f"model.depth must be at most {MAX_DEPTH:,}, got {self.depth:,}")
         _require(self.head_dim % 2 == 0, f"model.head_dim must be even for rotary embeddings, got {self.head_dim}")
         pattern_ok = bool(self.window_pattern) and set(self.window_pattern) <= {"S", "L"}
         _require(pattern_ok, f"model.window_pattern holds letters S and L only, got {self.window_pattern!r}")
@@ -173,6 +178,8 @@ class ScheduleConfig:
         for name in ("num_steps", "target_flops", "target_param_data_ratio"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"schedule.{name} must be positive or None, got {value}")
+        too_many = self.num_steps is not None and self.num_steps > MAX_STEPS
+        _require(not too_many, f"schedule.num_steps must be at most {MAX_STEPS:,}, got {self.num_steps}")
         some = (self.num_steps, self.target_flops, self.target_param_data_ratio) != (None, None, None)
         _require(some, "schedule needs num_steps, target_flops or target_param_data_ratio; all three are None")
         for name in ("warmup_ratio", "warmdown_ratio", "final_lr_frac"):

@@ -2,7 +2,8 @@
 
 Sentinels (-1, 0.0, "") exist here and nowhere else: in a config, absent is None. The table's order is the order in
 which `to_argv` prints: what describes a run always, the rest only where it differs from the default, and last the
-three flags that tell the legs of a sweep apart. Names are never abbreviated, and the last of two equal flags counts.
+three flags that tell the legs of a sweep apart. Names are never abbreviated. A flag can come twice only with one value:
+with two, whoever typed them expects one and gets the other.
 """
 
 import difflib
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from nanochat.config import ConfigError, MoEConfig, TrainConfig, get_field, with_overrides
+from nanochat.values import shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +47,9 @@ class Flag:
         try:
             value = self.kind(text)
         except ValueError:
-            raise ConfigError(f"{self.name} takes {_KIND_WORDS[self.kind]}, got {text!r}") from None
+            raise ConfigError(f"{self.name} takes {_KIND_WORDS[self.kind]}, got {shown(text)}") from None
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{self.name} takes a finite number, got {text!r}")
+            raise ConfigError(f"{self.name} takes a finite number, got {shown(text)}")
         if self.absent is None:
             return value
         return None if (value == "" if isinstance(value, str) else value <= 0) else value
@@ -135,7 +137,7 @@ FLAGS: tuple[Flag | Switch, ...] = (
     Flag("--weight-decay", "optim.weight_decay", float, "of the block matrices, falling to 0"),
     Flag("--adam-beta1", "optim.adam_beta1", float, "first moment's decay"),
     Flag("--adam-beta2", "optim.adam_beta2", float, "second moment's decay"),
-    Flag("--eval-tokens", "eval.num_tokens", int, "tokens of one validation"),
+    Flag("--eval-tokens", "eval.num_tokens", int, "tokens of one validation, at most one pass"),
     Flag("--core-metric-max-per-task", "eval.core_max_per_task", int, "questions per task, negative: all"),
     Flag("--core-bundle", "eval.core_bundle", str, "folder of CORE's questions, empty: in the cache folder", ""),
     Flag("--seed", "run.seed", int, "seed of everything random"),
@@ -216,12 +218,14 @@ def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             if equals:
                 raise ConfigError(f"{name} takes no value, got {text!r}")
             given.append(name)
-        elif equals:
-            texts[name] = text
-        elif not words or words[0].startswith("--"):
-            raise ConfigError(f"{name} needs a value: {flag.help}")
         else:
-            texts[name] = words.pop(0)
+            if not equals:
+                if not words or words[0].startswith("--"):
+                    raise ConfigError(f"{name} needs a value: {flag.help}")
+                text = words.pop(0)
+            before = texts.setdefault(name, text)
+            if flag.decode(before) != flag.decode(text):
+                raise ConfigError(f"{name} is given twice, as {shown(before)} and as {shown(text)}; give it once")
     return texts, given
 
 

@@ -7,12 +7,13 @@ divide is refused before anything starts.
 import math
 from dataclasses import dataclass, replace
 
-from nanochat.config import ConfigError, TrainConfig
+from nanochat.config import MAX_STEPS, ConfigError, TrainConfig
 
 REFERENCE_BATCH_TOKENS = 2**19  # where the default learning rates were tuned
 REFERENCE_DEPTH = 12
 BATCH_EXPONENT = 0.383
 MAX_CPU_STEP_FLOPS = 1e12  # takes two cores some ten seconds; a full-size recipe needs hundreds of times as much
+MAX_LANES = 2**20
 GATE_INPUTS = 32  # leading features of the residual stream that gate a value embedding
 
 
@@ -113,6 +114,12 @@ def num_lanes(config: TrainConfig) -> int:
             f"(device_batch_size {config.data.device_batch_size} x seq_len {config.model.seq_len}); "
             f"set data.total_batch_tokens or another data.device_batch_size"
         )
+    if total // micro > MAX_LANES:
+        raise ConfigError(
+            f"a step of {total:,} tokens has {total // micro:,} micro-batches of {micro:,} tokens, and every one keeps "
+            f"its own place in the text; at most {MAX_LANES:,} can be: lower data.total_batch_tokens, or raise "
+            f"data.device_batch_size or model.seq_len"
+        )
     return total // micro
 
 
@@ -170,12 +177,24 @@ def least_cpu_bytes(config: TrainConfig, num_ranks: int) -> int:
 
 
 def num_steps(config: TrainConfig) -> int:
-    """Optimizer steps of the run: given, or from FLOPs, or from tokens per scaling parameter; the first that is set."""
+    """Optimizer steps of the run: given, or from FLOPs, or from tokens per scaling parameter; the first that is set.
+
+    ConfigError where there would be more than can be counted.
+    """
     schedule = config.schedule
     if schedule.num_steps is not None:
         return schedule.num_steps
     if schedule.target_flops is not None:
-        return max(1, round(schedule.target_flops / (flops_per_token(config) * batch_tokens(config))))
+        what, steps = "target_flops", schedule.target_flops / (flops_per_token(config) * batch_tokens(config))
+        return max(1, round(_countable(steps, what)))
     ratio = schedule.target_param_data_ratio
     assert ratio is not None, "ScheduleConfig holds at least one of the three"
-    return max(1, int(ratio * count_params(config).scaling) // batch_tokens(config))
+    num_tokens = ratio * count_params(config).scaling
+    _countable(num_tokens / batch_tokens(config), "target_param_data_ratio")
+    return max(1, int(num_tokens) // batch_tokens(config))
+
+
+def _countable(steps: float, field: str) -> float:
+    if steps > MAX_STEPS:
+        raise ConfigError(f"schedule.{field} means {steps:.3g} steps; at most {MAX_STEPS:,} can be counted")
+    return steps

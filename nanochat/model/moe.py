@@ -249,12 +249,14 @@ class MoE(nn.Module):
     def capacity(self, num_tokens: int) -> int | None:
         """The queue length C for a micro-batch of N tokens; None where routing is exact, as in every evaluation.
 
-        It is not part of `forward`, because in a dynamically compiled block its formula would spread through every
-        shape, and its float could not be traced.
+        A queue of N or more drops nothing, as an expert serves a token once. Then routing is exact, and no expert
+        multiplies empty rows. It is not part of `forward`, because in a dynamically compiled block its formula would
+        spread through every shape, and its float could not be traced.
         """
         if self.moe.capacity_factor is None or not self.training:
             return None
-        return queue_length(num_tokens, self.moe.top_k, self.moe.num_experts, self.moe.capacity_factor)
+        length = queue_length(num_tokens, self.moe.top_k, self.moe.num_experts, self.moe.capacity_factor)
+        return length if length < num_tokens else None
 
     def _dispatch(
         self, routing: Routing, counts: Tensor, order: Tensor, rank: Tensor, capacity: int | None

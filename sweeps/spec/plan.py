@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat.config import ConfigError, TrainConfig, from_dict, get_field, to_dict, with_overrides
-from nanochat.sizes import check_world_size
+from nanochat.sizes import check_world_size, num_steps
 from sweeps.spec.checked import plain_name, typed
 from sweeps.spec.counting import check_window
 from sweeps.spec.errors import CorruptData, SweepError
@@ -77,6 +77,7 @@ def make_plan(sweep: Sweep, num_blocks: int = 1, max_blocks: int | None = None) 
     for leg in sweep.legs:
         try:
             check_world_size(leg.config, sweep.num_workers)
+            num_steps(leg.config)
         except ConfigError as error:
             raise SweepError(f"leg {leg.name}: {error}") from None
         check_window(leg, sweep.checkpoint_every, sweep.window.num_steps)
@@ -140,7 +141,10 @@ def _trial(sweep: Sweep, leg: Leg, block: int) -> Trial:
         "run.seed": sweep.base.run.seed + block,
         "run.checkpoint_every": sweep.checkpoint_every,
     }
-    return Trial(name=name, leg=leg, block=block, config=with_overrides(leg.config, fields))
+    try:
+        return Trial(name=name, leg=leg, block=block, config=with_overrides(leg.config, fields))
+    except ConfigError as error:  # a seed that a later block cannot count up
+        raise SweepError(f"block {block} of leg {leg.name}: {error}") from None
 
 
 def plan_to_json(plan: Plan) -> dict[str, Any]:

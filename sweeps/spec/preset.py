@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from nanochat.config import ConfigError, check_path, field_alternatives, with_overrides
 from nanochat.recipes import shrink_to_tiny
+from nanochat.values import shown
 from sweeps.spec.counting import countable_steps
 from sweeps.spec.errors import SweepError
 from sweeps.spec.names import nearest
@@ -54,7 +55,8 @@ def apply_settings(
     """The sweep with the command line's settings, each checked like the sweep file."""
     fields = parse_sets(sets)
     if num_steps is not None and fields.setdefault("schedule.num_steps", num_steps) != num_steps:
-        raise SweepError("--num-steps and --set schedule.num_steps disagree; give one of them")
+        other = shown(fields["schedule.num_steps"])
+        raise SweepError(f"--num-steps {num_steps} and --set schedule.num_steps={other} disagree; give one of them")
     _refuse_without_effect(sweep, fields)
     _guarded("--set", with_overrides, sweep.base, fields)
     own_interval = "run.checkpoint_every" in fields
@@ -82,11 +84,11 @@ def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
         path, equals, value = text.partition("=")
         path = path.strip()
         if not equals:
-            raise SweepError(f"--set {text!r} is not of the form field=value")
+            raise SweepError(f"--set {shown(text)} is not of the form field=value")
         _guarded("--set", check_path, path)
-        if path in fields:
-            raise SweepError(f"--set names {path} twice")
-        fields[path] = _parse_value(path, value.strip())
+        parsed = _parse_value(path, value.strip())
+        if fields.setdefault(path, parsed) != parsed:
+            raise SweepError(f"--set names {path} twice, as {shown(fields[path])} and as {shown(parsed)}; give it once")
     return fields
 
 

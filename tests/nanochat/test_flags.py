@@ -170,8 +170,18 @@ def test_numbers_that_are_not_positive_switch_a_thing_off() -> None:
     assert options.resume is None
 
 
-def test_the_last_of_two_equal_flags_counts_and_a_leading_separator_is_skipped() -> None:
-    assert parse_flags(["--", "--depth", "4", "--depth=6"])[0].model.depth == 6
+def test_a_leading_separator_is_skipped_and_a_flag_can_be_repeated_with_its_value() -> None:
+    assert parse_flags(["--", "--depth", "6", "--depth=6"])[0].model.depth == 6
+    assert parse_flags(["--matrix-lr", "0.5", "--matrix-lr", ".5", "--fp8", "--fp8"])[0].optim.matrix_lr == 0.5
+
+
+@given(st.sampled_from([flag for flag in FLAGS if isinstance(flag, Flag) and flag.kind is int]), POSITIVE, POSITIVE)
+def test_a_flag_with_two_values_is_refused_by_name_with_both(flag: Flag, first: int, second: int) -> None:
+    words = [flag.name, str(first), f"{flag.name}={second}"]
+    if first == second:
+        return
+    with pytest.raises(ConfigError, match=f"{flag.name} is given twice, as '{first}' and as '{second}'; give it once"):
+        parse_flags(words)
 
 
 def test_fp8_has_a_switch_for_each_role() -> None:
@@ -200,6 +210,14 @@ def test_fp8_has_a_switch_for_each_role() -> None:
         ("--depth --fp8", "--depth needs a value"),
         ("--depth x", "--depth takes a whole number, got 'x'"),
         ("--matrix-lr nan", "--matrix-lr takes a finite number"),
+        ("--matrix-lr 1e400", "--matrix-lr takes a finite number, got '1e400'"),
+        ("--depth " + "9" * 5000, "--depth takes a whole number, got '9999"),
+        ("--seed 9223372036854775808", "--seed must be an int of at most 64 bits, got 9223372036854775808"),
+        ("--seed -1", "--seed must be >= 0, got -1"),
+        ("--num-iterations 2147483648", "--num-iterations must be at most 2,147,483,647, got 2147483648"),
+        ("--depth 10001", "--depth must be at most 10,000, got 10,001"),
+        ("--run a --run b", "--run is given twice, as 'a' and as 'b'"),
+        ("--checkpoint-root a --checkpoint-root=b", "--checkpoint-root is given twice, as 'a' and as 'b'"),
         ("--depth -3", "--depth must be positive, got -3"),
         ("--fp8=1", "--fp8 takes no value"),
         ("--fp8-include-moe-experts", "has no effect without --fp8"),

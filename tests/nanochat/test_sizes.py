@@ -139,3 +139,19 @@ def test_the_least_memory_counts_weights_and_logits_per_rank_and_the_optimizers_
     per_rank = 4 * count_params(tiny).total + 8 * 2 * 128 * 32768
     one, three = least_cpu_bytes(tiny, 1), least_cpu_bytes(tiny, 3)
     assert (one, three - one) == (per_rank + checkpoint_bytes(tiny), 2 * per_rank)
+
+
+@pytest.mark.parametrize("field", ["target_flops", "target_param_data_ratio"])
+@pytest.mark.parametrize("value", [1e30, 1e308])
+def test_a_run_of_more_steps_than_tables_count_is_refused(field: str, value: float) -> None:
+    absent = {"schedule.num_steps": None, "schedule.target_flops": None, "schedule.target_param_data_ratio": None}
+    config = with_overrides(d12_moe(num_steps=1), absent | {f"schedule.{field}": value})
+    with pytest.raises(ConfigError, match=rf"schedule\.{field} means .* steps; at most 2,147,483,647 can be counted"):
+        num_steps(config)
+
+
+def test_a_step_of_more_micro_batches_than_can_keep_their_place_is_refused() -> None:
+    many = with_overrides(shrink_to_tiny(d12_moe(num_steps=1)), {"data.total_batch_tokens": 2**60})
+    with pytest.raises(ConfigError, match=r"every one keeps its own place in the text; at most 1,048,576 can be"):
+        check_world_size(many, 3)
+    assert num_lanes(with_overrides(many, {"data.total_batch_tokens": 2**28})) == 2**20

@@ -16,6 +16,7 @@ import pytest
 
 from nanochat.checkpoints.format import verify
 from nanochat.data.corpus import prepare_embedded
+from tests.helpers.flags import edited
 
 pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,8 @@ TINY = shlex.split(
     "--max-seq-len 32 --device-batch-size 2 --total-batch-size 128 --core-metric-every -1 --sample-every -1 "
     "--device-type cpu --compile-mode none --model-tag tiny --num-iterations 100000 --eval-every -1"
 )
+
+
 RESUME = "add --resume latest to resume from the newest checkpoint"
 
 
@@ -186,7 +189,7 @@ def _alone(environment: dict[str, str], *flags: str, memory_gib: int | None = No
         if memory_gib is not None:
             resource.setrlimit(resource.RLIMIT_AS, (memory_gib * 2**30, memory_gib * 2**30))
 
-    command = [sys.executable, "-m", "scripts.base_train", *TINY, *flags]
+    command = [sys.executable, "-m", "scripts.base_train", *edited(TINY, *flags)]
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=600, check=False, preexec_fn=limit
     )
@@ -211,10 +214,13 @@ def _on_two_ranks(environment: dict[str, str], *flags: str) -> subprocess.Comple
     ("flags", "sentence"),
     [
         (["--depth", "0"], "--depth must be positive, got 0"),
-        ([*TINY, "--resume-from-step", "7"], "--resume-from-step 7: there is no checkpoint "),
-        ([*TINY, "--total-batch-size", "64"], "a step of 64 tokens has 1 micro-batches of 64 tokens, which do not div"),
-        ([*TINY, "--vocab-size", "100"], "--vocab-size is 100 but the tokenizer of "),
-        ([*TINY, "--depth", "300", "--aspect-ratio", "128"], "2 ranks need at least "),
+        (edited(TINY, "--resume-from-step", "7"), "--resume-from-step 7: there is no checkpoint "),
+        (
+            edited(TINY, "--total-batch-size", "64"),
+            "a step of 64 tokens has 1 micro-batches of 64 tokens, which do not div",
+        ),
+        (edited(TINY, "--vocab-size", "100"), "--vocab-size is 100 but the tokenizer of "),
+        (edited(TINY, "--depth", "300", "--aspect-ratio", "128"), "2 ranks need at least "),
     ],
 )
 def test_an_error_of_all_ranks_is_told_once_and_only_one_rank_counts_as_failed(

@@ -12,11 +12,12 @@ from cli.plan import plan
 from nanochat.checkpoints.format import verify
 from nanochat.data.corpus import prepare_embedded
 from nanochat.flags import parse_flags
+from tests.helpers.flags import edited
 
 CUT = shlex.split(
     "--depth 2 --head-dim 32 --max-seq-len 64 --device-batch-size 2 --total-batch-size 512 --num-iterations 3 "
     "--save-every 3 --device-type cpu"
-)  # of two equal flags the last one counts
+)
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def commands(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
 
 
 def test_cut_in_size_every_leg_keeps_what_it_is_about(commands: list[list[str]]):
-    configs = [parse_flags([*command[5:], *CUT])[0] for command in commands]
+    configs = [parse_flags(edited(command[6:], *CUT))[0] for command in commands]
     assert {config.model.depth for config in configs} == {2}
     assert [(c.compile.mode, c.moe and c.moe.capacity_factor, c.precision.experts) for c in configs] == [
         ("static", None, "fp8"),
@@ -45,7 +46,7 @@ def test_a_leg_runs_on_two_processes_on_a_cpu(commands: list[list[str]], tmp_pat
     prepare_embedded(tmp_path / "cache")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = os.environ | {"NANOCHAT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    pasted = [*launcher, *command[3:], *CUT, "--checkpoint-root", str(tmp_path)]
+    pasted = [*launcher, *command[3:6], *edited(command[6:], *CUT, "--checkpoint-root", str(tmp_path))]
     ran = subprocess.run(pasted, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert ran.returncode == 0, ran.stderr
     assert sum(line.startswith("step 0") for line in ran.stdout.splitlines()) == 3

@@ -83,6 +83,17 @@ def test_the_capacity_of_training_makes_no_difference(small_text: Path):
     assert bounded == bits_per_byte(exact, lanes, token_bytes, num_tokens=64, ranks=ALONE)
 
 
+def test_it_reads_the_text_once_however_many_tokens_are_asked_for(small_text: Path):
+    lanes, token_bytes = _validation(small_text, ALONE)
+    model = _model()
+    everything = bits_per_byte(model, lanes, token_bytes, num_tokens=2**62, ranks=ALONE)
+    position = lanes.position(0)
+    assert position.packing_epoch == 2
+    assert everything == bits_per_byte(model, lanes, token_bytes, num_tokens=2**61, ranks=ALONE)
+    assert lanes.position(0).num_read == position.num_read
+    assert bits_per_byte(model, lanes, token_bytes, num_tokens=128, ranks=ALONE) != everything
+
+
 def evaluate(ranks: Ranks, folder: str) -> float:
     lanes, token_bytes = _validation(folder, ranks)
     return bits_per_byte(_model(), lanes, token_bytes, num_tokens=128, ranks=ranks)

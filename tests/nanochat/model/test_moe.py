@@ -191,6 +191,16 @@ def test_evaluation_drops_no_token():
     assert stats[0] == stats[3] == 0
 
 
+@pytest.mark.parametrize("factor", [4.0, 4.5, 1e6, 1e300])
+def test_a_queue_that_nothing_can_overflow_is_exact_routing(factor: float):
+    torch.manual_seed(4)
+    bounded, exact, x = _moe(2, 8, factor), _moe(2, 8, None), _tokens(20)
+    exact.load_state_dict(bounded.state_dict())
+    assert bounded.capacity(20) is None
+    assert torch.equal(bounded(x, bounded.capacity(20))[0], exact(x, None)[0])
+    assert _moe(2, 8, 3.79).capacity(20) == 19, "ceil(20 x 2 x 3.79 / 8)"
+
+
 def test_equal_inputs_give_equal_bits():
     torch.manual_seed(5)
     for factor in (None, 1.0):

@@ -104,6 +104,13 @@ def test_values_are_python_literals_or_stand_for_themselves(text: str, value: An
     assert list(parse_sets([text]).values()) == [value]
 
 
+def test_a_setting_can_be_repeated_with_its_value() -> None:
+    assert parse_sets(["moe.top_k=1", "moe.top_k = 1", "optim.matrix_lr=.5", "optim.matrix_lr=5e-1"]) == {
+        "moe.top_k": 1,
+        "optim.matrix_lr": 0.5,
+    }
+
+
 @pytest.mark.parametrize(
     ("sets", "words"),
     [
@@ -113,8 +120,13 @@ def test_values_are_python_literals_or_stand_for_themselves(text: str, value: An
         (["moe.num_experts=1"], "moe.top_k 2 exceeds moe.num_experts 1"),
         (["moe.capacity_factor=2.0"], "moe.capacity_factor is an axis of this sweep"),
         (["run.name=x"], "named after its trial"),
-        (["moe.num_experts=4", "moe.num_experts=4"], "names moe.num_experts twice"),
-        (["schedule.num_steps=9"], "disagree"),
+        (["moe.num_experts=4", "moe.num_experts=8"], "names moe.num_experts twice, as 4 and as 8; give it once"),
+        (["schedule.num_steps=9"], "--num-steps 80 and --set schedule.num_steps=9 disagree; give one of them"),
+        (["optim.matrix_lr=1e400"], "optim.matrix_lr must be a finite float, got inf"),
+        (["optim.matrix_lr=nan"], "optim.matrix_lr must be float, got 'nan'"),
+        (["run.seed=" + "9" * 5000], "run.seed must be int, got '99999"),
+        (["run.seed=9223372036854775808"], "run.seed must be an int of at most 64 bits"),
+        (["model.depth=10001"], "model.depth must be at most 10,000, got 10,001"),
         (["data.total_batch_tokens=100"], "no multiple of one micro-batch"),
         (["run.checkpoint_every=0"], "checkpoint_every must be positive"),
         (["run.checkpoint_every=soon"], "run.checkpoint_every must be int or None, got 'soon'"),
