@@ -1,7 +1,7 @@
 """How long training waits for a checkpoint: written at once, and written beside training, in one process on one state.
 
     python -m bench.checkpoint [--rounds 5] [--folder FOLDER]
-    torchrun --standalone --nproc_per_node=8 -m bench.checkpoint
+    torchrun --rdzv-backend=loopback --rdzv-endpoint=127.0.0.1 --nproc_per_node=8 -m bench.checkpoint
 
 On a GPU the state is that of the recipe d12_moe_fp8, on a CPU that of a model whose tables make it larger than 1 GB.
 Each round saves in both ways, the order in turn, with real steps before and beside them. Figures are medians over the

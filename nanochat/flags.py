@@ -155,6 +155,10 @@ FLAGS: tuple[Flag | Switch, ...] = (
     Flag("--moe-capacity-factor", "moe.capacity_factor", float, "expert queue length, 0.0: exact routing", "0.0", True),
 )
 
+LAUNCHER_FLAGS = ("--rdzv-backend=loopback", "--rdzv-endpoint=127.0.0.1")
+"""torchrun's own, for one machine: its ranks meet on 127.0.0.1 (scripts/rendezvous.py). With --standalone they would
+meet on a port that is open to the network."""
+
 _BY_NAME = {flag.name: flag for flag in FLAGS}
 _BY_PATH = {flag.path: flag.name for flag in FLAGS if isinstance(flag, Flag) and flag.path}
 _DEFAULTS = TrainConfig(moe=MoEConfig())
@@ -197,7 +201,7 @@ def to_argv(config: TrainConfig, options: RunOptions | None = None) -> list[str]
 
 def help_text() -> str:
     """All flags with their defaults, one a line."""
-    lines = ["torchrun --standalone --nproc_per_node=N -m scripts.base_train -- FLAGS", ""]
+    lines = [f"torchrun {' '.join(LAUNCHER_FLAGS)} --nproc_per_node=N -m scripts.base_train -- FLAGS", ""]
     for flag in FLAGS:
         default = "off" if isinstance(flag, Switch) else (flag.default or '""')
         lines.append(f"  {flag.name:<26} {default:<11} {flag.help}")

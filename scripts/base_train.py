@@ -1,6 +1,7 @@
-"""The trainer under torchrun: flags in, log lines and checkpoints out. A thin shell over nanochat.train.
+r"""The trainer under torchrun: flags in, log lines and checkpoints out. A thin shell over nanochat.train.
 
-    torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --use-moe --depth 12 ...
+    torchrun --rdzv-backend=loopback --rdzv-endpoint=127.0.0.1 --nproc_per_node=8 \
+        -m scripts.base_train -- --use-moe --depth 12 ...
 
 Checkpoints lie in CHECKPOINT_ROOT/base_checkpoints/MODEL_TAG/step_000070/. The first SIGTERM or SIGINT ends the run
 after the current step, with a checkpoint, and exit code 143 or 130 of every rank. Why a rank failed, and which rank
@@ -30,6 +31,7 @@ from nanochat.flags import RunOptions, help_text, in_flag_names, parse_flags
 from nanochat.loop.compile_failures import CompileError
 from nanochat.machine.device import keep_freed_memory
 from nanochat.machine.memory import free_memory_bytes, is_out_of_memory, memory_advice, peak_mib
+from nanochat.machine.stores import stay_on_this_machine
 from nanochat.stats import Checkpoint, Hooks, TrainResult
 from nanochat.train import DivergedError, train
 from scripts.own_errors import end_by
@@ -94,6 +96,8 @@ def _start_process_group() -> None:
     if "RANK" not in os.environ:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
+        stay_on_this_machine()
     dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
 
 

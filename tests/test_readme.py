@@ -32,6 +32,7 @@ COMMANDS = [
 ]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 FULL_SIZE = "nanochat-sweep launch sweeps/capacity.py"
+TORCHRUN = "torchrun --rdzv-backend=loopback --rdzv-endpoint=127.0.0.1 --nproc_per_node=2"
 TESTED_BY = {
     "make demo": "test_the_demo_completes_a_leg_that_learns",
     "make test": "test_make_test_checks_everything",
@@ -57,8 +58,8 @@ TESTED_BY = {
     "nanochat-sweep report first --out-md results/report.md": "test_a_first_experiment_from_launch_to_results",
     "nanochat-sweep export first --out results": "test_a_first_experiment_from_launch_to_results",
     "nanochat-sweep status first --json": "test_a_first_experiment_from_launch_to_results",
-    "torchrun --standalone --nproc_per_node=2 -m scripts.base_train -- --help": "test_the_trainer_runs_under_torchrun",
-    "torchrun --standalone --nproc_per_node=2 -m scripts.base_train --"
+    f"{TORCHRUN} -m scripts.base_train -- --help": "test_the_trainer_runs_under_torchrun",
+    f"{TORCHRUN} -m scripts.base_train --"
     " --use-moe --compile-mode none --depth 2 --head-dim 32 --max-seq-len 128"
     " --device-batch-size 2 --total-batch-size 512 --num-iterations 20 --save-every 10"
     " --eval-every -1 --core-metric-every -1 --sample-every -1 --model-tag little": (

@@ -4,7 +4,7 @@ It keeps one checkpoint, after the last step, where our own trials keep several 
 """
 
 from nanochat.config import ConfigError, with_overrides
-from nanochat.flags import RunOptions, to_argv
+from nanochat.flags import LAUNCHER_FLAGS, RunOptions, to_argv
 from nanochat.sizes import num_steps
 from sweeps.spec.errors import SweepError
 from sweeps.spec.legs import Leg
@@ -17,4 +17,4 @@ def torchrun_argv(leg: Leg, num_workers: int) -> list[str]:
         flags = to_argv(with_overrides(leg.config, saves), RunOptions(model_tag=leg.name))
     except ConfigError as error:
         raise SweepError(f"leg {leg.name} has no torchrun command: {error}") from None
-    return ["torchrun", "--standalone", f"--nproc_per_node={num_workers}", "-m", "scripts.base_train", "--", *flags]
+    return ["torchrun", *LAUNCHER_FLAGS, f"--nproc_per_node={num_workers}", "-m", "scripts.base_train", "--", *flags]

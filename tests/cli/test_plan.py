@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli.plan import plan
-from nanochat.flags import parse_flags
+from nanochat.flags import LAUNCHER_FLAGS, parse_flags
 from sweeps.capacity import SWEEP as CAPACITY
 from sweeps.spec.errors import SweepError, UsageError
 
@@ -24,7 +24,7 @@ def test_every_command_means_its_leg(capsys: pytest.CaptureFixture[str]) -> None
     for line, leg in zip(capsys.readouterr().out.splitlines(), CAPACITY.legs, strict=True):
         words = shlex.split(line)
         assert words[: words.index("--") + 1] == [
-            *["torchrun", "--standalone", "--nproc_per_node=8", "-m", "scripts.base_train", "--"],
+            *["torchrun", *LAUNCHER_FLAGS, "--nproc_per_node=8", "-m", "scripts.base_train", "--"],
         ]
         config, options = parse_flags(words[words.index("--") + 1 :])
         assert options.model_tag == leg.name
@@ -47,7 +47,7 @@ def test_the_json_holds_the_legs_and_their_commands(capsys: pytest.CaptureFixtur
     assert [list(leg) for leg in document["legs"]] == [["name", "id", "role", "overrides", "torchrun"]] * 6
     first = document["legs"][0]
     assert first["overrides"] == {"compile.mode": "static", "moe.capacity_factor": None}
-    assert first["torchrun"][:3] == ["torchrun", "--standalone", "--nproc_per_node=4"]
+    assert first["torchrun"][:4] == ["torchrun", *LAUNCHER_FLAGS, "--nproc_per_node=4"]
 
 
 def test_the_text_shows_the_question_the_amount_and_the_legs(capsys: pytest.CaptureFixture[str]) -> None:

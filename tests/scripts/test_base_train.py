@@ -14,7 +14,7 @@ import pytest
 from nanochat.checkpoints.format import verify
 from nanochat.config import ConfigError, TrainConfig
 from nanochat.data.corpus import prepare_embedded
-from nanochat.flags import RunOptions
+from nanochat.flags import LAUNCHER_FLAGS, RunOptions
 from scripts import base_train
 
 TINY = shlex.split(
@@ -68,7 +68,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def _command(*flags: str, num_processes: int = 1) -> list[str]:
     launcher = [sys.executable]
     if num_processes > 1:
-        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_processes}"]
+        launcher += ["-m", "torch.distributed.run", *LAUNCHER_FLAGS, f"--nproc_per_node={num_processes}"]
     separator = ["--"] if num_processes > 1 else []
     return [*launcher, "-m", "scripts.base_train", *separator, *flags]
 

@@ -11,7 +11,7 @@ import pytest
 from cli.plan import plan
 from nanochat.checkpoints.format import verify
 from nanochat.data.corpus import prepare_embedded
-from nanochat.flags import parse_flags
+from nanochat.flags import LAUNCHER_FLAGS, parse_flags
 from tests.helpers.flags import edited
 
 CUT = shlex.split(
@@ -27,7 +27,7 @@ def commands(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
 
 
 def test_cut_in_size_every_leg_keeps_what_it_is_about(commands: list[list[str]]):
-    configs = [parse_flags(edited(command[6:], *CUT))[0] for command in commands]
+    configs = [parse_flags(edited(command[7:], *CUT))[0] for command in commands]
     assert {config.model.depth for config in configs} == {2}
     assert [(c.compile.mode, c.moe and c.moe.capacity_factor, c.precision.experts) for c in configs] == [
         ("static", None, "fp8"),
@@ -42,11 +42,11 @@ def test_cut_in_size_every_leg_keeps_what_it_is_about(commands: list[list[str]])
 @pytest.mark.integration
 def test_a_leg_runs_on_two_processes_on_a_cpu(commands: list[list[str]], tmp_path: Path):
     (command,) = (c for c in commands if "moe_fp8_experts_nocompile_cap1p0" in c)
-    assert command[:3] == ["torchrun", "--standalone", "--nproc_per_node=8"]
+    assert command[:4] == ["torchrun", *LAUNCHER_FLAGS, "--nproc_per_node=8"]
     prepare_embedded(tmp_path / "cache")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *LAUNCHER_FLAGS, "--nproc_per_node=2"]
     environment = os.environ | {"NANOCHAT_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    pasted = [*launcher, *command[3:6], *edited(command[6:], *CUT, "--checkpoint-root", str(tmp_path))]
+    pasted = [*launcher, *command[4:7], *edited(command[7:], *CUT, "--checkpoint-root", str(tmp_path))]
     ran = subprocess.run(pasted, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert ran.returncode == 0, ran.stderr
     assert sum(line.startswith("step 0") for line in ran.stdout.splitlines()) == 3

@@ -16,20 +16,42 @@ import pytest
 from sweeps.engine.cluster.private import remove_abandoned, session_folder, session_parent
 from sweeps.engine.processes import launch_processes
 from sweeps.spec.errors import UsageError
+from tests.helpers.ports import LOOPBACK, listening
 
 LAUNCHER = """
-import sys
+import sys, threading, time
+from pathlib import Path
 from sweeps.engine.cluster.session import connected
 
-with connected("local", num_workers=1, mark=sys.argv[1]):
+def wait(values):
+    import torch, torch.distributed
+    torch.distributed.all_reduce(torch.ones(1))
+    Path(values["file"]).touch()
+    time.sleep(600)
+
+def start_ranks(place):
+    import ray.train
+    from sweeps.engine.ranks.process_group import ProcessGroup
+    from sweeps.engine.ray_private import lean_trainer
+
+    file = Path(place, "ranks")
+    trainer = lean_trainer(
+        wait,
+        ProcessGroup("gloo"),
+        ray.train.ScalingConfig(num_workers=2),
+        train_loop_config={"file": str(file)},
+        run_config=ray.train.RunConfig(name="r", storage_path=f"{place}/home/train"),
+    )
+    threading.Thread(target=trainer.fit, daemon=True).start()
+    while not file.exists():
+        time.sleep(0.1)
+    file.unlink()
+
+with connected("local", num_workers=2, mark=sys.argv[1]):
     import ray
 
-    @ray.remote
-    class Rank:
-        def lives(self): return True
-
-    rank = Rank.remote()
-    assert ray.get(rank.lives.remote())
+    if sys.argv[2:]:
+        start_ranks(sys.argv[2])
     print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.read()
 """
@@ -58,9 +80,9 @@ def short_place() -> Iterator[Path]:
 
 
 class Launched:
-    """A launcher with a private cluster."""
+    """A launcher with a private cluster, on which two ranks can train."""
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, *, trains: bool) -> None:
         self.mark = launch_processes.mark_of(str(place), "owner")
         own = {
             "HOME": f"{place / 'home'}",
@@ -69,7 +91,7 @@ class Launched:
             "RAY_AUTH_MODE": "disabled",
         }
         pipe = subprocess.PIPE
-        command = [sys.executable, "-c", LAUNCHER, self.mark]
+        command = [sys.executable, "-c", LAUNCHER, self.mark, *([str(place)] if trains else [])]
         self.process = subprocess.Popen(command, env=os.environ | own, stdin=pipe, stdout=pipe, text=True)
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()
@@ -92,17 +114,9 @@ class Launched:
 
 @pytest.fixture(scope="module")
 def launched(short_place: Path) -> Iterator[Launched]:
-    launched = Launched(short_place)
+    launched = Launched(short_place, trains=True)
     yield launched
     launched.end()
-
-
-def listening(pids: list[int]) -> set[str]:
-    """The addresses, in hexadecimal, on which these processes listen."""
-    sockets = {os.readlink(link) for pid in pids for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
-    lines = [line.split() for file in ("tcp", "tcp6") for line in Path("/proc/net", file).read_text().splitlines()[1:]]
-    listen = "0A"
-    return {words[1].partition(":")[0] for words in lines if words[3] == listen and f"socket:[{words[9]}]" in sockets}
 
 
 @pytest.mark.integration
@@ -118,10 +132,8 @@ def test_nobody_gets_into_a_private_cluster(launched: Launched, short_place: Pat
     stored = subprocess.run(["grep", "-rlI", token, str(short_place)], capture_output=True, text=True)
     assert stored.stdout == ""
 
-    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
-    seen = listening(members)
-    assert seen
-    assert seen <= loopback
+    assert listening(members) <= LOOPBACK
+    assert listening([launched.process.pid])
     top = short_place / launched.session.relative_to(short_place).parts[0]
     assert stat.S_IMODE(top.stat().st_mode) == 0o700
 
@@ -149,7 +161,7 @@ for attempt in (lambda: os.listdir(sys.argv[1]), lambda: open(f"/proc/{sys.argv[
 def test_a_session_is_removed_with_its_launcher(
     launched: Launched, short_place: Path, ends: signal.Signals | None
 ) -> None:
-    launched = launched if launched.process.poll() is None else Launched(short_place)
+    launched = launched if launched.process.poll() is None else Launched(short_place, trains=False)
     assert launched.session.is_dir()
     if ends is None:
         launched.process.communicate("", timeout=60)

@@ -1,0 +1,63 @@
+"""On one machine torchrun's ranks meet on the loopback interface, where nobody else listens in."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+
+from nanochat.flags import LAUNCHER_FLAGS
+from scripts.rendezvous import handler
+
+RANK = """
+import os
+import torch, torch.distributed as dist
+from scripts.base_train import _start_process_group
+from tests.helpers.ports import LOOPBACK, listening
+
+_start_process_group()
+total = torch.ones(1)
+dist.all_reduce(total)
+if dist.get_rank() == 0:
+    seen = listening([os.getpid(), os.getppid()])
+    print("loopback" if seen and seen <= LOOPBACK else seen, int(total))
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Of a user who has installed this project as it is now."""
+    installed = tmp_path / "site" / "the_entry_point-0.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: the-entry-point\nVersion: 0\n")
+    (installed / "entry_points.txt").write_text("[torchrun.handlers]\nloopback = scripts.rendezvous:handler\n")
+    path = os.pathsep.join([str(Path(__file__).parent.parent.parent), str(installed.parent)])
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.mark.integration
+def test_torchruns_store_and_the_ranks_sockets_listen_on_loopback(environment: dict[str, str], tmp_path: Path):
+    (tmp_path / "rank.py").write_text(RANK)
+    command = [sys.executable, "-m", "torch.distributed.run", *LAUNCHER_FLAGS, "--nproc_per_node=2", "rank.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "loopback 2\n", done.stderr
+    assert "is not registered" not in done.stderr
+
+
+def test_a_second_start_of_the_ranks_has_a_store_of_its_own():
+    rendezvous = handler()(RendezvousParameters("loopback", "", "a-run", 1, 1))
+    first, second = rendezvous.next_rendezvous(), rendezvous.next_rendezvous()
+    first.store.set("key", "of the first start")
+    assert not second.store.check(["key"])
+    assert (second.rank, second.world_size) == (0, 1)
+    assert second.bootstrap_store_info is not None
+    assert second.bootstrap_store_info.master_addr == "127.0.0.1"
+
+
+def test_several_machines_are_refused_with_what_to_use_instead():
+    with pytest.raises(ValueError, match=r"is for one machine.*--rdzv-backend=c10d, on a network where you trust"):
+        handler()(RendezvousParameters("loopback", "", "a-run", 1, 2))
