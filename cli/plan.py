@@ -97,10 +97,17 @@ def plan_text(planned: "Plan", amounts: Sequence[str] = ()) -> str:
         [
             f"{planned.sweep}: {planned.question or '(the sweep file asks no question)'}",
             f"{counted(len(legs), 'leg')} x {counted(planned.num_blocks, 'block')} = "
-            f"{counted(len(planned.trials), 'trial')}, one at a time, on {counted(planned.num_workers, 'worker')}",
+            f"{counted(len(planned.trials), 'trial')}, one at a time, on {counted(planned.num_workers, 'worker')}"
+            f"{_time_limit(planned)}",
             f"{amount(steps)} steps of {amount(tokens)} tokens; {counting_words(planned)}",
             *amounts,
             "",
             table(("leg", "role", "overrides"), rows),
         ]
     )
+
+
+def _time_limit(planned: "Plan") -> str:
+    from sweeps.spec.duration import in_words
+
+    return "" if planned.leg_timeout_s is None else f", at most {in_words(planned.leg_timeout_s)} each"

@@ -26,8 +26,8 @@ def run_options(
     *, grace_s: float, stop_after: str | None, report_to: Path | None = None, commit: bool = False
 ) -> RunOptions:
     """The options as typed. Raises UsageError for a time or a place that cannot be."""
-    from cli.duration import check_seconds, seconds_of
     from sweeps.results.report.publish import ReportCopy
+    from sweeps.spec.duration import check_seconds, seconds_of
     from sweeps.spec.errors import UsageError
 
     check_seconds("--grace-s", grace_s, f"{grace_s:g}")

@@ -69,6 +69,7 @@ class AttemptRecord:
     end: AttemptEnd | None = None
     error: AttemptError | None = None
     facts: dict[str, Any] | None = None  # the trainer's StartFacts
+    run_s: float | None = None  # from its start to its end by a clock that never goes back; None if it was cut off
     retry_utc: str | None = None  # when a person asked for another attempt after this failed one
 
     @property

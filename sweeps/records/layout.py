@@ -50,6 +50,11 @@ class TrialFolders:
         return f"{self.root}/result.json"
 
     @property
+    def times_up(self) -> str:
+        """Per attempt that has used up its leg's time, an empty file."""
+        return f"{self.root}/times_up"
+
+    @property
     def drop(self) -> str:
         """That a person gave the trial up, a file."""
         return f"{self.root}/drop.json"

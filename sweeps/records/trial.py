@@ -162,6 +162,14 @@ class TrialRecord:
             return None
         return from_bytes(Origin, data, self._store.uri_of(path))
 
+    def end_in_time(self, attempt: int) -> None:
+        """Asks an attempt to stop because the leg's time is up."""
+        self._store.write(f"{self.folders.times_up}/a{attempt:03d}", b"")
+
+    def is_time_up(self, attempt: int) -> bool:
+        """True if an attempt was asked to stop because the leg's time is up."""
+        return self._store.exists(f"{self.folders.times_up}/a{attempt:03d}")
+
     def drop(self) -> None:
         """Gives the trial up. Its attempts and rows stay."""
         if not self.is_dropped():

@@ -50,6 +50,7 @@ class Plan:
     gates: tuple[Gate, ...]
     legs: tuple[Leg, ...]
     trials: tuple[Trial, ...]
+    leg_timeout_s: float | None = None  # after which a leg counts as failed
 
     @property
     def baseline(self) -> Leg:
@@ -96,6 +97,7 @@ def make_plan(sweep: Sweep, num_blocks: int = 1, max_blocks: int | None = None) 
         gates=tuple(sweep.gates),
         legs=sweep.legs,
         trials=trials,
+        leg_timeout_s=sweep.leg_timeout_s,
     )
 
 
@@ -156,6 +158,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "num_blocks": plan.num_blocks,
         "max_blocks": plan.max_blocks,
         "window_steps": plan.window_steps,
+        "leg_timeout_s": plan.leg_timeout_s,
         "gates": [dataclasses.asdict(gate) for gate in plan.gates],
         "legs": [
             {
@@ -218,6 +221,7 @@ def _check_stored(plan: Plan) -> None:
         "it has more blocks than at most": plan.num_blocks <= plan.max_blocks,
         "it has no workers": plan.num_workers > 0,
         "its window has no steps": plan.window_steps > 0,
+        "its legs have no time": plan.leg_timeout_s is None or plan.leg_timeout_s > 0,
     }
     for problem, holds in rules.items():
         if not holds:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from nanochat.config import TrainConfig
-from sweeps.spec.errors import SweepError
+from sweeps.spec.duration import positive_seconds
+from sweeps.spec.errors import SweepError, UsageError
 from sweeps.spec.legs import Leg, Role, expand, grid, pick
 from sweeps.spec.names import check_name, nearest
 from sweeps.spec.parts import Axis, Control, Gate, TailWindow, check_whole
@@ -19,8 +20,9 @@ class Sweep:
     """A base recipe, the axes of a grid, controls outside it, and what is measured and decided.
 
     `baseline` and `candidate` pick a leg by axis values; the candidate alone decides the gates. `only` restricts the
-    grid to the listed points. `leg_name` names a leg from its config; without it names follow from the axis values.
-    `question` is the first paragraph of the sweep file's docstring.
+    grid to the listed points. A leg that has not ended after `leg_timeout`, "20m" or seconds, is stopped with a
+    checkpoint and counts as failed. `leg_name` names a leg from its config; without it names follow from the axis
+    values. `question` is the first paragraph of the sweep file's docstring.
     """
 
     name: str
@@ -34,15 +36,18 @@ class Sweep:
     controls: Sequence[Control] = ()
     gates: Sequence[Gate] = ()
     checkpoint_every: int | None = None
+    leg_timeout: float | str | None = None
     leg_name: Callable[[TrainConfig], str] | None = None
     question: str = ""
     legs: tuple[Leg, ...] = field(init=False, repr=False)
+    leg_timeout_s: float | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_name("sweep", self.name)
         check_whole(f"sweep {self.name}: num_workers", self.num_workers)
         if self.checkpoint_every is not None:
             check_whole(f"sweep {self.name}: checkpoint_every", self.checkpoint_every)
+        object.__setattr__(self, "leg_timeout_s", _seconds(self.name, self.leg_timeout))
         paths = [axis.path for axis in self.axes]
         for path in paths:
             if paths.count(path) > 1:
@@ -53,6 +58,13 @@ class Sweep:
         object.__setattr__(self, "legs", legs)
         _check_gates(self.gates, self.candidate, [leg.name for leg in legs])
         _check_window(self.window, legs)
+
+
+def _seconds(sweep: str, leg_timeout: object) -> float | None:
+    try:
+        return positive_seconds(f"sweep {sweep}: leg_timeout", leg_timeout)
+    except UsageError as error:
+        raise SweepError(str(error)) from None
 
 
 def _point(given: Any) -> tuple[Any, ...]:

@@ -19,8 +19,9 @@ from nanochat.config import TrainConfig, from_dict
 from nanochat.machine.memory import is_out_of_memory, memory_advice, peak_mib
 from nanochat.stats import Checkpoint, Hooks, StartFacts, StepStats, TextFacts, TrainResult, stats_as_dict
 from sweeps.engine.processes.storage_retry import StorageLost, or_lost
+from sweeps.engine.ranks.leg_timeout import timeout_error
 from sweeps.records.checkpoints import KEEP_CHECKPOINTS, stored_checkpoints, superseded
-from sweeps.records.documents import AttemptEnd, AttemptError, utc_now
+from sweeps.records.documents import AttemptError, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.records.store import Store
@@ -180,7 +181,7 @@ class Rank:
         self._stop_seen_at = time.monotonic()
         try:
             self._check_newest()
-            is_asked = self._experiment.stop_requested() is not None
+            is_asked = self._experiment.stop_requested() is not None or self._is_time_up()
         except OSError as error:
             if not self._is_storage_away:
                 print(f"requests to stop cannot be read, training goes on: {error}")
@@ -193,12 +194,18 @@ class Rank:
         """Rank 0: everything is stored, then the attempt has ended. The driver makes the result of it."""
         if not self._group.is_first:
             return
-        end: AttemptEnd = "completed" if result.completed else "stopped"
-        or_lost(f"the end of {self._task.trial} cannot be stored", lambda: self._finish(end))
+        or_lost(f"the end of {self._task.trial} cannot be stored", lambda: self._finish(result))
 
-    def _finish(self, end: AttemptEnd) -> None:
+    def _finish(self, result: TrainResult) -> None:
         self._store_rows_of_newest()
-        self._update_attempt(end=end, last_step_utc=self._last_step_utc, ended_utc=utc_now())
+        changes: dict[str, Any] = {"end": "completed" if result.completed else "stopped"}
+        if not result.completed and self._experiment.stop_requested() is None and self._is_time_up():
+            how = f"stopped after step {result.last_step} with a checkpoint"
+            changes = {"end": "failed", "error": timeout_error(self._experiment.plan.leg_timeout_s or 0.0, how)}
+        self._update_attempt(**changes, last_step_utc=self._last_step_utc, ended_utc=utc_now())
+
+    def _is_time_up(self) -> bool:
+        return self._experiment.plan.leg_timeout_s is not None and self._record.is_time_up(self._task.attempt)
 
     def store_error(self, error: Exception) -> bool:
         """Any rank: its own exception, unless another rank was first, because the later ones follow from that."""

@@ -10,6 +10,7 @@ are off, because they would also repeat a leg's own error.
 
 import contextlib
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -27,6 +28,7 @@ from sweeps.engine.ranks.worker import TrainFunction, run_rank
 from sweeps.engine.ray_private import below_health_check, is_from_ray, lean_trainer
 from sweeps.engine.trials.next_move import Move, Policy, StoredTrial, next_move
 from sweeps.engine.watching.hang_watch import HUNG, Limits, watching
+from sweeps.engine.watching.leg_timer import limiting
 from sweeps.records.checkpoints import KEEP_CHECKPOINTS, run_name
 from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord, TrialResult, utc_now
 from sweeps.records.experiment import Experiment
@@ -116,13 +118,15 @@ def _make_attempt(
     attempt = with_retries(lambda: _open_attempt(record, trial.config, task.num_workers))
     limits = Limits(first_step_s=task.first_step_limit_s, step_s=task.step_limit_s)
     error: Exception | None = None
+    begin, number = time.monotonic(), attempt.number
     try:
-        with watching(experiment, record.name, attempt.number, limits):
+        with watching(experiment, record.name, number, limits), limiting(experiment, record.name, number):
             _fit(record, attempt.number, trial.config, task, train)
     except Exception as raised:  # whatever it is, it ended the attempt; the record says what follows
         error = raised
     _end_what_is_left(experiment, record.name, attempt.number)
-    with_retries(lambda: _close_attempt(experiment, record, attempt.number, error))
+    run_s = time.monotonic() - begin
+    with_retries(lambda: _close_attempt(experiment, record, attempt.number, error, run_s))
 
 
 def _end_what_is_left(experiment: Experiment, trial: str, attempt: int) -> None:
@@ -139,13 +143,15 @@ def _open_attempt(record: TrialRecord, config: TrainConfig, num_workers: int) ->
     return record.start_attempt(num_workers=num_workers, code=running_code())
 
 
-def _close_attempt(experiment: Experiment, record: TrialRecord, number: int, error: Exception | None) -> None:
+def _close_attempt(
+    experiment: Experiment, record: TrialRecord, number: int, error: Exception | None, run_s: float
+) -> None:
     """What the attempt found of the text may refuse the whole launch: the other legs would read the same text."""
     stored = record.attempt(number)
     if stored.error is not None and stored.error.type in _REFUSALS:
         experiment.refuse(stored.error.message, _REFUSALS[stored.error.type])
-    if stored.end is None:
-        record.update_attempt(_judged(stored, error))
+    ended = stored if stored.end is not None else _judged(stored, error)
+    record.update_attempt(replace(ended, run_s=run_s, ended_utc=ended.ended_utc or utc_now()))
 
 
 def _fit(record: TrialRecord, attempt: int, config: TrainConfig, task: TrialTask, train: TrainFunction | None) -> None:

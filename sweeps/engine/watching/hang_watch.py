@@ -9,7 +9,7 @@ The limits are shorter than the collectives' own timeouts, which would end the r
 import contextlib
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 from nanochat.loop.waiting import Answer, answer_of_text, who_holds_up
@@ -97,6 +97,11 @@ def _end(experiment: Experiment, trial: str, attempt: int, limit_s: float) -> No
         message = cause(ranks, stacks, limit_s, where)
         text = "\n".join(f"rank {rank}:\n{stack}" for rank, stack in stacks.items())
         record.update_attempt(replace(stored, error=AttemptError(type=HUNG, message=message, traceback=text)))
+    end_ranks(ranks)
+
+
+def end_ranks(ranks: Sequence[RankPlace]) -> None:
+    """Kills ranks on their nodes."""
     for place in ranks:
         with contextlib.suppress(Exception):  # its node may be gone, which Ray notices by itself
             on_node(place.node_id, end_rank, place, own_mark())

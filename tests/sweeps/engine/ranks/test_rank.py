@@ -214,6 +214,41 @@ def test_a_stop_request_is_heard_and_looked_for_only_now_and_then(experiment: Ex
     assert fresh.hooks().should_stop()
 
 
+def limit_to(experiment: Experiment, rank: Rank, seconds: float) -> None:
+    for each in (experiment, rank._experiment):
+        vars(each)["plan"] = dataclasses.replace(each.plan, leg_timeout_s=seconds)
+
+
+def test_a_leg_whose_time_is_up_stops_after_its_step_and_counts_as_failed(experiment: Experiment) -> None:
+    rank, _ = open_rank(experiment)
+    limit_to(experiment, rank, 1200)
+    experiment.trial(TRIAL).end_in_time(0)
+    assert rank.hooks().should_stop()
+    rank.finish(dataclasses.replace(RESULT, completed=False))
+    attempt = experiment.trial(TRIAL).attempt(0)
+    assert attempt.error is not None
+    assert (attempt.end, attempt.error.type) == ("failed", "LegTimeout")
+    step = RESULT.last_step
+    assert attempt.error.message == (
+        f"the leg did not end within 20 min (leg_timeout) and was stopped after step {step} with a checkpoint; "
+        f"a retry resumes it"
+    )
+
+
+def test_the_last_step_and_a_persons_request_come_before_the_time_limit(experiment: Experiment) -> None:
+    rank, _ = open_rank(experiment)
+    limit_to(experiment, rank, 1200)
+    experiment.trial(TRIAL).end_in_time(0)
+    rank.finish(RESULT)
+    assert experiment.trial(TRIAL).attempt(0).end == "completed"
+    second, _ = open_rank(experiment)
+    limit_to(experiment, second, 1200)
+    experiment.trial(TRIAL).end_in_time(1)
+    experiment.request_stop("test")
+    second.finish(dataclasses.replace(RESULT, completed=False))
+    assert (experiment.trial(TRIAL).attempt(1).end, experiment.trial(TRIAL).attempt(1).error) == ("stopped", None)
+
+
 def test_the_first_ranks_error_is_kept_and_a_later_one_is_not(experiment: Experiment) -> None:
     rank, group = open_rank(experiment)
     other = Rank(Task(experiment.uri, TRIAL, 0), OneRank(group.train, 0, is_first=False))

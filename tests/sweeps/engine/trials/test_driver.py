@@ -63,7 +63,8 @@ def test_what_an_attempt_found_of_the_text_refuses_the_launch(
     record = experiment.trial("static-b1")
     error = AttemptError(type=kind, message="what was found", traceback="")
     record.update_attempt(dataclasses.replace(record.start_attempt(num_workers=2), error=error))
-    _close_attempt(experiment, record, 0, None)
+    _close_attempt(experiment, record, 0, None, run_s=12.5)
+    assert record.attempt(0).run_s == 12.5
     refusal = experiment.refusal()
     assert (refusal.exit_code, refusal.reason) == (code, "what was found") if refusal else code is None
     assert not record.attempt(0).has_failed_for_good
