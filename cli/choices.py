@@ -17,7 +17,8 @@ class Choices:
     preset: str | None = None
     num_workers: int | None = None
     num_steps: int | None = None
-    blocks: int = 1
+    blocks: str = "1"
+    max_blocks: int | None = None
     legs: str | None = None
     set: Sequence[str] = ()
 
@@ -33,8 +34,23 @@ class Choices:
 
         scaled = apply_preset(load_sweep(self.sweep), self.preset)
         settled = apply_settings(scaled, num_workers=self.num_workers, num_steps=self.num_steps, sets=self.set)
-        plan = with_absolute_paths(make_plan(settled, self.blocks))
+        plan = with_absolute_paths(make_plan(settled, first_blocks(self.blocks), self.max_blocks))
         return plan if self.legs is None else choose_legs(plan, names_of("--legs", self.legs))
+
+
+AUTO = "auto"
+
+
+def first_blocks(text: str) -> int:
+    """How many blocks to plan for `--blocks` N or auto. Raises UsageError for anything else."""
+    from sweeps.spec.errors import UsageError
+    from sweeps.spec.plan import MIN_BLOCKS
+
+    if text == AUTO:
+        return MIN_BLOCKS
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+        raise UsageError(f"--blocks is a number of blocks or {AUTO!r}, got {text!r}")
+    return int(text)
 
 
 def names_of(option: str, text: str) -> list[str]:

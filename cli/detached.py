@@ -68,6 +68,8 @@ def words_of(options: "RunOptions", cluster: str) -> list[str]:
     words = ["--address", cluster, "--grace-s", f"{options.grace_s}"]
     if options.stop_after_s is not None:
         words += ["--stop-after", f"{options.stop_after_s:.0f}s"]
+    if options.adds_until_decided:
+        words += ["--blocks", "auto"]
     if options.report_copy is not None:
         words += ["--report-to", str(options.report_copy.folder)]
         words += ["--commit"] if options.report_copy.commits else []

@@ -11,6 +11,7 @@ from cli.options import (
     Commit,
     Grace,
     Legs,
+    MaxBlocks,
     NumSteps,
     NumWorkers,
     Preflight,
@@ -37,7 +38,8 @@ def launch(
     preset: Preset = None,
     num_workers: NumWorkers = None,
     num_steps: NumSteps = None,
-    blocks: Blocks = 1,
+    blocks: Blocks = "1",
+    max_blocks: MaxBlocks = 8,
     legs: Legs = None,
     sets: Sets = None,
     address: Address = None,
@@ -65,13 +67,14 @@ def launch(
     from sweeps.spec.names import check_name
 
     check_places(storage, continue_from)
-    options = run_options(grace_s=grace_s, stop_after=stop_after, report_to=report_to, commit=commit)
+    options = run_options(grace_s=grace_s, stop_after=stop_after, report_to=report_to, commit=commit, blocks=blocks)
     choices = Choices(
         sweep=sweep,
         preset=preset,
         num_workers=num_workers,
         num_steps=num_steps,
         blocks=blocks,
+        max_blocks=max_blocks,
         legs=legs,
         set=sets or (),
     )

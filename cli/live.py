@@ -118,7 +118,7 @@ class _LiveTeller:
             note(str(event))
         elif not isinstance(event, shown):
             self._screen.say(str(event))
-        if isinstance(event, events.ExperimentStarted):
+        if isinstance(event, events.ExperimentStarted) and self._painter.ident is None:  # once more after each growth
             self._painter.start()
 
     def close(self) -> None:

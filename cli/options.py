@@ -19,7 +19,8 @@ NumWorkers = Annotated[
     int | None, typer.Option(metavar="N", help="Workers per leg; same total batch size. Default: as planned.")
 ]
 NumSteps = Annotated[int | None, typer.Option(metavar="N", help="Optimizer steps per leg.")]
-Blocks = Annotated[int, typer.Option(metavar="N", help="How many times every leg runs.")]
+Blocks = Annotated[str, typer.Option(metavar="N|auto", help="Times every leg runs; auto: until the gates are decided.")]
+MaxBlocks = Annotated[int, typer.Option(metavar="N", help="The most blocks that gates may take, 3 to 12.")]
 Legs = Annotated[str | None, typer.Option(metavar="NAME,...", help="Only these legs.")]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of all legs; repeatable.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import AsJson, Blocks, Legs, NumSteps, NumWorkers, Preset, Sets, SweepName
+from cli.options import AsJson, Blocks, Legs, MaxBlocks, NumSteps, NumWorkers, Preset, Sets, SweepName
 
 if TYPE_CHECKING:
     from sweeps.spec.legs import Leg
@@ -21,7 +21,8 @@ def plan(
     preset: Preset = None,
     num_workers: NumWorkers = None,
     num_steps: NumSteps = None,
-    blocks: Blocks = 1,
+    blocks: Blocks = "1",
+    max_blocks: MaxBlocks = 8,
     legs: Legs = None,
     sets: Sets = None,
 ) -> None:
@@ -40,6 +41,7 @@ def plan(
         num_workers=num_workers,
         num_steps=num_steps,
         blocks=blocks,
+        max_blocks=max_blocks,
         legs=legs,
         set=sets or (),
     ).plan()

@@ -19,6 +19,9 @@ def restore(
     drop: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="Give these legs up; complete the experiment without them.")
     ] = None,
+    blocks: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Add blocks up to N, or until the gates are decided.")
+    ] = None,
 ) -> int:
     """Continue an experiment: the interrupted leg resumes from its checkpoint, completed ones stay."""
     from cli.choices import choose_to_drop, names_of
@@ -28,16 +31,21 @@ def restore(
     from sweeps.engine.trials.run import is_open
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment
+    from sweeps.spec.plan import grown
 
     check_places(storage, exp)
-    options = run_options(grace_s=grace_s, stop_after=stop_after, report_to=report_to, commit=commit)
+    options = run_options(
+        grace_s=grace_s, stop_after=stop_after, report_to=report_to, commit=commit, blocks=blocks or "1"
+    )
     experiment = Experiment.open(find_experiment(exp, storage))
+    if blocks is not None and not options.adds_until_decided:
+        grown(experiment.plan, options.num_blocks)  # raises for more than there may be
     workers = planned_workers(experiment.plan, num_workers)
     leg_of = {trial.name: trial.leg.name for trial in experiment.plan.trials}
     dropped = [] if drop is None else choose_to_drop(experiment.trial_states(), leg_of, names_of("--drop", drop))
     if any(leg_of[trial] == experiment.plan.baseline.name for trial in dropped):
         warn(f"{experiment.plan.baseline.name} is the baseline: without it the report has no ratios")
     cluster = address or LOCAL
-    if any(is_open(record) and record.name not in dropped for record in experiment.trials()):
+    if blocks is not None or any(is_open(record) and record.name not in dropped for record in experiment.trials()):
         cluster = check_before_start(experiment.plan, workers, address or None)  # what is complete needs no place
     return run_and_tell(experiment, options, cluster=cluster, num_workers=workers, drop=dropped)

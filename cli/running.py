@@ -20,12 +20,20 @@ class RunOptions:
     grace_s: float
     stop_after_s: float | None = None
     report_copy: "ReportCopy | None" = None
+    num_blocks: int = 1  # to which the experiment grows, if it has fewer
+    adds_until_decided: bool = False  # further blocks, one at a time
 
 
 def run_options(
-    *, grace_s: float, stop_after: str | None, report_to: Path | None = None, commit: bool = False
+    *,
+    grace_s: float,
+    stop_after: str | None,
+    report_to: Path | None = None,
+    commit: bool = False,
+    blocks: str = "1",
 ) -> RunOptions:
     """The options as typed. Raises UsageError for a time or a place that cannot be."""
+    from cli.choices import AUTO, first_blocks
     from sweeps.results.report.publish import ReportCopy
     from sweeps.spec.duration import check_seconds, seconds_of
     from sweeps.spec.errors import UsageError
@@ -42,7 +50,13 @@ def run_options(
         check_place("--report-to", str(report_to), submitted_job())
         report_copy = ReportCopy(report_to.expanduser().absolute(), commits=commit)
         report_copy.check()
-    return RunOptions(grace_s=grace_s, stop_after_s=seconds_of("--stop-after", stop_after), report_copy=report_copy)
+    return RunOptions(
+        grace_s=grace_s,
+        stop_after_s=seconds_of("--stop-after", stop_after),
+        report_copy=report_copy,
+        num_blocks=first_blocks(blocks),
+        adds_until_decided=blocks == AUTO,
+    )
 
 
 def check_places(storage: str | None, exp: str | None = None) -> None:
@@ -90,12 +104,26 @@ def run_and_tell(
             preflight=preflight,
             retry=retry,
             drop=drop,
+            grow=lambda e: _grow(e, options),
         )
         outcome = run_experiment(experiment, context)
     for place in ("report/report.md", "report/report.html", "export/legs.parquet", "export/steps.parquet"):
         if experiment.store.exists(place):
             out(experiment.store.uri_of(place))
     return outcome.exit_code
+
+
+def _grow(experiment: "Experiment", options: RunOptions) -> bool:
+    """Adds the blocks that were asked for, or one more while the gates are undecided. False if there are enough."""
+    from sweeps.results.decisions.growth import blocks_wanted
+    from sweeps.results.measures.snapshot import read_snapshot
+
+    present = experiment.plan.num_blocks
+    wanted = blocks_wanted(read_snapshot(experiment)) if options.adds_until_decided else options.num_blocks
+    if wanted <= present:
+        return False
+    experiment.grow(wanted)
+    return True
 
 
 def _refresh(experiment: "Experiment", report_copy: "ReportCopy | None", tell: "Callable[[Event], None]") -> None:

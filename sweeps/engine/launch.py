@@ -58,7 +58,7 @@ def run_experiment(experiment: Experiment, context: LaunchContext) -> Outcome:
         mark = launch_processes.mark_of(experiment.uri, owner.id)
         if not launch_processes.end_leftovers(experiment.uri, mark):
             context.on_event(Warned(message="processes of an earlier launch cannot be killed; continuing without that"))
-        if context.retry or any(is_open(record) for record in experiment.trials()):
+        if context.retry or any(is_open(record) for record in experiment.trials()) or context.grow(experiment):
             with _cluster(experiment, context, mark) as resources, contextlib.suppress(StopAtOnce), signals_into(stop):
                 _run_trials(experiment, context, resources, stop)
         outcome = outcome_of(experiment.trial_states(), stop, experiment.refusal())
@@ -96,6 +96,14 @@ def _run_trials(experiment: Experiment, context: LaunchContext, resources: Resou
         _run_preflight(experiment, context, resources, stop)
     if not stop.was_asked and experiment.refusal() is None:
         TrialsRun(experiment, context, resources, stop).run()
+        while _may_grow(experiment, stop) and context.grow(experiment):
+            TrialsRun(experiment, context, resources, stop).run()
+
+
+def _may_grow(experiment: Experiment, stop: StopState) -> bool:
+    """True if nothing that is planned is left to run and nothing stopped it."""
+    is_over = not any(is_open(record) for record in experiment.trials())
+    return is_over and not stop.was_asked and experiment.stop_requested() is None and experiment.refusal() is None
 
 
 def _run_preflight(experiment: Experiment, context: LaunchContext, resources: Resources, stop: StopState) -> None:

@@ -39,6 +39,13 @@ class Manifest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Growth:
+    """To how many blocks an experiment has grown since its launch. Replaced whenever a block is added."""
+
+    num_blocks: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttemptError:
     """What ended an attempt: the exception of the rank that failed first, or what was seen from outside."""
 
@@ -127,11 +134,12 @@ class Refusal:
     exit_code: int  # of the launch that it ends
 
 
-Document = Manifest | AttemptRecord | TrialResult | Origin | Drop | StopRequest | Refusal
-D = TypeVar("D", Manifest, AttemptRecord, TrialResult, Origin, Drop, StopRequest, Refusal)
+Document = Manifest | Growth | AttemptRecord | TrialResult | Origin | Drop | StopRequest | Refusal
+D = TypeVar("D", Manifest, Growth, AttemptRecord, TrialResult, Origin, Drop, StopRequest, Refusal)
 
 _SCHEMAS: dict[type, str] = {
     Manifest: "nanochat-sweep/manifest/1",
+    Growth: "nanochat-sweep/growth/1",
     AttemptRecord: "nanochat-sweep/attempt/1",
     TrialResult: "nanochat-sweep/result/1",
     Origin: "nanochat-sweep/origin/1",

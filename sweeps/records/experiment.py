@@ -16,6 +16,7 @@ from sweeps.records.documents import (
     COMPLETED_STATES,
     SETTLED_STATES,
     ExperimentState,
+    Growth,
     Manifest,
     Refusal,
     StopRequest,
@@ -30,9 +31,10 @@ from sweeps.records.owner import Owner
 from sweeps.records.store import Store
 from sweeps.records.trial import TrialRecord
 from sweeps.spec.checked import plain_name
-from sweeps.spec.errors import CorruptData, Locked, UsageError
-from sweeps.spec.plan import Plan, plan_from_json
+from sweeps.spec.errors import CorruptData, Locked, SweepError, UsageError
+from sweeps.spec.plan import Plan, grown, plan_from_json
 
+_GROWTH = "blocks.json"
 _STOP = "requests/stop.json"
 _REFUSAL = "requests/refusal.json"
 
@@ -96,13 +98,35 @@ class Experiment:
 
     @cached_property
     def plan(self) -> Plan:
-        """The legs and trials with their configs, in order."""
+        """The legs and trials with their configs, in order, with the blocks that were added to the manifest's."""
         try:
-            return plan_from_json(self.manifest.plan)
-        except CorruptData as error:
+            planned = plan_from_json(self.manifest.plan)
+            return grown(planned, max(planned.num_blocks, self._stored_growth()))
+        except (CorruptData, SweepError) as error:
             raise CorruptData(
                 f"{self.store.uri_of('manifest.json')}: {error}; open it with the version that wrote it"
             ) from None
+
+    def grow(self, num_blocks: int) -> None:
+        """Adds blocks, up to `num_blocks` in all; nothing that is there changes. Raises SweepError past the maximum."""
+        grown(self.plan, num_blocks)
+        self.store.write(_GROWTH, to_bytes(Growth(num_blocks=num_blocks)))
+        self.__dict__.pop("plan", None)
+
+    def has_grown(self) -> bool:
+        """True if blocks were added since the plan was read; it is read again then."""
+        if self._stored_growth() <= self.plan.num_blocks:
+            return False
+        self.__dict__.pop("plan", None)
+        return True
+
+    def _stored_growth(self) -> int:
+        """To how many blocks the plan has grown; 0 if it has not."""
+        try:
+            data = self.store.read(_GROWTH)
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+        return from_bytes(Growth, data, self.store.uri_of(_GROWTH)).num_blocks
 
     def trials(self) -> list[TrialRecord]:
         """Every trial of the plan, in order, started or not."""

@@ -22,6 +22,8 @@ from sweeps.spec.parts import Gate
 from sweeps.spec.sweep import Sweep
 
 MAX_TRIALS = 10_000
+MIN_BLOCKS = 3
+"""After how many blocks there is a first look at the gates."""
 MAX_BLOCKS = 8
 """After how many blocks gates are decided at the latest, if a plan does not say."""
 FOLDER_FIELDS = ("data.source", "eval.core_bundle")
@@ -70,6 +72,8 @@ def make_plan(sweep: Sweep, num_blocks: int = 1, max_blocks: int | None = None) 
     """
     if num_blocks < 1:
         raise SweepError(f"the number of blocks must be at least 1, got {num_blocks}")
+    if max_blocks is not None and max_blocks < MIN_BLOCKS:
+        raise SweepError(f"a verdict takes at least {MIN_BLOCKS} blocks, so --max-blocks {max_blocks} is too few")
     if num_blocks * len(sweep.legs) > MAX_TRIALS:
         raise SweepError(
             f"{num_blocks} blocks of {len(sweep.legs)} legs are {num_blocks * len(sweep.legs):,} trials; at most "
@@ -99,6 +103,30 @@ def make_plan(sweep: Sweep, num_blocks: int = 1, max_blocks: int | None = None) 
         trials=trials,
         leg_timeout_s=sweep.leg_timeout_s,
     )
+
+
+def grown(plan: Plan, num_blocks: int) -> Plan:
+    """The plan with further blocks of the legs that it runs; nothing that it has changes.
+
+    Raises SweepError past the maximum that was fixed before the first look at the gates.
+    """
+    if num_blocks > plan.max_blocks:
+        raise SweepError(
+            f"{num_blocks} blocks are more than the {plan.max_blocks} that were fixed at the launch, and with more the "
+            f"gates would be wrong more often than promised; launch the sweep again with --max-blocks {num_blocks}"
+        )
+    firsts = {trial.leg.name: trial for trial in plan.trials if trial.block == 1}
+    legs = tuple(leg for leg in plan.legs if leg.name in firsts)
+    if num_blocks * len(legs) > MAX_TRIALS:
+        raise SweepError(f"{num_blocks} blocks of {len(legs)} legs are more than {MAX_TRIALS:,} trials")
+    more: list[Trial] = []
+    for block in range(plan.num_blocks + 1, num_blocks + 1):
+        seed = next(iter(firsts.values())).config.run.seed - 1
+        for leg in _block_order(legs, seed, block, shuffled=True):
+            name = f"{leg.name}-b{block}"
+            fields = {"run.name": name, "run.seed": seed + block}
+            more.append(Trial(name=name, leg=leg, block=block, config=with_overrides(firsts[leg.name].config, fields)))
+    return dataclasses.replace(plan, num_blocks=max(plan.num_blocks, num_blocks), trials=(*plan.trials, *more))
 
 
 def choose_legs(plan: Plan, names: Sequence[str]) -> Plan:

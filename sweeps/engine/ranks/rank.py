@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from nanochat.config import TrainConfig, from_dict
+from nanochat.config import TrainConfig
 from nanochat.machine.memory import is_out_of_memory, memory_advice, peak_mib
 from nanochat.stats import Checkpoint, Hooks, StartFacts, StepStats, TextFacts, TrainResult, stats_as_dict
 from sweeps.engine.processes.storage_retry import StorageLost, or_lost
@@ -88,9 +88,8 @@ class Rank:
         self._is_storage_away = False
 
     def config(self) -> TrainConfig:
-        """The trial's config, as the manifest has it."""
-        values = next(t["config"] for t in self._experiment.manifest.plan["trials"] if t["name"] == self._task.trial)
-        return from_dict(values)
+        """The trial's config, as planned."""
+        return next(trial.config for trial in self._experiment.plan.trials if trial.name == self._task.trial)
 
     def hooks(self) -> Hooks:
         """What the trainer calls."""

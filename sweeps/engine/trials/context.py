@@ -12,6 +12,7 @@ DEFAULT_GRACE_S = 60.0
 
 OnEvent = Callable[[Event], None]
 Refresh = Callable[[Experiment], object]
+Grow = Callable[[Experiment], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,5 +28,6 @@ class LaunchContext:
     preflight: bool | None = False  # first a few steps of every leg; None: if legs run on GPUs
     retry: Sequence[str] = ()  # trials that failed or were dropped, and run again
     drop: Sequence[str] = ()  # trials that are given up
+    grow: Grow = lambda experiment: False  # called when all trials are over; True: it added trials, which run too
     limits: Limits = field(default_factory=Limits)
     train: TrainFunction | None = None  # replaces the trainer, for tests

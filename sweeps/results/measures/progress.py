@@ -79,20 +79,25 @@ class ProgressReader:
 
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
-        plan = experiment.plan
-        self._window_steps = plan.window_steps
-        self._seen = [
+        self._window_steps = experiment.plan.window_steps
+        self._seen = self._trials()
+
+    def _trials(self) -> list[_Seen]:
+        plan = self._experiment.plan
+        return [
             _Seen(
                 record,
                 trial.leg.name if plan.num_blocks == 1 else trial.name,
                 num_steps(trial.config),
                 record.new_steps(),
             )
-            for trial, record in zip(plan.trials, experiment.trials(), strict=True)
+            for trial, record in zip(plan.trials, self._experiment.trials(), strict=True)
         ]
 
     def read(self) -> ExperimentProgress:
         """The progress now."""
+        if self._experiment.has_grown():
+            self._seen = self._trials()
         owner_lives = self._experiment.owner() is not None
         legs = tuple(seen.settled or self._leg(seen, owner_lives) for seen in self._seen)
         return ExperimentProgress(
