@@ -10,7 +10,7 @@ import pytest
 
 from sweeps.records.documents import Manifest
 from sweeps.records.experiment import Experiment, experiment_state
-from sweeps.spec.errors import CorruptData, Locked, UsageError
+from sweeps.spec.errors import CorruptData, Locked, SweepError, UsageError
 
 Make = Callable[..., Experiment]
 ALL = ("static-b1", "static_cap1p25-b1", "none_cap1p25-b1", "bf16-b1")
@@ -144,3 +144,25 @@ def _digest(value: object) -> str:
     from nanochat.config import digest
 
     return digest(value)
+
+
+def test_an_experiment_grows_without_a_change_of_its_manifest(make_experiment: Make) -> None:
+    experiment = make_experiment(num_blocks=2)
+    reader, manifest = Experiment.open(experiment.uri), experiment.store.read("manifest.json")
+    assert len(reader.trials()) == 8
+    experiment.grow(3)
+    assert [trial.block for trial in experiment.plan.trials] == [1] * 4 + [2] * 4 + [3] * 4
+    assert reader.has_grown()
+    assert not reader.has_grown()
+    assert reader.plan == experiment.plan == Experiment.open(experiment.uri).plan
+    assert experiment.store.read("manifest.json") == manifest
+    with pytest.raises(SweepError, match="more than the 8"):
+        experiment.grow(9)
+    assert experiment.plan.num_blocks == 3
+
+
+def test_damaged_growth_is_named(make_experiment: Make) -> None:
+    experiment = make_experiment()
+    experiment.store.write("blocks.json", b"{}")
+    with pytest.raises(CorruptData, match=r"blocks\.json"):
+        _ = Experiment.open(experiment.uri).plan

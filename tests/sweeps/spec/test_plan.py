@@ -10,7 +10,7 @@ from nanochat.config import with_overrides
 from sweeps.capacity import SWEEP as CAPACITY
 from sweeps.smoke import SWEEP as SMOKE
 from sweeps.spec.errors import CorruptData, SweepError
-from sweeps.spec.plan import choose_legs, make_plan, plan_from_json, plan_to_json
+from sweeps.spec.plan import choose_legs, grown, make_plan, plan_from_json, plan_to_json
 from sweeps.spec.preset import apply_settings
 
 
@@ -88,3 +88,21 @@ def test_chosen_legs_keep_their_trials_and_all_legs_stay_known() -> None:
 def test_more_trials_than_an_experiment_can_hold_are_refused() -> None:
     with pytest.raises(SweepError, match=r"2000 blocks of 6 legs are 12,000 trials; at most 10,000 fit"):
         make_plan(CAPACITY, 2000)
+
+
+def test_a_plan_that_grew_equals_one_that_was_planned_so_but_for_the_order_of_a_single_first_block() -> None:
+    assert grown(make_plan(CAPACITY, 2), 4) == make_plan(CAPACITY, 4)
+    alone = grown(make_plan(CAPACITY), 3)
+    assert alone.trials[:6] == make_plan(CAPACITY).trials
+    assert alone.trials[6:] == make_plan(CAPACITY, 3).trials[6:]
+    assert grown(alone, 2) == alone
+
+
+def test_a_plan_of_some_legs_grows_by_those_and_none_grows_past_its_maximum() -> None:
+    names = [CAPACITY.legs[0].name, CAPACITY.legs[1].name]
+    some = grown(choose_legs(make_plan(CAPACITY), names), 2)
+    assert sorted(t.leg.name for t in some.trials if t.block == 2) == sorted(names)
+    with pytest.raises(SweepError, match="9 blocks are more than the 8 that were fixed at the launch"):
+        grown(make_plan(CAPACITY), 9)
+    with pytest.raises(SweepError, match="at least 3 blocks"):
+        make_plan(CAPACITY, max_blocks=2)

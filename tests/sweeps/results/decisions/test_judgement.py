@@ -3,95 +3,20 @@
 import dataclasses
 import json
 import math
-import random
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
-from nanochat.recipes import d12_moe_fp8
-from sweeps.records.documents import AttemptError, AttemptRecord
-from sweeps.records.provenance import new_manifest
-from sweeps.records.rows import StepRow
+from sweeps.records.documents import AttemptError
 from sweeps.records.steps import Steps
 from sweeps.results.decisions.conclusion import conclude, text_of
 from sweeps.results.decisions.judgement import Judgement, judge, smallest_effect
 from sweeps.results.decisions.listing import gate_json, gate_rows, leg_rows
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
-from sweeps.spec import Axis, Control, Gate, Sweep, TailWindow
+from sweeps.spec import Gate
 from sweeps.spec.errors import SweepError
 from sweeps.spec.plan import make_plan, plan_from_json, plan_to_json
-
-GATES = (Gate("tok_per_sec", improves="baseline"), Gate("peak_mib", at_most=1.05), Gate("loss", at_most=1.005))
-FACTS = {"world_size": 8, "device": "cuda", "device_name": "NVIDIA H100", "backends": {"experts": "grouped"}}
-Change = Callable[[TrialSnapshot], TrialSnapshot]
-
-
-def sweep(gates: tuple[Gate, ...] = GATES) -> Sweep:
-    return Sweep(
-        name="toy",
-        question="Does a bounded queue pay?",
-        base=d12_moe_fp8(num_steps=40),
-        num_workers=8,
-        axes=[Axis("moe.capacity_factor", [None, 1.0, 1.25])],
-        controls=[Control({"precision.linears": "bf16", "precision.experts": "bf16"}, name="bf16")],
-        baseline={"moe.capacity_factor": None},
-        candidate={"moe.capacity_factor": 1.0},
-        window=TailWindow(num_steps=10),
-        gates=list(gates),
-        leg_name=lambda c: "bf16" if c.precision.linears == "bf16" else f"cap{c.moe.capacity_factor or 0:g}",
-    )
-
-
-@pytest.fixture
-def experiment(make_row: Callable[..., StepRow]) -> Callable[..., Snapshot]:
-    """An experiment with every trial done: effects are changes of dt by leg, in parts of 1."""
-
-    def make(
-        effects: Mapping[str, float],
-        *,
-        num_blocks: int = 4,
-        sd: float = 0.001,
-        losses: Mapping[str, float] | None = None,
-        peaks: Mapping[str, float] | None = None,
-        change: Change = lambda trial: trial,
-        gates: tuple[Gate, ...] = GATES,
-    ) -> Snapshot:
-        plan, chance = make_plan(sweep(gates), num_blocks), random.Random(1)
-        trials: list[TrialSnapshot] = []
-        for trial in plan.trials:
-            leg = trial.leg.name
-            pace_ms = 100 * (1 + effects.get(leg, 0.0)) * math.exp(chance.gauss(0, sd) + 0.003 * trial.block)
-            rows = [
-                make_row(
-                    step,
-                    trial=trial.name,
-                    loss=4.0 * (1 + (losses or {}).get(leg, 0.0)) + 3 * math.exp(-step) + chance.gauss(0, 0.0005),
-                    dt_ms=pace_ms,
-                    tok_per_sec=5e6 / pace_ms,
-                    peak_mib=900.0 * (1 + (peaks or {}).get(leg, 0.0)),
-                )
-                for step in range(40)
-            ]
-            attempt = AttemptRecord(
-                number=0, host="h", pid=1, started_utc="2026-01-01T12:00:00.000000Z", num_workers=8, facts=dict(FACTS)
-            )
-            done = TrialSnapshot(
-                trial=trial,
-                run=trial.name,
-                state="completed",
-                attempts=[attempt],
-                result=None,
-                steps=Steps.of(rows),
-                spans={0: (0, 39)},
-                log_name="log.txt",
-                window_steps=10,
-            )
-            trials.append(change(done))
-        manifest = new_manifest(plan, id="20260101_120000_toy", argv=["nanochat-sweep"], settings={})
-        return Snapshot(manifest=manifest, plan=plan, state="completed", trials=trials, torn_files=())
-
-    return make
+from tests.helpers.judged import FACTS, judged_experiment, judged_sweep
 
 
 def words(judgement: Judgement) -> list[str]:
@@ -103,8 +28,8 @@ def sentence(snapshot: Snapshot) -> str:
     return f"{found.word}: {text_of(found.sentence)}"
 
 
-def test_a_candidate_that_is_faster_and_keeps_its_bounds_passes(experiment: Callable[..., Snapshot]):
-    snapshot = experiment({"cap1": -0.03})
+def test_a_candidate_that_is_faster_and_keeps_its_bounds_passes():
+    snapshot = judged_experiment({"cap1": -0.03})
     judgement = judge(snapshot)
     assert (words(judgement), judgement.outcome, judgement.exit_code) == (["IMPROVED", "HOLDS", "HOLDS"], "PASS", 0)
     assert sentence(snapshot).startswith("PASS: Use cap1: +3.")
@@ -112,10 +37,10 @@ def test_a_candidate_that_is_faster_and_keeps_its_bounds_passes(experiment: Call
     assert sentence(snapshot).endswith("; 16 of 16 trials; decided after 3 blocks.")
 
 
-def test_a_candidate_that_is_not_faster_fails(experiment: Callable[..., Snapshot]):
-    slower = judge(experiment({"cap1": 0.03}))
+def test_a_candidate_that_is_not_faster_fails():
+    slower = judge(judged_experiment({"cap1": 0.03}))
     assert (slower.gates[0].word, slower.outcome, slower.exit_code) == ("REGRESSED", "FAIL", 3)
-    equal = judge(experiment({}))
+    equal = judge(judged_experiment({}))
     assert (equal.gates[0].word, equal.exit_code) == ("EQUIVALENT", 3)
 
 
@@ -123,15 +48,15 @@ def test_a_candidate_that_is_not_faster_fails(experiment: Callable[..., Snapshot
     ("losses", "peaks", "word"), [({"cap1": 0.02}, {}, "loss"), ({}, {"cap1": 0.06}, "peak memory")]
 )
 def test_a_bound_that_is_passed_fails_however_fast_the_candidate_is(
-    experiment: Callable[..., Snapshot], losses: dict[str, float], peaks: dict[str, float], word: str
+    losses: dict[str, float], peaks: dict[str, float], word: str
 ):
-    snapshot = experiment({"cap1": -0.03}, losses=losses, peaks=peaks)
+    snapshot = judged_experiment({"cap1": -0.03}, losses=losses, peaks=peaks)
     assert judge(snapshot).exit_code == 3
     assert sentence(snapshot).startswith(f"FAIL: Do not use cap1: {word} ")
 
 
-def test_noise_leaves_it_undecided_and_says_what_it_takes(experiment: Callable[..., Snapshot]):
-    snapshot = experiment({"cap1": -0.012}, sd=0.004, num_blocks=3)
+def test_noise_leaves_it_undecided_and_says_what_it_takes():
+    snapshot = judged_experiment({"cap1": -0.012}, sd=0.004, num_blocks=3)
     judgement = judge(snapshot)
     assert (judgement.gates[0].word, judgement.exit_code, judgement.is_decided) == ("INCONCLUSIVE", 4, False)
     (step, *_) = conclude(snapshot, judgement).also
@@ -139,102 +64,102 @@ def test_noise_leaves_it_undecided_and_says_what_it_takes(experiment: Callable[.
 
 
 @pytest.mark.parametrize("num_blocks", [1, 2])
-def test_fewer_than_three_blocks_are_advice(experiment: Callable[..., Snapshot], num_blocks: int):
-    judgement = judge(experiment({"cap1": -0.03}, num_blocks=num_blocks))
+def test_fewer_than_three_blocks_are_advice(num_blocks: int):
+    judgement = judge(judged_experiment({"cap1": -0.03}, num_blocks=num_blocks))
     assert set(words(judgement)) == {"ADVISORY"}
     assert {leg.word for leg in judgement.legs} == {"ADVISORY"}
     assert judgement.exit_code == 4
 
 
-def test_a_block_counts_once_all_of_its_trials_are_over(experiment: Callable[..., Snapshot]):
+def test_a_block_counts_once_all_of_its_trials_are_over():
     def pending(trial: TrialSnapshot) -> TrialSnapshot:
         is_last = trial.trial.block == 4 and trial.trial.leg.name == "bf16"
         return dataclasses.replace(trial, state="pending") if is_last else trial
 
-    judgement = judge(experiment({"cap1": -0.03}, change=pending))
+    judgement = judge(judged_experiment({"cap1": -0.03}, change=pending))
     assert (judgement.num_complete, judgement.of_leg("cap1").finding.num_blocks) == (3, 3)
 
 
-def test_a_failed_leg_drops_out_of_its_block_and_hurts_no_other(experiment: Callable[..., Snapshot]):
+def test_a_failed_leg_drops_out_of_its_block_and_hurts_no_other():
     def failed(trial: TrialSnapshot) -> TrialSnapshot:
         is_it = trial.trial.block == 2 and trial.trial.leg.name == "cap1.25"
         return dataclasses.replace(trial, state="failed", steps=Steps()) if is_it else trial
 
-    judgement = judge(experiment({"cap1": -0.03}, change=failed))
+    judgement = judge(judged_experiment({"cap1": -0.03}, change=failed))
     assert (judgement.num_complete, judgement.exit_code) == (4, 0)
     assert judgement.of_leg("cap1.25").finding.num_blocks == 3
 
 
-def test_a_control_that_beats_the_candidate_is_named(experiment: Callable[..., Snapshot]):
-    snapshot = experiment({"cap1": -0.03, "bf16": -0.1})
+def test_a_control_that_beats_the_candidate_is_named():
+    snapshot = judged_experiment({"cap1": -0.03, "bf16": -0.1})
     (other, *_) = conclude(snapshot, judge(snapshot)).also
     assert text_of(other).startswith("The control bf16 is faster than the candidate: +11")
     assert text_of(other).endswith("its lead is advisory.")
 
 
-def test_other_hardware_is_not_judged_in_speed(experiment: Callable[..., Snapshot]):
+def test_other_hardware_is_not_judged_in_speed():
     def elsewhere(trial: TrialSnapshot) -> TrialSnapshot:
         if trial.trial.leg.name != "cap1":
             return trial
         attempts = [dataclasses.replace(a, facts={**FACTS, "device_name": "NVIDIA H200"}) for a in trial.attempts]
         return dataclasses.replace(trial, attempts=attempts)
 
-    judgement = judge(experiment({"cap1": -0.03}, change=elsewhere))
+    judgement = judge(judged_experiment({"cap1": -0.03}, change=elsewhere))
     assert words(judgement) == ["INVALID", "INVALID", "HOLDS"]
     assert judgement.gates[0].reason == "NVIDIA H200 against NVIDIA H100"
     assert judgement.exit_code == 4
 
 
-def test_other_code_makes_it_advice(experiment: Callable[..., Snapshot]):
+def test_other_code_makes_it_advice():
     def newer(trial: TrialSnapshot) -> TrialSnapshot:
         commit = "b" * 40 if trial.trial.leg.name == "cap1" else "a" * 40
         return dataclasses.replace(trial, attempts=[dataclasses.replace(a, git_commit=commit) for a in trial.attempts])
 
-    judgement = judge(experiment({"cap1": -0.03}, change=newer))
+    judgement = judge(judged_experiment({"cap1": -0.03}, change=newer))
     assert set(words(judgement)) == {"ADVISORY"}
     assert (judgement.gates[0].reason or "").startswith("the code differs: commit bbbbbbbbbb against")
     assert judgement.of_leg("cap1.25").word == "EQUIVALENT"
 
 
-def test_a_candidate_that_diverged_fails_its_loss_bound(experiment: Callable[..., Snapshot]):
-    judgement = judge(experiment({"cap1": -0.03}, losses={"cap1": math.nan}))
+def test_a_candidate_that_diverged_fails_its_loss_bound():
+    judgement = judge(judged_experiment({"cap1": -0.03}, losses={"cap1": math.nan}))
     assert (judgement.gates[2].word, judgement.gates[2].reason) == ("EXCEEDED", "cap1 diverged")
     assert judgement.exit_code == 3
 
 
-def test_where_every_leg_failed_the_cause_leads(experiment: Callable[..., Snapshot]):
+def test_where_every_leg_failed_the_cause_leads():
     def failed(trial: TrialSnapshot) -> TrialSnapshot:
         error = AttemptError(type="OutOfMemoryError", message="lower data.device_batch_size", traceback="")
         attempts = [dataclasses.replace(a, error=error, end="failed") for a in trial.attempts]
         return dataclasses.replace(trial, state="failed", steps=Steps(), attempts=attempts)
 
-    snapshot = experiment({}, change=failed)
+    snapshot = judged_experiment({}, change=failed)
     assert sentence(snapshot) == "FAILED: All 4 legs failed; " + snapshot.trials[0].trial.leg.name + (
         ": OutOfMemoryError: lower data.device_batch_size"
     )
 
 
-def test_bounds_can_be_on_the_candidates_own_value_and_from_below(experiment: Callable[..., Snapshot]):
+def test_bounds_can_be_on_the_candidates_own_value_and_from_below():
     gates = (Gate("loss", at_most=4.1, versus=None), Gate("tok_per_sec", at_least=1.01), Gate("loss", at_least=0.9))
-    judgement = judge(experiment({"cap1": -0.03}, gates=gates))
+    judgement = judge(judged_experiment({"cap1": -0.03}, gates=gates))
     assert words(judgement) == ["HOLDS", "HOLDS", "HOLDS"]
     assert judgement.gates[0].value == pytest.approx(4.0, abs=0.01)
     assert judgement.gates[1].low is not None
     assert judgement.gates[1].low < judgement.gates[1].value < judgement.gates[1].high
-    assert words(judge(experiment({"cap1": 0.03}, gates=gates)))[1] == "EXCEEDED"
+    assert words(judge(judged_experiment({"cap1": 0.03}, gates=gates)))[1] == "EXCEEDED"
 
 
-def test_a_gate_may_name_another_leg(experiment: Callable[..., Snapshot]):
+def test_a_gate_may_name_another_leg():
     gates = (Gate("tok_per_sec", improves="bf16"),)
-    judgement = judge(experiment({"cap1": -0.03, "bf16": -0.1}, gates=gates))
+    judgement = judge(judged_experiment({"cap1": -0.03, "bf16": -0.1}, gates=gates))
     assert (words(judgement), judgement.gates[0].reference and judgement.gates[0].reference.name) == (
         ["REGRESSED"],
         "bf16",
     )
 
 
-def test_the_listing_and_the_json_hold_every_gate_and_leg(experiment: Callable[..., Snapshot]):
-    snapshot = experiment({"cap1": -0.03})
+def test_the_listing_and_the_json_hold_every_gate_and_leg():
+    snapshot = judged_experiment({"cap1": -0.03})
     judgement = judge(snapshot)
     assert [row[0] for row in gate_rows(judgement)[1:]] == ["tok/s", "peak MiB", "loss"]
     assert [row[0] for row in leg_rows(judgement)[1:]] == ["cap1", "cap1.25", "bf16"]
@@ -266,8 +191,12 @@ def test_a_gate_that_cannot_be_is_refused(arguments: dict[str, float], message: 
 
 
 def test_the_maximum_of_blocks_is_part_of_the_plan_and_older_plans_have_one():
-    plan = make_plan(sweep(), 2)
-    assert (plan.max_blocks, make_plan(sweep(), 10).max_blocks, make_plan(sweep(), 2, max_blocks=5).max_blocks) == (
+    plan = make_plan(judged_sweep(), 2)
+    assert (
+        plan.max_blocks,
+        make_plan(judged_sweep(), 10).max_blocks,
+        make_plan(judged_sweep(), 2, max_blocks=5).max_blocks,
+    ) == (
         8,
         10,
         5,
