@@ -6,7 +6,7 @@ what they say about one experiment agrees with itself even while it runs.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from sweeps.records.documents import AttemptRecord, ExperimentState, Manifest, Origin, TrialResult, TrialState
 from sweeps.records.experiment import Experiment, experiment_state
@@ -14,7 +14,7 @@ from sweeps.records.steps import Steps
 from sweeps.records.trial import TrialRecord
 from sweeps.results.measures.divergence import why_diverged
 from sweeps.results.measures.trial import Measures, counted, measure, timing_window
-from sweeps.spec.errors import CorruptData, SweepToolError
+from sweeps.spec.errors import SweepToolError
 from sweeps.spec.plan import Plan, Trial
 
 
@@ -169,7 +169,7 @@ def _read_trial(empty: TrialSnapshot, record: TrialRecord, owner_lives: bool) ->
     trial = replace(
         empty,
         state=state,
-        attempts=[_checked(attempt, record) for attempt in attempts],
+        attempts=attempts,
         result=result,
         steps=stored.steps,
         spans=stored.spans,
@@ -177,36 +177,6 @@ def _read_trial(empty: TrialSnapshot, record: TrialRecord, owner_lives: bool) ->
     )
     trial.measures.of_metric.keys()  # computed here, where a trial that defies it harms no other
     return trial, stored.torn
-
-
-_FACTS: dict[str, type] = {
-    **dict.fromkeys(("device", "device_name", "compile_cache", "compile_fallback"), str),
-    "world_size": int,
-    "backends": dict,
-}
-
-
-def _map(value: Any, name: str, record: TrialRecord) -> dict[str, Any]:
-    if value is not None and not isinstance(value, dict):
-        raise _damage(name, record)
-    return cast("dict[str, Any]", value or {})
-
-
-def _damage(what: str, record: TrialRecord) -> CorruptData:
-    return CorruptData(f"an attempt in {record.folders.attempts} is damaged: {what} must be of another type")
-
-
-def _checked(attempt: AttemptRecord, record: TrialRecord) -> AttemptRecord:
-    """Raises CorruptData where a document holds another type than everything here relies on."""
-    facts = _map(attempt.facts, "facts", record)
-    wrong = [name for name, kind in _FACTS.items() if not isinstance(facts.get(name), kind | None)]
-    texts = (
-        *_map(facts.get("backends"), "backends", record).values(),
-        *_map(attempt.versions, "versions", record).values(),
-    )
-    if type(attempt.number) is not int or wrong or not all(isinstance(text, str) for text in texts):
-        raise _damage(", ".join(wrong) or "its values", record)
-    return attempt
 
 
 def _preflight(experiment: Experiment) -> tuple[PreflightLeg, ...]:

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.config import MAX_STEPS, with_overrides
@@ -29,6 +29,7 @@ def counted_by_the_trainer(num_steps: int, save_every: int | None, eval_every: i
     return num_counted
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), intervals, intervals)
 def test_as_many_can_count_as_the_trainer_would_leave_unflagged(
     num_steps: int, save_every: int | None, eval_every: int | None
@@ -63,6 +64,7 @@ def test_one_that_can_or_a_run_without_any_timing_is_planned(num_steps: int, win
     assert make_plan(of_length(num_steps, window)).window_steps == window
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400))
 def test_a_shorter_or_longer_run_from_the_command_line_gets_a_window_that_can_be_filled(num_steps: int) -> None:
     plan = make_plan(apply_settings(SMOKE, num_steps=num_steps))
