@@ -52,8 +52,9 @@ def tell_amount(configs: "Iterable[TrainConfig]") -> None:
 def amount_lines(configs: "Iterable[TrainConfig]") -> tuple[list[str], list[str]]:
     """For each text a line with its tokens and the legs' passes over it; and warnings about too many."""
     from nanochat.config import ConfigError
-    from nanochat.data.size import MAX_PASSES, estimate_tokens
+    from nanochat.data.size import estimate_tokens
     from nanochat.sizes import batch_tokens, num_steps
+    from nanochat.stats import MAX_PASSES
 
     needs: dict[str | None, list[int]] = {}
     for config in configs:
@@ -90,9 +91,7 @@ def _millions(tokens: list[int]) -> str:
 
 
 def _passes(tokens: list[int], text_tokens: int) -> str:
-    from nanochat.data.size import passes_over
-
-    passes = [passes_over(number, text_tokens) for number in sorted(tokens)]
+    passes = [number / max(1, text_tokens) for number in sorted(tokens)]
     return f"{_range([f'{number:,.0f}' if number >= 10 else f'{number:.2g}' for number in passes])} passes"
 
 

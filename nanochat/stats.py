@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+MAX_PASSES = 4
+"""How often a run may pass over its text without a warning. Up to four passes teach nearly as much as new text does;
+many more teach little, and make losses look better than they are (Muennighoff et al. 2023, arXiv:2305.16264)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextFacts:

@@ -2,9 +2,6 @@
 
 A sample reads row groups from all over the corpus, in an order that is always the same, until it has seen enough. What
 it gave is kept in the cache folder. Without reading any text, bytes tell about how many tokens there are.
-
-A run that needs more tokens than its text has passes over it again. Up to four passes teach nearly as much as new text
-does, many more teach little and make losses look better than they are (Muennighoff et al. 2023, arXiv:2305.16264).
 """
 
 import contextlib
@@ -22,7 +19,6 @@ from nanochat.data.corpus import VAL_ONE_IN, Corpus, folder_of, read_novels
 from nanochat.data.tokenizer import Tokenizer
 
 MAX_SAMPLE_CHARS = 20_000_000  # some seconds of one core
-MAX_PASSES = 4
 _BYTES_PER_TOKEN = 4.48  # of the embedded text, in its own tokens
 _MAX_FOOTERS = 8
 _SCHEMA = "nanochat-sweep/text-size/1"
@@ -106,8 +102,3 @@ def estimate_tokens(source: str | None, cache_root: Path | None = None) -> int:
 
 def _size(paths: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in paths if path.exists())
-
-
-def passes_over(num_tokens: int, text_tokens: int) -> float:
-    """How often a run of so many tokens passes over its text."""
-    return num_tokens / max(1, text_tokens)

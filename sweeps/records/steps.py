@@ -84,6 +84,10 @@ class Steps:
         """A column with a number for each layer."""
         return [None if value is None else tuple(value) for value in self._listed(name)]
 
+    def texts(self, name: str) -> list[str | None]:
+        """A column of texts, None where a step has none."""
+        return self._listed(name)
+
     @property
     def flags(self) -> list[tuple[str, ...]]:
         """The flags of each step."""

@@ -4,7 +4,7 @@
       UsageError        2    a command line that cannot be served
         SweepError      2    a sweep file, preset or setting that cannot be
       LegsFailed        5    some legs ended by their own error
-      DriftError        6    restore refused: the definition is no longer the stored one
+      DriftError        6    the text is not what earlier legs of the experiment read
       CorruptData       7    stored data that cannot be trusted
       NoCluster        69    no cluster, or not enough GPUs
       Locked           75    somebody else owns the experiment; try later
@@ -40,7 +40,7 @@ class LegsFailed(SweepToolError):
 
 
 class DriftError(SweepToolError):
-    """Restore refused: the definition is no longer the stored one."""
+    """The text or the tokenizer is not what earlier legs of the experiment read."""
 
     exit_code = 6
 

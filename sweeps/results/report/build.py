@@ -26,6 +26,7 @@ from sweeps.results.report.sections.provenance import artifact_lines, origin_lin
 from sweeps.results.report.sections.ratios import barred_lines, code_lines, ratio_note, ratio_table, untimed_lines
 from sweeps.results.report.sections.routing import routing_sections
 from sweeps.results.report.sections.runs import diverged_lines, run_table
+from sweeps.results.report.sections.texts import text_lines
 from sweeps.results.report.sections.throttling import throttling_sections
 from sweeps.results.tables.parquet import export_snapshot, export_store
 from sweeps.spec.errors import UsageError
@@ -126,7 +127,9 @@ def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Se
     damaged = listed_if_any(snapshots, damage_lines)
     files = [Paragraph(words=("Paths are relative to the experiment's folder.",)), listed(snapshots, artifact_lines)]
     return [
-        _section("runs", "Runs", *state, across(snapshots, run_table), *listed_if_any(snapshots, diverged_lines)),
+        _section(
+            "runs", "Runs", *state, across(snapshots, run_table), *listed_if_any(snapshots, diverged_lines, text_lines)
+        ),
         _section("gates", "Gates", *gate_blocks(snapshots)),
         _section("legs", "Legs against the baseline", *legs),
         *([_section("figures", "Figures", *_figures(single))] if single else []),
