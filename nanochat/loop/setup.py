@@ -254,14 +254,14 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
 
 
 def _backends(config: TrainConfig, device: Device, attention: str) -> dict[str, str]:
-    """The kernel of each part of the model; `mlp` only where layers have one."""
-    has_mlp = not all(sizes.is_moe_layer(config, layer) for layer in range(config.model.depth))
+    """The kernel of each part of the model; `mlp` and `experts` only where layers have them."""
+    has_experts = [sizes.is_moe_layer(config, layer) for layer in range(config.model.depth)]
     mlp = "fp8" if multiplies_in_fp8(role_of("mlp.up"), config.precision) else "bf16"
     return {
         "attention": attention,
         "linears": _kernel_name(config.precision.linears, device),
-        **({"mlp": _kernel_name(mlp, device)} if has_mlp else {}),
-        "experts": _kernel_name(config.precision.experts, device),
+        **({"mlp": _kernel_name(mlp, device)} if not all(has_experts) else {}),
+        **({"experts": _kernel_name(config.precision.experts, device)} if any(has_experts) else {}),
         "compute": str(device.compute_dtype).removeprefix("torch."),
     }
 

@@ -68,8 +68,8 @@ def _misfits(point: Sequence[Any], axes: Sequence[Axis]) -> str:
 
 
 def _no_value(axis: Axis, value: Any) -> str:
-    known = [str(v) for v in axis.values]
-    return f"; axis {axis.path} has no value {shown(value)}{nearest(str(value), known)}"
+    hint = nearest(shown(value), [shown(v) for v in axis.values])
+    return f"; axis {axis.path} has no value {shown(value)}{hint}"
 
 
 def pick(what: str, choice: Mapping[str, Any], axes: Sequence[Axis], points: Sequence[dict[str, Any]]) -> int:
@@ -85,7 +85,7 @@ def pick(what: str, choice: Mapping[str, Any], axes: Sequence[Axis], points: Seq
     if len(found) != 1:
         names = ", ".join(slug(_stored(points[i])) for i in found[:4]) + (", ..." if len(found) > 4 else "")
         raise SweepError(
-            f"{what} {dict(choice)} must mean exactly one leg of the grid, it means {len(found)}"
+            f"{what} {shown(dict(choice))} must mean exactly one leg of the grid, it means {len(found)}"
             + (f" ({names}); name a value of each axis" if found else "; `only` leaves it out")
         )
     return found[0]
@@ -107,7 +107,8 @@ def expand(
     by_digest: dict[str, Leg] = {}
     for leg in legs:
         if leg.name in by_name:
-            raise SweepError(f"two legs are named {leg.name}: {by_name[leg.name].overrides} and {leg.overrides}")
+            both = f"{shown(by_name[leg.name].overrides)} and {shown(leg.overrides)}"
+            raise SweepError(f"two legs are named {leg.name}: {both}")
         twin = by_digest.setdefault(digest(leg.config), leg)
         if twin is not leg:
             raise SweepError(f"legs {twin.name} and {leg.name} are the same run: their configs are equal")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from nanochat.config import TrainConfig, digest
+from nanochat.values import shown
 from sweeps.spec.errors import SweepError
 
 MAX_NAME = 100  # characters
@@ -46,7 +47,7 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         fields = cast(Mapping[str, Any], value)
         return "-".join(f"{field}-{_text(inner)}" for field, inner in fields.items()) or "default"
-    return repr(value).replace("e+", "e") if isinstance(value, float) else str(value)
+    return value if isinstance(value, str) else shown(value).replace("e+", "e")
 
 
 def moe_leg_name(config: TrainConfig) -> str:

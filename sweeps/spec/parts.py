@@ -64,7 +64,7 @@ class Control:
 
     def __post_init__(self) -> None:
         for path in self.overrides:
-            _check_override(f"control {self.name or dict(self.overrides)}", path)
+            _check_override(f"control {self.name or shown(dict(self.overrides))}", path)
         if self.name is not None:
             check_name("control", self.name)
         object.__setattr__(self, "overrides", dict(self.overrides))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from nanochat.config import TrainConfig
+from nanochat.values import shown
 from sweeps.spec.duration import positive_seconds
 from sweeps.spec.errors import SweepError, UsageError
 from sweeps.spec.legs import Leg, Role, expand, grid, pick
@@ -82,7 +83,7 @@ def _roles(
     if candidate is not None:
         index = pick("candidate", candidate, axes, points)
         if index in roles:
-            raise SweepError(f"candidate {dict(candidate)} is the baseline itself; they must be two legs")
+            raise SweepError(f"candidate {shown(dict(candidate))} is the baseline itself; they must be two legs")
         roles[index] = "candidate"
     return roles
 

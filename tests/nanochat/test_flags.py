@@ -1,13 +1,15 @@
 """The command line and the config say the same things: one table, both directions."""
 
+import contextlib
 import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nanochat.config import ConfigError, MoEConfig, TrainConfig, field_paths, with_overrides
+from nanochat import sizes
+from nanochat.config import MAX_STEPS, ConfigError, MoEConfig, TrainConfig, field_paths, with_overrides
 from nanochat.flags import FLAGS, Flag, RunOptions, help_text, parse_flags, to_argv
 
 UPSTREAM_COMMAND = """
@@ -234,6 +236,26 @@ def test_fp8_has_a_switch_for_each_role() -> None:
 def test_a_command_line_that_cannot_be_is_refused_in_its_own_words(line: str, words: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(words)):
         parse_flags(line.split())
+
+
+HUGE = ["1e400", "-inf", "nan", "5e-324", "1e308", "9" * 5000, str(2**31), str(2**63 - 1), str(2**63)]
+ODD = st.sampled_from([*HUGE, "0", "-1", "-0.0", "", " 1 ", "1_000", "fp8", "SSSL", "cpu", "latest", "\ud800", "-"])
+WORDS = st.sampled_from([flag.name for flag in FLAGS]) | ODD | st.integers(-5, 300).map(str) | TEXT
+
+
+@given(st.lists(WORDS | st.tuples(WORDS, WORDS).map("=".join), max_size=12))
+@example(["--depth", str(2**63 - 1), "--data", "x"])
+@example(["--target-flops", "1e308"])
+@example(["--num-iterations", "-1", "--target-param-data-ratio", "1e308"])
+@example(["--total-batch-size", str(2**62), "--max-seq-len", "1", "--device-batch-size", "1"])
+@example(["--aspect-ratio", str(2**63 - 1), "--head-dim", "2", "--max-seq-len", str(2**40)])
+def test_any_words_are_a_run_whose_sizes_are_known_or_one_sentence(words: list[str]) -> None:
+    with contextlib.suppress(ConfigError):
+        config, options = parse_flags(words)
+        assert parse_flags(to_argv(config, options)) == (config, options)
+        sizes.check_world_size(config, 3)
+        assert sizes.num_steps(config) <= MAX_STEPS
+        assert sizes.cpu_objection(config, 3, 2**30) is None or sizes.least_cpu_bytes(config, 3) > 0
 
 
 def test_the_help_names_every_flag_once() -> None:

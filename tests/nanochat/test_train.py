@@ -177,6 +177,7 @@ def test_a_model_without_experts_has_no_router_columns(small_text: Path):
     result = shell.run(config)
     row = shell.rows[-1]
     assert shell.facts[0].backends["mlp"] == "fp8 (emulated)"
+    assert "experts" not in shell.facts[0].backends
     assert result.completed
     router = (row.bal, row.dropped_pct, row.max_vio, row.dead_experts, row.lost_tokens_pct, row.layer_max_vio)
     assert router == (None,) * 6

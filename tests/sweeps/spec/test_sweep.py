@@ -116,7 +116,7 @@ def test_a_sweep_without_axes_is_one_leg() -> None:
         ({"axes": [Axis("moe.top_k", [1, 9])], "baseline": {"moe.top_k": 1}}, "moe.top_k 9 exceeds moe.num_experts 8"),
         ({"axes": [Axis("moe.top_k", ["1"])], "baseline": {"moe.top_k": "1"}}, "moe.top_k must be int, got '1'"),
         ({"only": [("static", 3)]}, "('static', 3), which is no point of the grid (compile.mode, moe.top_k)"),
-        ({"only": [("statc", 1)]}, "axis compile.mode has no value 'statc'; did you mean static?"),
+        ({"only": [("statc", 1)]}, "axis compile.mode has no value 'statc'; did you mean 'static'?"),
         ({"only": [("static",)]}, "it has 1 values for 2 axes"),
         ({"only": [("static", 1), ("static", 1)]}, "twice"),
         (
