@@ -10,7 +10,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Before any fixture, because fixtures here use the GPU too."""
     if not torch.cuda.is_available():
         for item in items:
-            if item.path.is_relative_to(Path(__file__).parent):
+            if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="torch sees no GPU"))
 
 
