@@ -149,12 +149,12 @@ class RankWatch:
                     return
                 continue
             if found is not None:
-                self._end(found)
+                self.end(found)
                 return
 
     def _look(self, store: Store, now_s: float) -> str | None:
         """One look: notes what training does, answers a call, and returns why the run is to end."""
-        doing = self._doing()
+        doing = self.doing()
         is_waiting = self._is_broken or doing.waits
         self._waits_since_s = (self._waits_since_s or now_s) if is_waiting else None
         if store.check([_ENDED]):
@@ -191,14 +191,14 @@ class RankWatch:
                 self._neighbours[rank] = int(process) if machine == self._machine else None
         return [rank for rank, process in self._neighbours.items() if process is not None and not _lives(process)]
 
-    def _doing(self) -> Answer:
+    def doing(self) -> Answer:
         """What training does now."""
         frames = sys._current_frames()
         writers = [t.ident for t in threading.enumerate() if t.name.startswith(WRITER) and t.ident in frames]
         stacks: list[Stack] = [frames_of(traceback.extract_stack(frames[t])) for t in (self._training, *writers) if t]
         return answer(stacks[0], stacks[1:], self._files)
 
-    def _end(self, found: str) -> None:
+    def end(self, found: str) -> None:
         """Ends the process, whatever its training thread is inside of. One rank speaks for all."""
         if self._tell(_SAID, str(self._rank)) == str(self._rank):
             print(f"error: {found}", file=sys.stderr, flush=True)

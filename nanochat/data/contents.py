@@ -24,8 +24,8 @@ from nanochat.data import shards
 from nanochat.data.cache import only_builder, write_whole
 
 _SCHEMA = "nanochat-sweep/contents/1"
-_MAX_THREADS = 8
-_SAVE_EVERY_S = 20.0  # a look that is cut off is continued there
+MAX_THREADS = 8
+SAVE_EVERY_S = 20.0  # a look that is cut off is continued there
 _SAY_FROM_BYTES = 2**30
 
 
@@ -53,7 +53,7 @@ def look_at(paths: Sequence[Path], root: Path) -> list[Contents]:
             saved_s = time.monotonic()
             for path, seen in _look_at_each(missing):
                 found[path] = seen
-                if time.monotonic() - saved_s > _SAVE_EVERY_S:
+                if time.monotonic() - saved_s > SAVE_EVERY_S:
                     memory.keep(found)
                     saved_s = time.monotonic()
             if missing:
@@ -80,8 +80,8 @@ def _look_at_each(paths: Sequence[Path]) -> Iterator[tuple[Path, _Seen]]:
     num_bytes = sum(map(_size_or_0, paths))
     if num_bytes >= _SAY_FROM_BYTES:
         print(f"reading {len(paths)} shards once ({num_bytes / 2**30:,.1f} GiB)", file=sys.stderr, flush=True)
-    with ThreadPoolExecutor(max_workers=min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-        futures = [pool.submit(_look, path) for path in paths]
+    with ThreadPoolExecutor(max_workers=min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(look_at_one, path) for path in paths]
         try:
             for path, future in zip(paths, futures, strict=True):
                 yield path, future.result()
@@ -90,7 +90,8 @@ def _look_at_each(paths: Sequence[Path]) -> Iterator[tuple[Path, _Seen]]:
                 future.cancel()
 
 
-def _look(path: Path) -> _Seen:
+def look_at_one(path: Path) -> _Seen:
+    """Reads one shard from its first byte to its last: what it contains, or why it cannot be trained on."""
     with shards.open_shard(path) as file:
         try:
             identity = _identity(path)

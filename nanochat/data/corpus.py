@@ -29,8 +29,8 @@ _NUM_TRAIN_SHARDS = 4
 _NUM_TRAIN_ROW_GROUPS = 128  # as many lanes have a row group of their own
 _NUM_VAL_ROW_GROUPS = 8
 VAL_ONE_IN = 16
-_MAX_SAMPLE_CHARS = 200_000_000  # of a folder's training documents, to train its tokenizer
-_MAX_SAMPLE_CHARS_PER_DOCUMENT = 10_000
+MAX_SAMPLE_CHARS = 200_000_000  # of a folder's training documents, to train its tokenizer
+MAX_SAMPLE_CHARS_PER_DOCUMENT = 10_000
 _MADE_OF = "made.json"  # sha256 of each file that was built
 
 _Item = TypeVar("_Item")
@@ -189,12 +189,12 @@ def _check_has_text(part: str, paths: Sequence[Path], found: Sequence[Contents])
 
 
 def _made_tokenizer(train: Sequence[Path], text_digest: str, root: Path) -> Path:
-    sample = [text_digest, tokenizer.VOCAB_SIZE, _MAX_SAMPLE_CHARS, _MAX_SAMPLE_CHARS_PER_DOCUMENT]
+    sample = [text_digest, tokenizer.VOCAB_SIZE, MAX_SAMPLE_CHARS, MAX_SAMPLE_CHARS_PER_DOCUMENT]
     made = built_once(
         root,
         f"tokenizer-{digest(sample)[:8]}",
         is_whole=lambda built: (built / "tokenizer").exists(),
-        build=lambda target: tokenizer.train(_sample(train)).write(target / "tokenizer"),
+        build=lambda target: tokenizer.train(sample_of(train)).write(target / "tokenizer"),
     )
     return made / "tokenizer"
 
@@ -208,15 +208,15 @@ def _older_digest(paths: Sequence[Path], own_tokenizer: Path | None) -> str:
     return digest(members)
 
 
-def _sample(train_shards: Sequence[Path]) -> Iterator[str]:
+def sample_of(train_shards: Sequence[Path]) -> Iterator[str]:
     """Training documents in order, long ones cut, up to a bound: the same ones every time."""
     groups = shards.RowGroups(train_shards)
-    num_chars_left = _MAX_SAMPLE_CHARS
+    num_chars_left = MAX_SAMPLE_CHARS
     number = 0
     while (group := groups.get(number)) is not None:
         for text in groups.read(group):
-            yield text[:_MAX_SAMPLE_CHARS_PER_DOCUMENT]
-            num_chars_left -= min(len(text), _MAX_SAMPLE_CHARS_PER_DOCUMENT)
+            yield text[:MAX_SAMPLE_CHARS_PER_DOCUMENT]
+            num_chars_left -= min(len(text), MAX_SAMPLE_CHARS_PER_DOCUMENT)
             if num_chars_left <= 0:
                 return
         number += 1

@@ -50,7 +50,7 @@ class Feed:
         """Begins at the lanes' present position; the worker must be idle."""
         self._served = self._lanes.positions()
         self._num_ordered = self._num_served = 0
-        self._ahead: deque[Future[_Packed]] = deque()
+        self.ahead: deque[Future[_Packed]] = deque()
         self._next: tuple[_Packed, Batch] | None = None
 
     @property
@@ -71,15 +71,15 @@ class Feed:
     def prefetch(self) -> None:
         """Sends the batch that `next` will serve on its way to the device, if it is packed."""
         self._order()
-        if self._next is None and self._ahead[0].done():
+        if self._next is None and self.ahead[0].done():
             self.peek()
 
     def peek(self) -> Batch:
         """What `next` will serve. Raises whatever stopped the loader thread, as often as it is called."""
         self._order()
         if self._next is None:
-            packed = self._ahead[0].result()
-            self._ahead.popleft()
+            packed = self.ahead[0].result()
+            self.ahead.popleft()
             inputs, targets = packed.batch if self._upload is None else self._upload(packed.batch)
             self._next = packed, (inputs, targets)
         return self._next[1]
@@ -113,9 +113,9 @@ class Feed:
 
     def _order(self) -> None:
         """Has the worker pack as many batches as may wait."""
-        while len(self._ahead) < self._num_ahead:
+        while len(self.ahead) < self._num_ahead:
             lane = self._lanes.my_lanes[self._num_ordered % self.num_micro_steps]
-            self._ahead.append(self._worker.submit(self._pack, lane))
+            self.ahead.append(self._worker.submit(self._pack, lane))
             self._num_ordered += 1
 
     def _pack(self, lane: int) -> _Packed:
@@ -124,8 +124,8 @@ class Feed:
         return _Packed(lane, batch, self._lanes.position(lane))
 
     def _drop_ahead(self) -> None:
-        wait([future for future in self._ahead if not future.cancel()])
-        self._ahead.clear()
+        wait([future for future in self.ahead if not future.cancel()])
+        self.ahead.clear()
         self._next = None
 
 

@@ -38,7 +38,7 @@ _MERGES_FILE = "merges.tiktoken"  # tiktoken's own format: a line per token, bas
 _HEADER_FILE = "tokenizer.json"
 _UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 _MAX_VOCAB_SIZE = 2**31 - 1  # ids are stored as int32
-_BLANKS = 100_000  # the pattern's engine gives up on a run of a million blanks, so one is cut at multiples of this
+BLANKS_PER_PIECE = 100_000  # a run of blanks is cut at multiples of this: the pattern's engine fails on a million
 
 
 class HasTokenizer(Protocol):
@@ -78,7 +78,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without BOS. Raises ConfigError for a text that the tokenizer cannot take."""
         try:
-            if len(text) < _BLANKS:
+            if len(text) < BLANKS_PER_PIECE:
                 return self._encoding.encode_ordinary(text)
             return [i for piece in _pieces(text) for i in self._encoding.encode_ordinary(piece)]
         except BaseException as error:  # a panic of compiled code is no Exception
@@ -116,14 +116,14 @@ class Tokenizer:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The text, cut before and behind each part of a multiple of _BLANKS that is blank: runs are shorter than two."""
+    """The text, cut around each blank part of BLANKS_PER_PIECE at a multiple of it: no run is as long as two."""
     start = 0
-    for at in range(0, len(text) - _BLANKS + 1, _BLANKS):
-        if text[at : at + _BLANKS].isspace():
+    for at in range(0, len(text) - BLANKS_PER_PIECE + 1, BLANKS_PER_PIECE):
+        if text[at : at + BLANKS_PER_PIECE].isspace():
             if start < at:
                 yield text[start:at]
-            yield text[at : at + _BLANKS]
-            start = at + _BLANKS
+            yield text[at : at + BLANKS_PER_PIECE]
+            start = at + BLANKS_PER_PIECE
     if start < len(text):
         yield text[start:]
 

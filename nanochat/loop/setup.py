@@ -121,15 +121,16 @@ def state_digest(config: TrainConfig) -> str:
     Fields at their default are left out, so a new field that changes nothing by default keeps older checkpoints good.
     Where the text is does not matter: the lanes' states know what it holds.
     """
-    return _digest_of_sections(config, left_out={"source"})
+    return digest_of_sections(config, left_out={"source"})
 
 
-def _may_continue(stored_digest: str, config: TrainConfig) -> bool:
+def may_continue(stored_digest: str, config: TrainConfig) -> bool:
     """True for a checkpoint of this config; older versions' digests know where the text was, as it was written."""
-    return stored_digest in (state_digest(config), _digest_of_sections(config, left_out=set()))
+    return stored_digest in (state_digest(config), digest_of_sections(config, left_out=set()))
 
 
-def _digest_of_sections(config: TrainConfig, left_out: set[str]) -> str:
+def digest_of_sections(config: TrainConfig, left_out: set[str]) -> str:
+    """Returns the digest of what decides a run's state, without these fields of `data`."""
     sections = {name: getattr(config, name) for name in _STATE_SECTIONS}
     chosen = {name: None if section is None else _not_default(section) for name, section in sections.items()}
     data = {name: value for name, value in (chosen["data"] or {}).items() if name not in left_out}
@@ -283,7 +284,7 @@ def _continue_from_checkpoint(run: Run, hooks: Hooks) -> None:
             )
         return
     index = checkpoint.read_index(folder)
-    if not _may_continue(index["config_digest"], run.config):
+    if not may_continue(index["config_digest"], run.config):
         raise checkpoint.CheckpointError(
             f"{folder} was written by a run with another config, or by a version of the trainer whose config has other "
             f"fields (digest {index['config_digest'][:8]}, this one is {state_digest(run.config)[:8]}); continue with "

@@ -34,7 +34,7 @@ class Stepper:
         self._balance_coeff, self._z_coeff = (moe.balance_loss_coeff, moe.router_z_loss_coeff) if moe else (0.0, 0.0)
         bias_rate = moe.router_bias_rate if moe else 0.0
         self._bias = RouterBias(run.model.routers().values(), bias_rate, run.ranks) if bias_rate > 0 else None
-        self._recorded: _RecordedMicroStep | None = _RecordedMicroStep(self) if run.device.is_cuda else None
+        self.recorded: RecordedMicroStep | None = RecordedMicroStep(self) if run.device.is_cuda else None
         self._is_tried = run.config.compile.mode == "none"
         self.fallback: str | None = None  # why this run goes on uncompiled, though it should not
 
@@ -51,7 +51,7 @@ class Stepper:
             inputs, targets = run.feed.next()
             phases.mark("data")
             with run.optimizer.micro_step(is_last=index == num_micro_steps - 1):
-                (self._recorded or self.micro_step)(inputs, targets)
+                (self.recorded or self.micro_step)(inputs, targets)
             phases.mark_micro_step()
             run.feed.prefetch()
         if self._bias is not None:
@@ -88,7 +88,7 @@ class Stepper:
         run, own_failure = self._run, None
         try:
             with run.optimizer.micro_step(is_last=False):
-                (self._recorded or self.micro_step)(*run.feed.peek())
+                (self.recorded or self.micro_step)(*run.feed.peek())
             if run.val_lanes is not None:
                 self._evaluate(*run.feed.peek())
             run.optimizer.rehearse()
@@ -112,7 +112,7 @@ class Stepper:
             raise compile_failures.refusal(failure)
         compiling.uncompile_model(run.model)
         run.optimizer.uncompile_updates()
-        self._recorded = _RecordedMicroStep(self) if run.device.is_cuda else None
+        self.recorded = RecordedMicroStep(self) if run.device.is_cuda else None
         self.fallback = failure
         if run.ranks.is_first:
             print(f"warning: {failure}; this run goes on uncompiled", flush=True)
@@ -125,7 +125,7 @@ class Stepper:
         self._run.model.train()
 
 
-class _RecordedMicroStep:
+class RecordedMicroStep:
     """`Stepper.micro_step`, recorded at its third call and replayed from then on."""
 
     def __init__(self, stepper: Stepper) -> None:
@@ -134,6 +134,11 @@ class _RecordedMicroStep:
         self._num_eager = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs = self._targets = torch.empty(0)
+
+    @property
+    def is_recorded(self) -> bool:
+        """True once calls replay the graph."""
+        return self._graph is not None
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> None:
         if self._graph is None and self._num_eager < _EAGER_MICRO_STEPS:

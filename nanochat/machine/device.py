@@ -100,7 +100,8 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)
 
 
-def _cpu_has_fast_bf16() -> bool:
+def cpu_has_fast_bf16() -> bool:
+    """True if the processor multiplies bf16 itself; others convert every number and are slower than in fp32."""
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
         return False
@@ -129,7 +130,7 @@ def open_device(run: RunConfig, uses_fp8: bool) -> Device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     if not wants_cuda:
-        dtype = torch.bfloat16 if _cpu_has_fast_bf16() else torch.float32
+        dtype = torch.bfloat16 if cpu_has_fast_bf16() else torch.float32
         return Device(torch.device("cpu"), platform.processor() or platform.machine(), dtype)
     index = int(os.environ.get("LOCAL_RANK", "0")) if torch.cuda.device_count() > 1 else 0
     torch_device = torch.device("cuda", index)

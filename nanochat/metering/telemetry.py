@@ -128,6 +128,12 @@ class GpuSampler:
         if self._thread is not None:
             self._thread.join(_JOIN_S)
 
+    @property
+    def num_fresh(self) -> int:
+        """Readings since the last `take`."""
+        with self._lock:
+            return len(self._fresh)
+
     def take(self) -> GpuReading:
         """The worst of what came since the last call, or the latest known where nothing did."""
         with self._lock:

@@ -36,18 +36,18 @@ class Reduction:
 
     def __init__(self, ranks: Ranks, parcels: Sequence[Parcel]) -> None:
         self._ranks = ranks
-        self._queue = [_Watched(parcel, ranks.device) for parcel in parcels] if ranks.world_size > 1 else []
-        self._beside = torch.cuda.Stream(ranks.device) if self._queue and ranks.device.type == "cuda" else None
+        self.queue = [Watched(parcel, ranks.device) for parcel in parcels] if ranks.world_size > 1 else []
+        self._beside = torch.cuda.Stream(ranks.device) if self.queue and ranks.device.type == "cuda" else None
         self._handles: list[Handle] = []
         self._is_last = False
-        for watched in self._queue:
+        for watched in self.queue:
             for param in watched.parcel.params:
                 param.register_post_accumulate_grad_hook(partial(self._on_gradient, watched))
 
     @contextmanager
     def micro_step(self, *, is_last: bool) -> Iterator[None]:
         """Around one forward and backward, launched or replayed. The step's last one sends every parcel."""
-        for watched in self._queue:
+        for watched in self.queue:
             watched.num_missing = len(watched.parcel.params)
         self._is_last = is_last
         yield
@@ -61,18 +61,18 @@ class Reduction:
         handles, self._handles = self._handles, []
         return handles
 
-    def _on_gradient(self, watched: "_Watched", _param: Tensor) -> None:
+    def _on_gradient(self, watched: "Watched", _param: Tensor) -> None:
         watched.num_missing -= 1
         watched.is_final = watched.num_missing == 0
         if watched.event is not None:
             if watched.is_final:
                 watched.event.record()
             return
-        while self._is_last and self._num_left() and self._queue[len(self._handles)].num_missing == 0:
+        while self._is_last and self._num_left() and self.queue[len(self._handles)].num_missing == 0:
             self._send(after_event=False)
 
     def _num_left(self) -> int:
-        return len(self._queue) - len(self._handles)
+        return len(self.queue) - len(self._handles)
 
     def _send_all(self, *, after_events: bool) -> None:
         while self._num_left():
@@ -80,7 +80,7 @@ class Reduction:
 
     def _send(self, *, after_event: bool) -> None:
         """Begins the next parcel: behind its event, else behind all that the current stream has been given."""
-        watched = self._queue[len(self._handles)]
+        watched = self.queue[len(self._handles)]
         source, target = watched.parcel.source, watched.parcel.target
         if self._beside is None:
             self._handles.append(self._ranks.reduce_scatter_mean(source, target))
@@ -93,7 +93,7 @@ class Reduction:
             self._handles.append(self._ranks.reduce_scatter_mean(source, target))
 
 
-class _Watched:
+class Watched:
     """How far one backward is with a parcel. Of a replayed graph it tells what was so when that was recorded."""
 
     def __init__(self, parcel: Parcel, device: torch.device) -> None:

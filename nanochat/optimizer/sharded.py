@@ -29,7 +29,7 @@ from nanochat.optimizer.reduction import Parcel, Reduction
 from nanochat.optimizer.updates import Kernels, neuron_dim
 
 _ALIGN_ELEMENTS = 1024  # where a parameter starts in an AdamW buffer: kernels want aligned addresses
-_BUCKET_ELEMENTS = 2**24  # 32 MiB of bf16: enough to fill a link, and a small share of all gradients
+BUCKET_ELEMENTS = 2**24  # 32 MiB of bf16: enough to fill a link, and a small share of all gradients
 _CHUNK_ELEMENTS = 2**25  # updates go through a rank's part in pieces of this size, to bound temporary memory
 
 
@@ -65,7 +65,7 @@ class _Group:
         self.layout = lay_out(
             [spec.param.numel() // item_size for spec in specs],
             world_size=ranks.world_size,
-            bucket_size=-(-_BUCKET_ELEMENTS // item_size),
+            bucket_size=-(-BUCKET_ELEMENTS // item_size),
             alignment=1 if item_shape else _ALIGN_ELEMENTS,
         )
         self.num_own = self.layout.num_own
@@ -246,7 +246,7 @@ class ShardedOptimizer:
         self._kernels = Kernels.compiled() if compile_updates else Kernels()
         place = {spec.name: i for i, spec in enumerate(specs)}
         parcels = [named for group in self._groups for named in group.parcels()]
-        self._reduction = Reduction(ranks, [p for _, p in sorted(parcels, key=lambda named: -place[named[0]])])
+        self.reduction = Reduction(ranks, [p for _, p in sorted(parcels, key=lambda named: -place[named[0]])])
 
     def uncompile_updates(self) -> None:
         """From now on the update rules run as they are written."""
@@ -260,7 +260,7 @@ class ShardedOptimizer:
 
     def micro_step(self, *, is_last: bool) -> AbstractContextManager[None]:
         """Around each micro-step. In the backward of the step's last one gradients are sent as they become final."""
-        return self._reduction.micro_step(is_last=is_last)
+        return self.reduction.micro_step(is_last=is_last)
 
     @torch.no_grad()
     def step(self, *, lr_mult: float, momentum: float, weight_decay: float, mark: Mark = _unmarked) -> Tensor:
@@ -271,7 +271,7 @@ class ShardedOptimizer:
         """
         for group in self._groups:
             group.check_gradients()
-        self._wait(self._reduction.handles(), mark)
+        self._wait(self.reduction.handles(), mark)
         peaks = [group.peaks() for group in self._groups]
         finite = torch.isfinite(torch.cat(peaks)).all().float().view(1)
         self._wait([self.ranks.all_reduce_min(finite)], mark)

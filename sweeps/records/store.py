@@ -30,7 +30,7 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.uri = _normal_root(root)
-        self._disk: _Disk = _ObjectStorage.open(self.uri) if "://" in self.uri else _LocalDisk(Path(self.uri))
+        self._disk: _Disk = ObjectStorage.open(self.uri) if "://" in self.uri else _LocalDisk(Path(self.uri))
 
     def read(self, rel: str) -> bytes:
         """The whole file. Raises FileNotFoundError."""
@@ -199,7 +199,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-class _ObjectStorage:
+class ObjectStorage:
     """Any pyarrow file system. Object stores put a file in one act; others get a temporary name and a move."""
 
     _ONE_PUT = ("s3", "gcs", "abfs")
@@ -208,7 +208,8 @@ class _ObjectStorage:
         self._fs, self._base = filesystem, base.rstrip("/")
 
     @classmethod
-    def open(cls, uri: str) -> "_ObjectStorage":
+    def open(cls, uri: str) -> "ObjectStorage":
+        """Opens an address like s3://bucket/path. Raises UsageError if pyarrow does not know it or cannot reach it."""
         try:
             filesystem, base = arrow_fs().FileSystem.from_uri(uri)  # the constructors would ignore AWS_ENDPOINT_URL
         except (ValueError, NotImplementedError, OSError) as error:  # OSError: S3 is asked where the bucket lies
@@ -218,10 +219,12 @@ class _ObjectStorage:
         return cls(filesystem, base)
 
     def read(self, rel: str) -> bytes:
+        """Returns a whole file. Raises FileNotFoundError."""
         with self._fs.open_input_stream(self._at(rel)) as stream:
             return stream.read()
 
     def write(self, rel: str, data: bytes) -> None:
+        """Replaces a file as a whole: by one put, or by a temporary name and a move."""
         target = self._at(rel)
         if self._fs.type_name in self._ONE_PUT:
             self._put(target, data)
@@ -233,22 +236,27 @@ class _ObjectStorage:
         self._fs.move(temporary, target)
 
     def create(self, rel: str, data: bytes) -> None:
+        """Writes a new file. Two processes at the same moment may both succeed: no exclusive put is offered."""
         if self.exists(rel):
             raise FileExistsError(errno.EEXIST, "exists already", self._at(rel))
         self.write(rel, data)
 
     def names(self, rel: str) -> list[str]:
+        """Returns the names in a folder, none if it does not exist."""
         infos = self._fs.get_file_info(arrow_fs().FileSelector(self._at(rel), allow_not_found=True))
         return [info.base_name for info in infos]
 
     def exists(self, rel: str) -> bool:
+        """True for a file or a folder."""
         return self._fs.get_file_info(self._at(rel)).type != arrow_fs().FileType.NotFound
 
     def delete(self, rel: str) -> None:
+        """Deletes a file if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self._fs.delete_file(self._at(rel))
 
     def delete_tree(self, rel: str) -> None:
+        """Deletes a folder with everything in it if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self._fs.delete_dir(self._at(rel))
 

@@ -1,10 +1,10 @@
 """`doctor` names what is wrong and what to do; measured numbers are judged by pure functions."""
 
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -144,7 +144,7 @@ def test_storage_is_tried_and_nothing_is_left(tmp_path: Path) -> None:
 
 def test_little_room_is_a_warning_and_none_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def left(gib: float) -> Check:
-        monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, int(gib * 2**30)))
+        monkeypatch.setattr(checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=int(gib * 2**30)))
         return storage_folder(str(tmp_path))
 
     assert [left(gib).level for gib in (100, 5, 0.5)] == ["ok", "warning", "problem"]
@@ -234,7 +234,7 @@ def test_a_token_that_others_can_read_is_named_with_the_way_to_close_it(
 
 def test_a_machine_without_a_place_for_a_session_has_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ray_session().level == "ok"
-    monkeypatch.setattr(private, "_MAX_SOCKET_BYTES", 20)
+    monkeypatch.setattr(private, "MAX_SOCKET_BYTES", 20)
     check = ray_session()
     assert check.level == "problem"
     assert "/tmp is" in check.seen

@@ -97,7 +97,7 @@ def test_a_machine_without_a_place_for_rays_sockets_is_refused_before_anything_i
     tmp_path: Path, program: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On most machines /tmp is such a place, whatever TMPDIR says."""
-    monkeypatch.setattr(private, "_MAX_SOCKET_BYTES", 20)
+    monkeypatch.setattr(private, "MAX_SOCKET_BYTES", 20)
     done = program("launch", "smoke", "--address", "local")
     assert done.code == 2
     assert done.err.startswith("error: no folder for Ray's session: ")

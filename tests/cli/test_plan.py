@@ -39,7 +39,7 @@ def test_every_command_means_its_leg(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_json_holds_the_legs_and_their_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    plan("capacity", as_json=True, num_workers=4, blocks=3)
+    plan("capacity", as_json=True, num_workers=4, blocks="3")
     document = json.loads(capsys.readouterr().out)
     assert list(document) == ["schema", "sweep", "num_workers", "blocks", "legs"]
     assert document["schema"] == "nanochat-sweep/plan/1"
@@ -51,7 +51,7 @@ def test_the_json_holds_the_legs_and_their_commands(capsys: pytest.CaptureFixtur
 
 
 def test_the_text_shows_the_question_the_amount_and_the_legs(capsys: pytest.CaptureFixture[str]) -> None:
-    plan("capacity", preset="tiny", num_steps=20, blocks=2, sets=["moe.num_experts=4"])
+    plan("capacity", preset="tiny", num_steps=20, blocks="2", sets=["moe.num_experts=4"])
     printed = capsys.readouterr()
     assert printed.err == ""
     assert "Does a bounded expert queue pay" in printed.out

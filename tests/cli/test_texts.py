@@ -72,7 +72,7 @@ def _documents(shard: Path) -> list[str]:
 
 
 def test_a_plan_reads_no_text_and_makes_nothing(web: Path, monkeypatch: pytest.MonkeyPatch, program: Callable) -> None:
-    monkeypatch.setattr(contents, "_look", lambda path: pytest.fail(f"{path} is read"))
+    monkeypatch.setattr(contents, "look_at_one", lambda path: pytest.fail(f"{path} is read"))
     done = program("plan", "smoke", "--set", f"data.source={web}")
     assert (done.code, done.err) == (0, "")
     assert f"over {web} (about" in done.out

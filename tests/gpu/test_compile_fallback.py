@@ -8,9 +8,10 @@ from torch import Tensor
 
 from nanochat.config import CompileMode, TrainConfig
 from nanochat.loop.compile_failures import CompileError
-from nanochat.loop.stepping import _RecordedMicroStep
+from nanochat.loop.stepping import RecordedMicroStep
 from nanochat.model import compiling, gpt
 from tests.helpers.configs import FP8, card_config
+from tests.helpers.gpu import keep_gpu_busy
 from tests.helpers.runs import trained
 from tests.helpers.unknown_operator import norm_of_unknown_shape
 
@@ -60,7 +61,7 @@ def faulty_backward(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def delay(_: Tensor) -> None:
         if not is_over:
-            torch.cuda._sleep(SLEEP_CYCLES)
+            keep_gpu_busy(SLEEP_CYCLES)
         is_over.append(True)
 
     def compile_model(model: gpt.GPT, mode: CompileMode) -> None:
@@ -120,12 +121,12 @@ def test_what_a_failed_micro_step_has_launched_is_done_before_what_is_launched_n
 
     class Failing:
         def micro_step(self, inputs: Tensor, targets: Tensor) -> None:
-            torch.cuda._sleep(1_000_000_000)
+            keep_gpu_busy(1_000_000_000)
             gradient.add_(1)
             raise RuntimeError("after the launch")
 
     with pytest.raises(RuntimeError, match="after the launch"):
-        _RecordedMicroStep(Failing())(gradient, gradient)  # pyright: ignore[reportArgumentType]
+        RecordedMicroStep(Failing())(gradient, gradient)  # pyright: ignore[reportArgumentType]
     gradient.zero_()
     torch.cuda.synchronize()
     assert not gradient.any()

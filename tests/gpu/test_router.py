@@ -33,9 +33,9 @@ def test_loads_are_counted_in_replayed_micro_steps_and_move_the_biases_in_place(
     stepper = Stepper(run)
     for step in range(3):
         stepper(step)  # from the third micro-step on they are replayed
-    assert stepper._recorded is not None
+    assert stepper.recorded is not None
     for _ in range(3):
-        stepper._recorded(*run.feed.next())
+        stepper.recorded(*run.feed.next())
     run.feed.close()
     assert [[buffer.data_ptr() for buffer in router.buffers()] for router in routers] == places
     for router in routers:

@@ -70,9 +70,9 @@ def test_four_micro_steps_launched_or_replayed_add_the_gradients_of_one_batch(pr
         run.optimizer.zero_grad()
         return found
 
-    assert stepper._recorded is not None
+    assert stepper.recorded is not None
     found: list[dict[str, Tensor]] = []
-    for take in (stepper.micro_step, stepper._recorded):
+    for take in (stepper.micro_step, stepper.recorded):
         for inputs, targets in batches:
             take(inputs, targets)
         found.append(gradients())
@@ -90,7 +90,7 @@ def test_four_micro_steps_launched_or_replayed_add_the_gradients_of_one_batch(pr
 
 def test_a_recording_that_would_compile_something_again_says_what():
     run = prepare(card_config(**{"compile.mode": "static"}), _hooks([]))
-    recorded = Stepper(run)._recorded
+    recorded = Stepper(run).recorded
     assert recorded is not None
     for _ in range(2):
         recorded(*run.feed.next())

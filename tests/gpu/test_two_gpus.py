@@ -20,6 +20,7 @@ from nanochat.loop.stepping import Stepper
 from nanochat.metering.meter import RankStep
 from nanochat.stats import Hooks
 from tests.helpers.configs import card_config
+from tests.helpers.gpu import keep_gpu_busy
 from tests.helpers.ports import free_port
 
 pytestmark = pytest.mark.gpu
@@ -95,25 +96,25 @@ def _reduced(run: Run, *, by_the_last: bool) -> list[str]:
     take_step = Stepper(run)
     for step in range(3):
         take_step(step)
-    assert take_step._recorded is not None
-    assert take_step._recorded._graph is not None
+    assert take_step.recorded is not None
+    assert take_step.recorded.is_recorded
     run.optimizer.zero_grad()
     for index in range(2):
         inputs, targets = run.feed.next()
         with run.optimizer.micro_step(is_last=by_the_last and index == 1):
-            take_step._recorded(inputs, targets)
-    for handle in run.optimizer._reduction.handles():
+            take_step.recorded(inputs, targets)
+    for handle in run.optimizer.reduction.handles():
         handle.wait()
     torch.cuda.synchronize()
     wrong: list[str] = []
-    for place, watched in enumerate(run.optimizer._reduction._queue):
+    for place, watched in enumerate(run.optimizer.reduction.queue):
         assert watched.is_final, "backward goes through every parameter"
         again = torch.empty_like(watched.parcel.target)
         run.ranks.reduce_scatter_mean(watched.parcel.source, again).wait()
         assert again.isfinite().all()
         if not torch.equal(again, watched.parcel.target):
             wrong.append(f"parcel {place} of {watched.parcel.source.numel()}")
-    assert len(run.optimizer._reduction._queue) > 8
+    assert len(run.optimizer.reduction.queue) > 8
     return wrong
 
 
@@ -130,10 +131,10 @@ def test_a_stream_can_wait_for_a_moment_inside_a_replayed_graph(gpu: torch.devic
     count, seen = torch.zeros((), device=gpu), torch.zeros((), device=gpu)
     beside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        torch.cuda._sleep(20_000_000)
+        keep_gpu_busy(20_000_000)
         count.add_(1)
         moment.record()
-        torch.cuda._sleep(20_000_000)
+        keep_gpu_busy(20_000_000)
     for replay in range(1, 4):
         graph.replay()
         beside.wait_event(moment)

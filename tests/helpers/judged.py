@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Callable, Mapping
 
+from nanochat.config import TrainConfig
 from nanochat.recipes import d12_moe_fp8
 from sweeps.records.documents import AttemptRecord
 from sweeps.records.provenance import new_manifest
@@ -18,6 +19,12 @@ FACTS = {"world_size": 8, "device": "cuda", "device_name": "NVIDIA H100", "backe
 Change = Callable[[TrialSnapshot], TrialSnapshot]
 
 
+def judged_leg_name(config: TrainConfig) -> str:
+    """bf16 for the control, else the capacity factor; cap0 without one."""
+    factor = config.moe.capacity_factor if config.moe else None
+    return "bf16" if config.precision.linears == "bf16" else f"cap{factor or 0:g}"
+
+
 def judged_sweep(gates: tuple[Gate, ...] = GATES) -> Sweep:
     return Sweep(
         name="toy",
@@ -30,7 +37,7 @@ def judged_sweep(gates: tuple[Gate, ...] = GATES) -> Sweep:
         candidate={"moe.capacity_factor": 1.0},
         window=TailWindow(num_steps=10),
         gates=list(gates),
-        leg_name=lambda c: "bf16" if c.precision.linears == "bf16" else f"cap{c.moe.capacity_factor or 0:g}",
+        leg_name=judged_leg_name,
     )
 
 

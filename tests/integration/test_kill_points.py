@@ -270,9 +270,9 @@ def open_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
     def opened(uri: str) -> Any:
         parent = SubTreeFileSystem(uri.removeprefix("test:/"), LocalFileSystem())
-        return store_module._ObjectStorage(parent, "exp")
+        return store_module.ObjectStorage(parent, "exp")
 
-    monkeypatch.setattr(store_module._ObjectStorage, "open", opened)
+    monkeypatch.setattr(store_module.ObjectStorage, "open", opened)
     return lambda folder: Store(f"test:/{folder}")
 
 

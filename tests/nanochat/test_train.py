@@ -341,8 +341,8 @@ def test_a_model_of_another_vocabulary_than_the_tokenizers_is_refused(small_text
 
 def _in_fp32() -> None:
     """Makes sums that differ in their order alone differ as little as they can."""
-    device._cpu_has_fast_bf16 = lambda: False
-    optim._BUCKET_ELEMENTS = 10_000  # several buckets in a group
+    device.cpu_has_fast_bf16 = lambda: False
+    optim.BUCKET_ELEMENTS = 10_000  # several buckets in a group
 
 
 def _four_steps(folder: str) -> TrainConfig:

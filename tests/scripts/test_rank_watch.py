@@ -117,7 +117,7 @@ def test_a_rank_that_is_killed_is_named_by_one_that_waits_without_an_error(launc
 
 def test_a_rank_that_is_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch):
     said: list[str] = []
-    monkeypatch.setattr(RankWatch, "_end", lambda self, found: said.append(found))
+    monkeypatch.setattr(RankWatch, "end", lambda self, found: said.append(found))
     monkeypatch.setattr(rank_watch, "HANG_S", 0.0)
     monkeypatch.setattr(rank_watch, "LOOK_EVERY_S", 0.01)
     with pytest.raises(RuntimeError), RankWatch(HashStore(), 0, 1):
@@ -136,7 +136,7 @@ def test_a_rank_whose_own_writer_is_not_done_is_where_the_writer_is():
 
     def look(watch: RankWatch) -> None:
         time.sleep(0.5)
-        doing = watch._doing()
+        doing = watch.doing()
         looks.append((doing.waits, doing.place.partition(" ")[0]))
         disk.set()
 

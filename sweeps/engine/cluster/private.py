@@ -27,7 +27,7 @@ _PREFIX = "nss-"  # short: a socket's path below it has 107 bytes at most
 _BELOW = "r"
 # The longest path that Ray makes below the folder it is given, and what mkdtemp appends to the prefix.
 _LONGEST_SOCKET = f"/{_BELOW}/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
-_MAX_SOCKET_BYTES = 103  # Ray's own limit
+MAX_SOCKET_BYTES = 103  # Ray's own limit
 _NUM_RANDOM = 8
 
 
@@ -91,8 +91,8 @@ def session_parent(candidates: list[str]) -> Path:
 
 def _why_not(folder: str) -> str | None:
     longest = len(os.fsencode(folder)) + len(f"/{_PREFIX}") + _NUM_RANDOM + len(_LONGEST_SOCKET)
-    if longest > _MAX_SOCKET_BYTES:
-        return f"is {longest - _MAX_SOCKET_BYTES} bytes too long for a socket's path"
+    if longest > MAX_SOCKET_BYTES:
+        return f"is {longest - MAX_SOCKET_BYTES} bytes too long for a socket's path"
     try:
         status = os.stat(folder)
     except OSError as error:

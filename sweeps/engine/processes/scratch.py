@@ -13,10 +13,11 @@ from sweeps.records.owner import process_started
 
 def prefix() -> str:
     """How the names of this process's temporary folders begin."""
-    return _prefix(os.getpid(), process_started(os.getpid()))
+    return prefix_of(os.getpid(), process_started(os.getpid()))
 
 
-def _prefix(pid: int, started: int | None) -> str:
+def prefix_of(pid: int, started: int | None) -> str:
+    """Returns how the names of a process's scratch folders begin; `started` tells it from a later one of its pid."""
     return f"nanochat-sweep-checkpoint-{pid:d}-{started or 0:d}-"
 
 
@@ -29,5 +30,5 @@ def remove_left(pid: int, started: int | None) -> None:
     """Removes what a rank that has ended left among its host's temporary files. Never follows a link."""
     if process_started(pid) == started:
         return  # it lives
-    for folder in Path(tempfile.gettempdir()).glob(f"{_prefix(pid, started)}*"):
+    for folder in Path(tempfile.gettempdir()).glob(f"{prefix_of(pid, started)}*"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -74,22 +74,22 @@ class Rank:
 
     def __init__(self, task: Task, group: Group) -> None:
         self._task, self._group = task, group
-        self._experiment = or_lost(
+        self.experiment = or_lost(
             f"experiment {task.experiment} cannot be read", lambda: Experiment.open(task.experiment)
         )
-        self._record = self._experiment.trial(task.trial)
+        self._record = self.experiment.trial(task.trial)
         self._train_store = Store(self._record.train_uri)
         self._rows: list[StepRow] = []
         self._rows_stored_at = time.monotonic()
         self._last_row: int | None = None
         self._last_step_utc: str | None = None
-        self._stop_poll_s = STOP_POLL_S if self._experiment.store.is_local else REMOTE_STOP_POLL_S
+        self._stop_poll_s = STOP_POLL_S if self.experiment.store.is_local else REMOTE_STOP_POLL_S
         self._stop_seen_at = -self._stop_poll_s
         self._is_storage_away = False
 
     def config(self) -> TrainConfig:
         """The trial's config, as planned."""
-        return next(trial.config for trial in self._experiment.plan.trials if trial.name == self._task.trial)
+        return next(trial.config for trial in self.experiment.plan.trials if trial.name == self._task.trial)
 
     def hooks(self) -> Hooks:
         """What the trainer calls."""
@@ -109,7 +109,7 @@ class Rank:
         source = self.config().data.source
         or_lost(
             f"earlier attempts of {self._task.experiment} cannot be read",
-            lambda: check_text(self._experiment, source, seen),
+            lambda: check_text(self.experiment, source, seen),
         )
 
     def on_start(self, facts: StartFacts) -> None:
@@ -180,7 +180,7 @@ class Rank:
         self._stop_seen_at = time.monotonic()
         try:
             self._check_newest()
-            is_asked = self._experiment.stop_requested() is not None or self._is_time_up()
+            is_asked = self.experiment.stop_requested() is not None or self._is_time_up()
         except OSError as error:
             if not self._is_storage_away:
                 print(f"requests to stop cannot be read, training goes on: {error}")
@@ -198,13 +198,13 @@ class Rank:
     def _finish(self, result: TrainResult) -> None:
         self._store_rows_of_newest()
         changes: dict[str, Any] = {"end": "completed" if result.completed else "stopped"}
-        if not result.completed and self._experiment.stop_requested() is None and self._is_time_up():
+        if not result.completed and self.experiment.stop_requested() is None and self._is_time_up():
             how = f"stopped after step {result.last_step} with a checkpoint"
-            changes = {"end": "failed", "error": timeout_error(self._experiment.plan.leg_timeout_s or 0.0, how)}
+            changes = {"end": "failed", "error": timeout_error(self.experiment.plan.leg_timeout_s or 0.0, how)}
         self._update_attempt(**changes, last_step_utc=self._last_step_utc, ended_utc=utc_now())
 
     def _is_time_up(self) -> bool:
-        return self._experiment.plan.leg_timeout_s is not None and self._record.is_time_up(self._task.attempt)
+        return self.experiment.plan.leg_timeout_s is not None and self._record.is_time_up(self._task.attempt)
 
     def store_error(self, error: Exception) -> bool:
         """Any rank: its own exception, unless another rank was first, because the later ones follow from that."""
@@ -225,7 +225,7 @@ class Rank:
     def _check_newest(self) -> None:
         attempts = self._record.attempts()
         if not attempts:
-            raise FileNotFoundError(errno.ENOENT, "no attempt is in storage any more", self._experiment.uri)
+            raise FileNotFoundError(errno.ENOENT, "no attempt is in storage any more", self.experiment.uri)
         newest = attempts[-1].number
         if newest != self._task.attempt or self._record.result() is not None:
             raise Superseded(

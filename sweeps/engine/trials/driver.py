@@ -126,7 +126,7 @@ def _make_attempt(
         error = raised
     _end_what_is_left(experiment, record.name, attempt.number)
     run_s = time.monotonic() - begin
-    with_retries(lambda: _close_attempt(experiment, record, attempt.number, error, run_s))
+    with_retries(lambda: close_attempt(experiment, record, attempt.number, error, run_s))
 
 
 def _end_what_is_left(experiment: Experiment, trial: str, attempt: int) -> None:
@@ -143,7 +143,7 @@ def _open_attempt(record: TrialRecord, config: TrainConfig, num_workers: int) ->
     return record.start_attempt(num_workers=num_workers, code=running_code())
 
 
-def _close_attempt(
+def close_attempt(
     experiment: Experiment, record: TrialRecord, number: int, error: Exception | None, run_s: float
 ) -> None:
     """What the attempt found of the text may refuse the whole launch: the other legs would read the same text."""

@@ -28,8 +28,8 @@ def web(tmp_path: Path) -> Path:
 def looked(monkeypatch: pytest.MonkeyPatch) -> Looked:
     """The names of the files that are read, as they are."""
     seen: Looked = []
-    look = contents._look
-    monkeypatch.setattr(contents, "_look", lambda path: (seen.append(path.name), look(path))[1])
+    look = contents.look_at_one
+    monkeypatch.setattr(contents, "look_at_one", lambda path: (seen.append(path.name), look(path))[1])
     return seen
 
 
@@ -119,9 +119,9 @@ def test_without_a_cache_that_can_be_written_every_look_is_a_first_one(web: Path
 
 
 def test_what_was_seen_before_a_kill_is_kept(web: Path, looked: Looked, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(contents, "_SAVE_EVERY_S", -1.0)
-    monkeypatch.setattr(contents, "_MAX_THREADS", 1)
-    look = contents._look
+    monkeypatch.setattr(contents, "SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(contents, "MAX_THREADS", 1)
+    look = contents.look_at_one
 
     def killed_at_the_last(path: Path) -> object:
         if path.name == "2.parquet":
@@ -129,7 +129,7 @@ def test_what_was_seen_before_a_kill_is_kept(web: Path, looked: Looked, monkeypa
         return look(path)
 
     with monkeypatch.context() as patched:
-        patched.setattr(contents, "_look", killed_at_the_last)
+        patched.setattr(contents, "look_at_one", killed_at_the_last)
         with pytest.raises(KeyboardInterrupt):
             _look_at(web)
     looked.clear()

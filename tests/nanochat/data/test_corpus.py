@@ -243,10 +243,10 @@ def test_the_tokenizer_of_a_folder_never_sees_the_validation_shard(tmp_path: Pat
 
 
 def test_a_bounded_sample_trains_the_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(dataset, "_MAX_SAMPLE_CHARS", 10)
-    monkeypatch.setattr(dataset, "_MAX_SAMPLE_CHARS_PER_DOCUMENT", 6)
+    monkeypatch.setattr(dataset, "MAX_SAMPLE_CHARS", 10)
+    monkeypatch.setattr(dataset, "MAX_SAMPLE_CHARS_PER_DOCUMENT", 6)
     write_shard(tmp_path / "a.parquet", [["aaaaaaaaa", "bbb"], ["cc", "dd"]])
-    assert list(dataset._sample([tmp_path / "a.parquet"])) == ["aaaaaa", "bbb", "cc"]
+    assert list(dataset.sample_of([tmp_path / "a.parquet"])) == ["aaaaaa", "bbb", "cc"]
 
 
 def test_a_tokenizer_in_the_folder_is_used_as_it_is(web: Path, tmp_path: Path):

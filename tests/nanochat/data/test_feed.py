@@ -126,7 +126,7 @@ def test_the_stored_position_is_that_of_the_last_batch_served_however_far_the_th
 def _wait_for_thread(feed: Feed) -> None:
     """Until it has packed all that it may."""
     deadline_s = time.monotonic() + 60
-    while not all(packed.done() for packed in feed._ahead):
+    while not all(packed.done() for packed in feed.ahead):
         assert time.monotonic() < deadline_s
         time.sleep(0.001)
 
@@ -135,8 +135,8 @@ def test_the_thread_packs_at_least_a_whole_step_ahead_and_no_further(small_text:
     feed = _feed(small_text, num_lanes=12)
     feed.next()
     _wait_for_thread(feed)
-    assert len(feed._ahead) == 12
-    assert len(_feed(small_text, num_lanes=2)._ahead) == 0, "nothing is packed before somebody asks"
+    assert len(feed.ahead) == 12
+    assert len(_feed(small_text, num_lanes=2).ahead) == 0, "nothing is packed before somebody asks"
 
 
 def test_looking_at_a_batch_serves_nothing(small_text: Path):

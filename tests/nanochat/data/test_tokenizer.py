@@ -153,13 +153,16 @@ def test_more_blanks_than_the_pattern_can_take_are_encoded(blank: str, before: s
     assert _TRAINED.decode(_TRAINED.encode(text)) == text
 
 
-def test_a_long_text_without_such_a_run_is_encoded_in_one_piece():
+def test_a_long_text_without_such_a_run_is_encoded_in_one_piece(monkeypatch: pytest.MonkeyPatch):
     text = ("it is a truth " + " " * 1000) * 300
-    assert _TRAINED.encode(text) == _TRAINED._encoding.encode_ordinary(text)
+    assert len(text) > tokenizer.BLANKS_PER_PIECE
+    encoded = _TRAINED.encode(text)
+    monkeypatch.setattr(tokenizer, "BLANKS_PER_PIECE", len(text) + 1)
+    assert encoded == _TRAINED.encode(text)
 
 
 def test_a_panic_of_the_tokenizer_names_the_document(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tokenizer, "_BLANKS", 10**9)
+    monkeypatch.setattr(tokenizer, "BLANKS_PER_PIECE", 10**9)
     with pytest.raises(ConfigError, match=r"cannot encode a document of 1,200,002 characters that begins 'x   "):
         _TRAINED.encode("x" + " " * 1_200_000 + "y")
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from nanochat.loop.setup import prepare
 from nanochat.loop.stepping import Stepper
-from nanochat.machine import ranks as dist
 from nanochat.machine.ranks import Ranks
 from nanochat.metering.meter import RankStep
 from nanochat.optimizer import sharded as optim
@@ -15,10 +14,10 @@ from tests.helpers.configs import MICRO_BATCH_TOKENS, tiny_config
 
 def two_steps(_ranks: Ranks, folder: str) -> tuple[list[RankStep], list[int], int]:
     """Each with three micro-steps per rank. What a rank measured, how many parcels each step sent, and of how many."""
-    optim._BUCKET_ELEMENTS = 10_000
+    optim.BUCKET_ELEMENTS = 10_000
     sent: list[int] = []
-    reduce_scatter = dist._reduce_scatter
-    dist._reduce_scatter = lambda *args, **settings: (sent.append(1), reduce_scatter(*args, **settings))[1]
+    send = Ranks.reduce_scatter_mean
+    setattr(Ranks, "reduce_scatter_mean", lambda *args: (sent.append(1), send(*args))[1])  # noqa: B010, of the class
     config = tiny_config(folder, **{"schedule.num_steps": 2, "data.total_batch_tokens": 6 * MICRO_BATCH_TOKENS})
     run = prepare(config, Hooks())
     take_step = Stepper(run)
@@ -29,7 +28,7 @@ def two_steps(_ranks: Ranks, folder: str) -> tuple[list[RankStep], list[int], in
         counts.append(len(sent))
         sent.clear()
     run.feed.close()
-    return steps, counts, len(run.optimizer._reduction._queue)
+    return steps, counts, len(run.optimizer.reduction.queue)
 
 
 def test_with_a_peer_gradients_are_sent_once_a_step_and_its_phases_add_up(small_text: Path, run_world: Any):

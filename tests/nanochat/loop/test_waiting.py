@@ -22,7 +22,7 @@ from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUs
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.checkpoint.utils import _DistWrapper
+from torch.distributed.checkpoint.utils import _DistWrapper  # pyright: ignore[reportPrivateUsage]
 
 from nanochat.checkpoints.format import TrainState
 from nanochat.checkpoints.saving import Saver
@@ -156,7 +156,8 @@ def test_a_thread_pool_of_this_rank_is_no_wait_for_others():
 
     def look() -> None:
         time.sleep(0.3)
-        taken.append(frames_of(traceback.extract_stack(sys._current_frames()[main])))
+        frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage] - its name in the documentation
+        taken.append(frames_of(traceback.extract_stack(frames[main])))
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(look).result()

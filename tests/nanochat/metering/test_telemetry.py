@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.config import RunConfig, with_overrides
-from nanochat.machine.device import Device, open_device
+from nanochat.machine.device import open_device
 from nanochat.metering.telemetry import (
     NOTHING,
     THREAD_NAME,
@@ -81,9 +81,9 @@ def test_a_reading_survives_the_way_over_the_wire(reading: GpuReading):
 
 def test_a_step_is_told_the_worst_of_what_came_since_the_step_before():
     with GpuSampler(_source(COOL, HOT, COOL), interval_s=0.0) as sampler:
-        _until(lambda: len(sampler._fresh) >= 3)
+        _until(lambda: sampler.num_fresh >= 3)
         assert sampler.take() == combine([COOL, HOT])
-        _until(lambda: len(sampler._fresh) >= 1)
+        _until(lambda: sampler.num_fresh >= 1)
         assert sampler.take() == COOL
 
 
@@ -204,12 +204,11 @@ def _run(folder: Path, on_step: Callable[[StepStats], None]) -> None:
 def hot_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every device has a card beside it that is hot from the first step on."""
 
-    def of(device: Device) -> GpuSampler:
-        sampler = GpuSampler(_source(HOT))
-        sampler._latest = HOT
-        return sampler
+    class HotFromTheStart(GpuSampler):
+        def take(self) -> GpuReading:
+            return combine([super().take(), HOT])
 
-    monkeypatch.setattr(GpuSampler, "of", of)
+    monkeypatch.setattr(GpuSampler, "of", lambda device: HotFromTheStart(_source(HOT)))
 
 
 @pytest.mark.usefixtures("hot_card")

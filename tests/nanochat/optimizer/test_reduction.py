@@ -43,7 +43,7 @@ class Chain(nn.Module):
 
 
 def _chain(ranks: Ranks, note: Callable[[str], None]) -> tuple[Chain, ShardedOptimizer]:
-    optim._BUCKET_ELEMENTS = SIZE * SIZE
+    optim.BUCKET_ELEMENTS = SIZE * SIZE
     chain = Chain(note)
     specs = [ParamSpec(name=n, param=p, kind="muon", lr=0.02) for n, p in chain.named_parameters()]
     return chain, ShardedOptimizer(specs, ranks, compute_dtype=torch.float32)
@@ -73,7 +73,7 @@ def test_each_bucket_is_sent_once_a_step_before_the_last_backward_goes_on(run_wo
 
 
 def test_alone_nothing_is_sent(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(optim, "_BUCKET_ELEMENTS", optim._BUCKET_ELEMENTS)  # comes back afterwards
+    monkeypatch.setattr(optim, "BUCKET_ELEMENTS", optim.BUCKET_ELEMENTS)  # comes back afterwards
     alone = Ranks.from_environment(torch.device("cpu"))
     assert two_micro_steps(alone) == FIRST * 2
     chain, _optimizer = _chain(alone, lambda _: None)

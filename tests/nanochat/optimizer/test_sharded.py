@@ -71,7 +71,7 @@ def state_of(optimizer: ShardedOptimizer) -> dict[str, Tensor]:
 
 
 def trained_weights(ranks: Ranks, compute_dtype: torch.dtype, bucket_elements: int) -> dict[str, Tensor]:
-    optim._BUCKET_ELEMENTS = bucket_elements
+    optim.BUCKET_ELEMENTS = bucket_elements
     toy = Toy()
     train(toy, optimizer_of(toy, ranks, compute_dtype), num_steps=3)
     return weights_of(toy)
@@ -79,7 +79,7 @@ def trained_weights(ranks: Ranks, compute_dtype: torch.dtype, bucket_elements: i
 
 @pytest.mark.parametrize(("world_size", "bucket_elements"), [(2, 2**24), (2, 1), (3, 2**24), (3, 30), (5, 1)])
 def test_any_number_of_ranks_makes_the_same_update_up_to_summation_order(run_world, world_size, bucket_elements):
-    alone = trained_weights(ALONE, torch.float32, optim._BUCKET_ELEMENTS)
+    alone = trained_weights(ALONE, torch.float32, optim.BUCKET_ELEMENTS)
     of_ranks = run_world(trained_weights, world_size, torch.float32, bucket_elements)
     for name, wanted in alone.items():
         torch.testing.assert_close(of_ranks[0][name], wanted, rtol=1e-4, atol=1e-5)

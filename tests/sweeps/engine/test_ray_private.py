@@ -1,3 +1,4 @@
+# pyright: reportPrivateUsage=false
 """What the engine relies on in Ray beyond its public interface still holds for the version that is installed."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# pyright: reportPrivateUsage=false
 """One living owner at a time; a dead one is seen at once on its own machine and after a minute from elsewhere."""
 
 import dataclasses
@@ -28,8 +29,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "exp").mkdir()
     if request.param == "disk":
         return Store(str(tmp_path / "exp"))
-    backend = store_module._ObjectStorage(SubTreeFileSystem(str(tmp_path), LocalFileSystem()), "exp")
-    monkeypatch.setattr(store_module._ObjectStorage, "open", classmethod(lambda cls, uri: backend))
+    backend = store_module.ObjectStorage(SubTreeFileSystem(str(tmp_path), LocalFileSystem()), "exp")
+    monkeypatch.setattr(store_module.ObjectStorage, "open", classmethod(lambda cls, uri: backend))
     return Store("test://exp")
 
 

@@ -29,7 +29,7 @@ def experiment(
     if request.param == "pyarrow":
         root = "test://bucket"
         disk = SubTreeFileSystem(str(tmp_path), LocalFileSystem())
-        kind = store_module._ObjectStorage
+        kind = store_module.ObjectStorage
 
         def opened(cls: object, uri: str) -> object:
             return kind(disk, uri.removeprefix("test://"))

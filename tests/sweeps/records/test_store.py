@@ -29,8 +29,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         return Store(str(tmp_path / "root"))
     (tmp_path / "root").mkdir()
     filesystem = SubTreeFileSystem(str(tmp_path), LocalFileSystem())
-    backend = store_module._ObjectStorage(filesystem, "root")
-    monkeypatch.setattr(store_module._ObjectStorage, "open", classmethod(lambda cls, uri: backend))
+    backend = store_module.ObjectStorage(filesystem, "root")
+    monkeypatch.setattr(store_module.ObjectStorage, "open", classmethod(lambda cls, uri: backend))
     return Store("test://bucket/root")
 
 

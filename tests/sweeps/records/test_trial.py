@@ -128,15 +128,15 @@ def test_a_kill_during_compaction_neither_loses_nor_doubles_a_row(
     for part in range(4):
         trial.append_rows(0, [make_row(s) for s in range(part * 5, part * 5 + 5)])
     before = trial.rows()
-    delete, done = trial._store.delete, []
+    delete, done = Store.delete, list[str]()
 
-    def killed_after(rel: str) -> None:
+    def killed_after(store: Store, rel: str) -> None:
         if len(done) == num_deleted:
             raise KeyboardInterrupt
         done.append(rel)
-        delete(rel)
+        delete(store, rel)
 
-    monkeypatch.setattr(trial._store, "delete", killed_after)
+    monkeypatch.setattr(Store, "delete", killed_after)
     with pytest.raises(KeyboardInterrupt):
         trial.compact()
     monkeypatch.undo()

@@ -27,7 +27,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def opened(cls: type, uri: str) -> object:
         return cls(filesystem, "bucket" + urlsplit(uri).path)
 
-    monkeypatch.setattr(store_module._ObjectStorage, "open", classmethod(opened))
+    monkeypatch.setattr(store_module.ObjectStorage, "open", classmethod(opened))
     monkeypatch.setattr("sweeps.records.lock.SETTLE_S", 0.01)
     return tmp_path / "bucket"
 

@@ -215,7 +215,7 @@ def test_a_stop_request_is_heard_and_looked_for_only_now_and_then(experiment: Ex
 
 
 def limit_to(experiment: Experiment, rank: Rank, seconds: float) -> None:
-    for each in (experiment, rank._experiment):
+    for each in (experiment, rank.experiment):
         vars(each)["plan"] = dataclasses.replace(each.plan, leg_timeout_s=seconds)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from sweeps.engine.processes import launch_processes
-from sweeps.engine.processes.scratch import _prefix
+from sweeps.engine.processes.scratch import prefix_of
 from sweeps.engine.ranks.stacks import RankPlace, end_leg, end_rank, folder_of, places, take
 from sweeps.records.owner import process_started
 from sweeps.records.store import Store
@@ -110,7 +110,7 @@ def test_the_end_of_a_leg_ends_its_ranks_what_they_started_and_their_files(
     leg = launch_processes.leg_mark(URI, "static-b1")
     rank, child, other = start(**OF_LAUNCH), start(**OF_LAUNCH, NANOCHAT_SWEEP_LEG=leg), start(**OF_LAUNCH)
     place = place_of(rank)
-    downloaded, others = (tmp_path / f"{_prefix(p.pid, process_started(p.pid))}x" for p in (rank, other))
+    downloaded, others = (tmp_path / f"{prefix_of(p.pid, process_started(p.pid))}x" for p in (rank, other))
     for folder in (downloaded, others):
         folder.mkdir()
         (folder / "rank_0.pt").write_text("a checkpoint")

@@ -9,7 +9,7 @@ from ray.exceptions import ActorDiedError
 
 from sweeps.engine.processes.storage_retry import StorageLost
 from sweeps.engine.ranks.rank import Superseded
-from sweeps.engine.trials.driver import _close_attempt, cpu_environment, judge, stored_trial, write_result
+from sweeps.engine.trials.driver import close_attempt, cpu_environment, judge, stored_trial, write_result
 from sweeps.engine.trials.next_move import StoredTrial
 from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
@@ -63,7 +63,7 @@ def test_what_an_attempt_found_of_the_text_refuses_the_launch(
     record = experiment.trial("static-b1")
     error = AttemptError(type=kind, message="what was found", traceback="")
     record.update_attempt(dataclasses.replace(record.start_attempt(num_workers=2), error=error))
-    _close_attempt(experiment, record, 0, None, run_s=12.5)
+    close_attempt(experiment, record, 0, None, run_s=12.5)
     assert record.attempt(0).run_s == 12.5
     refusal = experiment.refusal()
     assert (refusal.exit_code, refusal.reason) == (code, "what was found") if refusal else code is None

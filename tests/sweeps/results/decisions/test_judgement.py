@@ -144,8 +144,11 @@ def test_bounds_can_be_on_the_candidates_own_value_and_from_below():
     judgement = judge(judged_experiment({"cap1": -0.03}, gates=gates))
     assert words(judgement) == ["HOLDS", "HOLDS", "HOLDS"]
     assert judgement.gates[0].value == pytest.approx(4.0, abs=0.01)
-    assert judgement.gates[1].low is not None
-    assert judgement.gates[1].low < judgement.gates[1].value < judgement.gates[1].high
+    low, value, high = judgement.gates[1].low, judgement.gates[1].value, judgement.gates[1].high
+    assert low is not None
+    assert value is not None
+    assert high is not None
+    assert low < value < high
     assert words(judge(judged_experiment({"cap1": 0.03}, gates=gates)))[1] == "EXCEEDED"
 
 
@@ -185,7 +188,7 @@ def test_the_smallest_effect_that_blocks_can_tell():
         ({"at_most": math.inf}, "finite number"),
     ],
 )
-def test_a_gate_that_cannot_be_is_refused(arguments: dict[str, float], message: str):
+def test_a_gate_that_cannot_be_is_refused(arguments: dict[str, Any], message: str):
     with pytest.raises(SweepError, match=message):
         Gate("loss", **arguments)
 
