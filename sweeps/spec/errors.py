@@ -3,6 +3,8 @@
     SweepToolError      1    an internal failure that has a sentence
       UsageError        2    a command line that cannot be served
         SweepError      2    a sweep file, preset or setting that cannot be
+      GateFailed        3    a gate's bound is exceeded
+      GateUndecided     4    the measurements do not decide a gate yet, or may not be judged
       LegsFailed        5    some legs ended by their own error
       DriftError        6    the text is not what earlier legs of the experiment read
       CorruptData       7    stored data that cannot be trusted
@@ -31,6 +33,18 @@ class UsageError(SweepToolError):
 
 class SweepError(UsageError):
     """A sweep file, preset or setting that cannot be."""
+
+
+class GateFailed(SweepToolError):
+    """A gate's bound is exceeded."""
+
+    exit_code = 3
+
+
+class GateUndecided(SweepToolError):
+    """The measurements do not decide a gate yet, or may not be judged."""
+
+    exit_code = 4
 
 
 class LegsFailed(SweepToolError):

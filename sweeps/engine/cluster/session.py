@@ -23,7 +23,6 @@ from sweeps.spec.errors import NoCluster
 
 COLLECTIVE_TIMEOUT_S = 1800  # longer than the hang watch, which stores stacks first
 _ANSWER_S = 10.0
-OBJECT_STORE_BYTES = 200 * 2**20  # nothing large passes through it
 
 # For this process, before ray is imported. Ray's own boxes, tips, usage reports and result files stay away.
 _LAUNCHER_ENVIRONMENT = {

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sweeps.records.documents import COMPLETED_STATES
 from sweeps.results.decisions.judgement import GateVerdict, Judgement, LegVerdict, blocks_to_decide
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec.legs import Leg
@@ -125,7 +126,7 @@ def _gates(gates: Sequence[GateVerdict]) -> Phrase:
 
 def _basis(snapshot: Snapshot, verdict: LegVerdict) -> str:
     """On what it rests: trials and blocks."""
-    done = sum(trial.state in ("completed", "stopped_early") for trial in snapshot.trials)
+    done = sum(trial.state in COMPLETED_STATES for trial in snapshot.trials)
     after = verdict.finding.decided_after
     decided = f"; decided after {counted(after, 'block')}" if after is not None else ""
     return f"; {done} of {counted(len(snapshot.trials), 'trial')}{decided}."

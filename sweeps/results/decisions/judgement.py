@@ -12,11 +12,13 @@ from typing import Literal
 
 import numpy as np
 
+from sweeps.records.documents import COMPLETED_STATES, SETTLED_STATES
 from sweeps.results.decisions.bounds import Bounded, maximum_at_most, mean_at_most, own_mean_at_most
 from sweeps.results.decisions.contrasts import Floats
 from sweeps.results.decisions.looks import DEFAULT_FLOOR_SD, FIRST_LOOK, LegFinding, boundary, findings, looks_after
 from sweeps.results.measures.compare import differing_code, why_barred, why_unusable
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
+from sweeps.spec.errors import GateFailed, GateUndecided
 from sweeps.spec.legs import Leg
 from sweeps.spec.metrics import METRIC, Metric
 from sweeps.spec.parts import Gate
@@ -27,7 +29,6 @@ Outcome = Literal["PASS", "FAIL", "UNDECIDED"]
 SMALL = 0.005  # an improvement below this is called small
 SPEED = "tok_per_sec"
 _UNSTEADY = "the baseline varies far more than the other legs, or the looks contradict each other"
-_OVER = ("completed", "stopped_early", "failed", "dropped")
 _PASSES, _FAILS = ("IMPROVED", "HOLDS"), ("REGRESSED", "EXCEEDED", "EQUIVALENT")
 
 
@@ -96,8 +97,8 @@ class Judgement:
 
     @property
     def exit_code(self) -> int:
-        """0, 3 or 4."""
-        return {"PASS": 0, "FAIL": 3, "UNDECIDED": 4}[self.outcome]
+        """0, or that of the error that says why not."""
+        return {"PASS": 0, "FAIL": GateFailed.exit_code, "UNDECIDED": GateUndecided.exit_code}[self.outcome]
 
     @property
     def is_decided(self) -> bool:
@@ -148,7 +149,7 @@ class _Table:
         """How many blocks are complete, from the first on."""
         for block in self.blocks:
             trials = [trial for trial in self.snapshot.trials if trial.trial.block == block]
-            if not trials or any(trial.state not in _OVER for trial in trials):
+            if not trials or any(trial.state not in SETTLED_STATES for trial in trials):
                 return block - 1
         return len(self.blocks)
 
@@ -166,7 +167,7 @@ class _Table:
 
     def _value(self, metric: Metric, leg: Leg, reference: Leg, block: int, logs: bool) -> float:
         trial, other = self.trial(leg, block), self.trial(reference, block)
-        if trial is None or trial.state not in ("completed", "stopped_early"):
+        if trial is None or trial.state not in COMPLETED_STATES:
             return math.nan
         if why_unusable(trial) or (other is not None and other is not trial and why_barred(metric, trial, other)):
             return math.nan

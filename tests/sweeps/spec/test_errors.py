@@ -9,6 +9,8 @@ def test_every_error_has_the_exit_code_that_scripts_rely_on() -> None:
         "SweepToolError": 1,
         "UsageError": 2,
         "SweepError": 2,
+        "GateFailed": 3,
+        "GateUndecided": 4,
         "LegsFailed": 5,
         "DriftError": 6,
         "CorruptData": 7,
