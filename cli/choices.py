@@ -48,7 +48,7 @@ def first_blocks(text: str) -> int:
 
     if text == AUTO:
         return MIN_BLOCKS
-    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+    if not text.isascii() or not text.isdecimal() or len(text) > 100:
         raise UsageError(f"--blocks is a number of blocks or {AUTO!r}, got {text!r}")
     return int(text)
 

@@ -109,7 +109,7 @@ def test_a_file_with_spaces_and_unicode_in_its_path_is_fine(program: Callable, t
     folder = tmp_path / "my sweeps"
     folder.mkdir()
     (folder / "größe 1.py").write_text(GOOD)
-    done = program("plan", folder / "größe 1.py")
+    done = program("plan", folder / "größe 1.py", "--num-steps", "24", "--set", "data.total_batch_tokens=131072")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("good: Does it matter?")
 
