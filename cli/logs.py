@@ -71,9 +71,10 @@ def trials_of(experiment: "Experiment", leg: str | None) -> "list[TrialRecord]":
 
 
 def current(records: "list[TrialRecord]") -> "TrialRecord | None":
-    """The trial whose attempt started last, which is the running one if any is; None before the first."""
+    """The trial that runs, else the one whose attempt started last; None before the first."""
     started = [(attempts[-1].started_utc, i) for i, r in enumerate(records) if (attempts := r.attempts())]
-    return records[max(started)[1]] if started else None
+    chosen = max(((records[i].state() == "running", utc, i) for utc, i in started), default=None)
+    return records[chosen[2]] if chosen else None
 
 
 def _follow(experiment: "Experiment", candidates: "list[TrialRecord]") -> None:

@@ -23,7 +23,7 @@ def stop(
     from sweeps.spec.errors import UsageError
 
     experiment = Experiment.open(find_experiment(exp, storage))
-    owner = experiment.owner()
+    owner = experiment.owner() or experiment.owner(certain=True)
     if owner is None:
         note(f"{experiment.id} is not running ({experiment.state()}); nothing to stop")
         return

@@ -49,7 +49,8 @@ def run_experiment(experiment: Experiment, context: LaunchContext) -> Outcome:
     """
     stop = StopState(context.grace_s, context.stop_after_s)
     owner = Owner.this_process()
-    experiment.lock(owner)
+    with reporting(f"a sign of life of whoever ran {experiment.id} on another host", context.on_event):
+        experiment.lock(owner)
     try:
         experiment.clear_requests()
         for name in context.drop:

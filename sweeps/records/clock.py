@@ -25,5 +25,8 @@ def seconds_between(start: str | None, end: str | None) -> float | None:
 
 
 def wall_s(attempt: AttemptRecord) -> float | None:
-    """How long an attempt took; None while it runs or where that is not known."""
-    return seconds_between(attempt.started_utc, attempt.ended_utc)
+    """How long an attempt took; None while it runs or where that is not known.
+
+    Its driver's own measurement if there is one. Older versions stored none.
+    """
+    return seconds_between(attempt.started_utc, attempt.ended_utc) if attempt.run_s is None else attempt.run_s

@@ -26,7 +26,7 @@ from sweeps.records.documents import (
     utc_now,
 )
 from sweeps.records.home import typed_name
-from sweeps.records.lock import Lock, current_owner
+from sweeps.records.lock import Lock, current_owner, watched_owner
 from sweeps.records.owner import Owner
 from sweeps.records.store import Store
 from sweeps.records.trial import TrialRecord
@@ -159,9 +159,13 @@ class Experiment:
         """Whether another may have taken over since `lock`, because storage has not been reached for too long."""
         return self._lock is not None and self._lock.is_lost()
 
-    def owner(self) -> Owner | None:
-        """Who runs the experiment now; None if nobody does or the last owner died."""
-        return current_owner(self.store)
+    def owner(self, *, certain: bool = False) -> Owner | None:
+        """Who runs the experiment now; None if nobody does or the last owner died.
+
+        An owner on another host is guessed at by its recorded time at the first look. `certain` watches instead, which
+        takes up to a minute.
+        """
+        return watched_owner(self.store) if certain else current_owner(self.store)
 
     def request_stop(self, reason: str) -> None:
         """Asks whoever runs the experiment to stop after the current step and checkpoint."""
@@ -193,8 +197,19 @@ class Experiment:
         self.store.delete(_REFUSAL)
 
     def trial_states(self) -> dict[str, TrialState]:
-        """The state of each trial by name, in plan order."""
-        return {trial.name: trial.state() for trial in self.trials()}
+        """The state of each trial by name, in plan order. One with a damaged document is interrupted: it has no end."""
+        return {trial.name: self._state_or_damage(trial)[0] for trial in self.trials()}
+
+    def damage(self) -> list[str]:
+        """What is wrong with documents of trials that cannot be read, one sentence each."""
+        return [damage for trial in self.trials() if (damage := self._state_or_damage(trial)[1])]
+
+    @staticmethod
+    def _state_or_damage(trial: TrialRecord) -> tuple[TrialState, str | None]:
+        try:
+            return trial.state(), None
+        except CorruptData as error:
+            return "interrupted", str(error)
 
     def state(self) -> ExperimentState:
         """How far the experiment is."""

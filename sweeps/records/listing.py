@@ -1,4 +1,4 @@
-"""What experiments lie under a root and how each stands. One that cannot be understood is listed too, as damaged.
+"""Which experiments are under a root, and their states. One that cannot be understood is listed too, as damaged.
 
 A folder counts as an experiment when it holds a manifest, or trials without one: then the manifest was lost. Whatever
 else lies there is not ours.
@@ -28,7 +28,7 @@ class Listed:
     sweep: str | None
     state: ExperimentState | Literal["damaged"]
     started_utc: str | None
-    damage: str | None = None  # why it cannot be read
+    damage: str | None = None  # why it, or a trial in it, cannot be read
 
 
 def describe_experiments(root: str) -> list[Listed]:
@@ -60,7 +60,14 @@ def _is_experiment(store: Store, name: str) -> bool:
 def _describe(id: str, uri: str) -> Listed:
     try:
         experiment = Experiment.open(uri)
-        started = experiment.manifest.created_utc
-        return Listed(id=id, path=uri, sweep=experiment.manifest.sweep, state=experiment.state(), started_utc=started)
+        manifest, damage = experiment.manifest, "; ".join(experiment.damage()) or None
+        return Listed(
+            id=id,
+            path=uri,
+            sweep=manifest.sweep,
+            state=experiment.state(),
+            started_utc=manifest.created_utc,
+            damage=damage,
+        )
     except (SweepToolError, OSError) as error:
         return Listed(id=id, path=uri, sweep=None, state="damaged", started_utc=None, damage=str(error))

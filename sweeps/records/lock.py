@@ -6,8 +6,10 @@ cannot race. Nothing is ever deleted there; an owner only rewrites its own file 
 can damage another's claim, however long it was asleep.
 
 Elsewhere there is no exclusive creation: each bidder puts `lock/<uuid>.json`, waits, and lists. A held lease, or else
-the lowest (time, uuid) among the living bids, wins; losers delete theirs. The wait covers the time between a winner's
-look and its mark, so two bidders always see each other.
+the lowest uuid among the living bids, wins; losers delete theirs. The wait covers the time between a winner's look and
+its mark, so two bidders always see each other.
+
+Whoever finds a lease of another host first watches it: `liveness` says why that takes up to a minute.
 """
 
 import contextlib
@@ -15,41 +17,53 @@ import dataclasses
 import re
 import threading
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from sweeps.records.documents import json_bytes, json_object, utc_now
-from sweeps.records.owner import HEARTBEAT_S, STALE_AFTER_S, Owner, is_alive
+from sweeps.records.liveness import Lease, Watch
+from sweeps.records.owner import HEARTBEAT_S, STALE_AFTER_S, Owner
 from sweeps.records.store import Store
 from sweeps.spec.checked import moment, typed
 from sweeps.spec.errors import CorruptData, Locked
 
 _NUMBERED = re.compile(r"owner-(\d{6,18})\.json")
-_MOST_CLOCKS_DIFFER = timedelta(days=1)
 SETTLE_S = 2.0  # how long a bid on object storage waits for its rivals
+POLL_S = 0.5  # between two looks at a lease that is watched
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lease:
-    """An owner's claim as it stands in storage."""
-
-    owner: Owner
-    heartbeat_utc: str
-    held: bool = True  # False: still bidding
-    released: bool = False
-
-    def is_live(self) -> bool:
-        """Whether the claim still counts."""
-        return not self.released and is_alive(self.owner, self.heartbeat_utc, datetime.now(UTC))
+_watch = Watch()  # of this process' questions who the owner is, which often come again and again
 
 
 def current_owner(store: Store) -> Owner | None:
-    """The living owner, if there is one. Reads only."""
+    """The living owner, if there is one. Reads only, and does not wait.
+
+    At the first look at an owner of another host it is a guess by the clocks of both; later looks know.
+    """
+    living = [lease for lease in _held(store) if _is_believed_alive(lease)]
+    return min(living, key=_rank).owner if living else None
+
+
+def watched_owner(store: Store) -> Owner | None:
+    """As `current_owner`, but certain: where only watching can tell, it takes up to a minute."""
+    while any(_watch.lives(lease) is None for lease in _held(store)):
+        time.sleep(POLL_S)
+    return current_owner(store)
+
+
+def _held(store: Store) -> list[Lease]:
+    """The lease that counts on a disk; elsewhere those of all that have won an election."""
     if store.is_local:
         _, lease = _newest(store)
-        return lease.owner if lease and lease.is_live() else None
-    held = [lease for lease in _leases(store).values() if lease.held and lease.is_live()]
-    return min(held, key=_rank).owner if held else None
+        return [lease] if lease else []
+    return [lease for lease in _leases(store).values() if lease.held]
+
+
+def _is_believed_alive(lease: Lease) -> bool:
+    lives = _watch.lives(lease)
+    if lives is not None:
+        return lives
+    silent_s = (datetime.now(UTC) - moment(lease.heartbeat_utc)).total_seconds()
+    return abs(silent_s) <= STALE_AFTER_S
 
 
 class Lock:
@@ -61,16 +75,16 @@ class Lock:
         self._path = ""
         self._stop = threading.Event()
         self._pulse: threading.Thread | None = None
-        self._last_heartbeat = 0.0
+        self._last_heartbeat, self._num_beats = 0.0, 0
         self._is_replaced = False
 
     def acquire(self) -> None:
-        """Raises Locked, naming the living owner and what to do."""
+        """Raises Locked, naming the living owner and what to do. Where an owner on another host left its lease, that
+        takes up to a minute."""
         if self._store.is_local:
-            self._path = _claim_next_number(self._store, self.owner)
+            self._path, self._last_heartbeat = _claim_next_number(self._store, self.owner)
         else:
-            self._path = _win_election(self._store, self.owner, self._settle_s)
-        self._last_heartbeat = time.monotonic()
+            self._path, self._last_heartbeat = _win_election(self._store, self.owner, self._settle_s)
         self._pulse = threading.Thread(target=self._beat, name="experiment-heartbeat", daemon=True)
         self._pulse.start()
 
@@ -109,8 +123,10 @@ class Lock:
                 if not self._is_still_mine():
                     self._is_replaced = True  # this process was asleep; whoever came believes it dead
                     return
-                self._store.write(self._path, _lease_bytes(_fresh(self.owner)))
-                self._last_heartbeat = time.monotonic()
+                begin_s = time.monotonic()  # a watcher may see the lease before this process knows that it is there
+                self._num_beats += 1
+                self._store.write(self._path, _lease_bytes(_fresh(self.owner, beat=self._num_beats)))
+                self._last_heartbeat = begin_s
 
     def _is_still_mine(self) -> bool:
         """Whether nobody has taken over: a newer number on a disk; elsewhere takers delete the dead's leases."""
@@ -119,39 +135,61 @@ class Lock:
         return self._store.exists(self._path)
 
 
-def _claim_next_number(store: Store, owner: Owner) -> str:
+def _claim_next_number(store: Store, owner: Owner) -> tuple[str, float]:
+    """The claim's path, and when it was written at the earliest, by the clock since boot."""
+    watch = Watch()
     while True:
         number, lease = _newest(store)
-        if lease and lease.is_live():
+        lives = watch.lives(lease) if lease else False
+        if lease and lives:
             raise _locked(store, lease.owner)
-        path = _path_of(number + 1)
+        if lives is None:
+            time.sleep(POLL_S)
+            continue
+        path, begin_s = _path_of(number + 1), time.monotonic()
         with contextlib.suppress(FileExistsError):  # somebody was faster: look again, it may live
             store.create(path, _lease_bytes(_fresh(owner)))
-            return path
+            return path, begin_s
 
 
-def _win_election(store: Store, owner: Owner, settle_s: float) -> str:
+def _win_election(store: Store, owner: Owner, settle_s: float) -> tuple[str, float]:
+    """As `_claim_next_number`, where creation is not exclusive."""
+    watch = Watch()
+    _wait_until_known(store, watch)
     mine = f"lock/{owner.id}.json"
-    store.write(mine, _lease_bytes(_fresh(owner, held=False)))
+    bid = _fresh(owner, held=False)
+    store.write(mine, _lease_bytes(bid))
     try:
         time.sleep(settle_s)
-        leases = _leases(store)
-        rivals = [lease for path, lease in leases.items() if path != mine and lease.is_live()]
-        for rival in rivals:
-            if rival.held or _rank(rival) < _rank(leases[mine]):
+        others = {path: lease for path, lease in _leases(store).items() if path != mine}
+        dead = [path for path, lease in others.items() if watch.lives(lease) is False]
+        for path, rival in others.items():  # one that is seen for the first time has just come
+            if path not in dead and (rival.held or _rank(rival) < _rank(bid)):
                 raise _locked(store, rival.owner)
+        begin_s = time.monotonic()
         store.write(mine, _lease_bytes(_fresh(owner)))
     except BaseException:
         store.delete(mine)
         raise
-    for path, lease in leases.items():
-        if path != mine and not lease.is_live():
-            store.delete(path)
-    return mine
+    for path in dead:
+        store.delete(path)
+    return mine, begin_s
 
 
-def _rank(lease: Lease) -> tuple[str, str]:
-    return (lease.owner.started_utc, lease.owner.id)
+def _wait_until_known(store: Store, watch: Watch) -> None:
+    """Returns once it is known of each owner on another host whether it lives. Raises Locked if one does."""
+    while True:
+        lives = [(lease, watch.lives(lease)) for lease in _leases(store).values()]
+        for lease, is_alive in lives:
+            if is_alive and lease.held:
+                raise _locked(store, lease.owner)
+        if all(is_alive is not None for _, is_alive in lives):
+            return
+        time.sleep(POLL_S)
+
+
+def _rank(lease: Lease) -> str:
+    return lease.owner.id
 
 
 def _newest(store: Store) -> tuple[int, Lease | None]:
@@ -184,16 +222,13 @@ def _leases(store: Store) -> dict[str, Lease]:
 def _read(store: Store, path: str) -> Lease:
     where = store.uri_of(path)
     try:
-        lease = typed(Lease, json_object(store.read(path), where), where)
-        if moment(lease.heartbeat_utc) > datetime.now(UTC) + _MOST_CLOCKS_DIFFER:
-            raise CorruptData(f"{where} is damaged: its heartbeat is of {lease.heartbeat_utc}")
+        return typed(Lease, json_object(store.read(path), where), where)
     except CorruptData as problem:
         raise CorruptData(f"{problem}; or delete it, if nothing runs there") from None
-    return lease
 
 
-def _fresh(owner: Owner, *, held: bool = True, released: bool = False) -> Lease:
-    return Lease(owner=owner, heartbeat_utc=utc_now(), held=held, released=released)
+def _fresh(owner: Owner, *, beat: int = 0, held: bool = True, released: bool = False) -> Lease:
+    return Lease(owner=owner, heartbeat_utc=utc_now(), beat=beat, held=held, released=released)
 
 
 def _lease_bytes(lease: Lease) -> bytes:

@@ -2,7 +2,7 @@
 
 On the owner's own machine the kernel answers at once: the process must exist, be no zombie, and have been started at
 the moment that was noted, so that a reused pid is not mistaken for the owner. Same machine means same host name, same
-boot and same pid namespace (two containers may share the first two). From anywhere else only the heartbeat tells.
+boot and same pid namespace (two containers may share the first two). From anywhere else `liveness` tells.
 """
 
 import os
@@ -10,10 +10,9 @@ import socket
 import sys
 import uuid
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
 
-from sweeps.records.documents import parse_utc, utc_now
+from sweeps.records.documents import utc_now
 
 HEARTBEAT_S = 10.0
 STALE_AFTER_S = 60.0
@@ -47,12 +46,12 @@ class Owner:
         )
 
 
-def is_alive(owner: Owner, heartbeat_utc: str, now: datetime) -> bool:
-    """Whether the owner still runs: by its process where this machine can see it, by its heartbeat elsewhere."""
-    if _sees(owner):
-        started = process_started(owner.pid)
-        return started is not None and started == owner.pid_started
-    return now - parse_utc(heartbeat_utc) <= timedelta(seconds=STALE_AFTER_S)
+def lives_here(owner: Owner) -> bool | None:
+    """Whether the owner's process runs; None where this machine cannot see it."""
+    if not _sees(owner):
+        return None
+    started = process_started(owner.pid)
+    return started is not None and started == owner.pid_started
 
 
 def _sees(owner: Owner) -> bool:

@@ -6,6 +6,7 @@ parts are compacted into one file; whatever is killed in between, each row is fo
 """
 
 import os
+import re
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -30,6 +31,9 @@ from sweeps.records.provenance import Code
 from sweeps.records.row_parts import NewSteps, StoredSteps, part_files, read_rows, read_steps
 from sweeps.records.rows import StepRow, encode_rows
 from sweeps.records.store import Store
+
+_ATTEMPT = re.compile(r"([0-9]{3,9})\.json")
+_COMPACTED = re.compile(r"compacted-([0-9]{3,9})\.jsonl")
 
 
 class TrialRecord:
@@ -65,8 +69,7 @@ class TrialRecord:
 
     def start_attempt(self, *, num_workers: int, code: Code | None = None) -> AttemptRecord:
         """Opens the attempt with the next free number, run by the calling process and its `code`, if that is known."""
-        files = self._attempt_files()
-        number = int(files[-1].removesuffix(".json")) + 1 if files else 0
+        number = _next_number(_ATTEMPT, self._store.list(self.folders.attempts))
         while True:
             record = AttemptRecord(
                 number=number,
@@ -101,8 +104,8 @@ class TrialRecord:
             return
         prefix = f"a{attempt:03d}-p"
         if attempt not in self._next_part:
-            taken = [n for n in part_files(self._store, self.folders.rows) if n.startswith(prefix)]
-            self._next_part[attempt] = int(taken[-1][len(prefix) :].removesuffix(".jsonl")) + 1 if taken else 0
+            pattern = re.compile(rf"{prefix}([0-9]{{6,18}})\.jsonl")
+            self._next_part[attempt] = _next_number(pattern, part_files(self._store, self.folders.rows))
         part = self._next_part[attempt]
         try:
             self._store.create(f"{self.folders.rows}/{prefix}{part:06d}.jsonl", data)
@@ -132,8 +135,7 @@ class TrialRecord:
         if len(parts) <= 1:
             return
         once = {(row.attempt, row.step): row for rows in parts.values() for row in rows}
-        taken = [n for n in sorted(parts) if n.startswith("compacted-")]
-        number = int(taken[-1][10:].removesuffix(".jsonl")) + 1 if taken else 0
+        number = _next_number(_COMPACTED, parts)
         self._store.create(
             f"{self.folders.rows}/compacted-{number:03d}.jsonl", encode_rows(once[key] for key in sorted(once))
         )
@@ -216,7 +218,8 @@ class TrialRecord:
         return self._store.local_path(self.folders.log)
 
     def _attempt_files(self) -> list[str]:
-        return [n for n in self._store.list(self.folders.attempts) if n.endswith(".json")]
+        numbers = _numbers(_ATTEMPT, self._store.list(self.folders.attempts))
+        return [name for _, name in sorted(numbers)]
 
     def _attempt_path(self, number: int) -> str:
         return f"{self.folders.attempts}/{number:03d}.json"
@@ -224,6 +227,15 @@ class TrialRecord:
     def _read_attempt(self, name: str) -> AttemptRecord:
         path = f"{self.folders.attempts}/{name}"
         return from_bytes(AttemptRecord, self._store.read(path), self._store.uri_of(path))
+
+
+def _numbers(pattern: re.Pattern[str], names: Iterable[str]) -> list[tuple[int, str]]:
+    """The files that are named like the pattern, with the number in their names; others are somebody else's."""
+    return [(int(match[1]), name) for name in names if (match := pattern.fullmatch(name))]
+
+
+def _next_number(pattern: re.Pattern[str], names: Iterable[str]) -> int:
+    return 1 + max((number for number, _ in _numbers(pattern, names)), default=-1)
 
 
 def trial_state(

@@ -22,10 +22,16 @@ def between_legs_s(snapshot: Snapshot, trial: TrialSnapshot) -> float | None:
     if first is None or not math.isfinite(took_s):
         return None
     begun = first.timestamp() - took_s
-    others = [other.attempts[-1] for other in snapshot.trials if other is not trial and other.attempts]
-    ends = [moment(a.last_step_utc) for a in others if _same_driver(a, attempt)]
-    before = [end.timestamp() for end in ends if end is not None and end.timestamp() <= begun]
-    return begun - max(before) if before else None
+    before = _leg_before(snapshot, trial)
+    end = moment(before.last_step_utc) if before else None
+    return None if end is None or end.timestamp() > begun else begun - end.timestamp()
+
+
+def _leg_before(snapshot: Snapshot, trial: TrialSnapshot) -> AttemptRecord | None:
+    """The last attempt of the trial that the same driver ran before this one: it runs trials in the plan's order."""
+    earlier = snapshot.trials[: next(i for i, other in enumerate(snapshot.trials) if other is trial)]
+    attempts = [other.attempts[-1] for other in earlier if other.attempts]
+    return next((a for a in reversed(attempts) if _same_driver(a, trial.attempts[0])), None)
 
 
 def _same_driver(one: AttemptRecord, other: AttemptRecord) -> bool:

@@ -198,8 +198,9 @@ def _ended(trial: TrialSnapshot) -> Any:
 
 
 def _wall_time_min(trial: TrialSnapshot) -> float | None:
-    known = [seconds for attempt in trial.attempts if (seconds := wall_s(attempt)) is not None]
-    return sum(known) / 60 if known else None
+    ended = [wall_s(attempt) for attempt in trial.attempts if attempt.ended_utc is not None]
+    known = [seconds for seconds in ended if seconds is not None]
+    return sum(known) / 60 if ended and len(known) == len(ended) else None
 
 
 def _error(trial: TrialSnapshot, part: str) -> str | None:

@@ -1,21 +1,26 @@
 # pyright: reportPrivateUsage=false
 """One living owner at a time; a dead one is seen at once on its own machine and after a minute from elsewhere."""
 
+import contextlib
 import dataclasses
 import os
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime, timedelta
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from sweeps.records import store as store_module
-from sweeps.records.documents import parse_utc
-from sweeps.records.lock import Lease, Lock, _lease_bytes, current_owner
-from sweeps.records.owner import STALE_AFTER_S, Owner, is_alive
+from sweeps.records.documents import json_bytes, utc_now
+from sweeps.records.liveness import Lease
+from sweeps.records.lock import Lock, _lease_bytes, current_owner, watched_owner
+from sweeps.records.owner import Owner
 from sweeps.records.store import Store
 from sweeps.spec.errors import Locked
 
@@ -45,10 +50,10 @@ def dead_owner() -> Owner:
     return eval(done.stdout, {"Owner": Owner})
 
 
-def plant(store: Store, owner: Owner, heartbeat_utc: str) -> None:
+def plant(store: Store, owner: Owner, heartbeat_utc: str, beat: int = 0) -> None:
     """The claim of an owner that did not release it."""
     name = "owner-000001" if store.is_local else owner.id
-    store.write(f"lock/{name}.json", _lease_bytes(Lease(owner=owner, heartbeat_utc=heartbeat_utc)))
+    store.write(f"lock/{name}.json", _lease_bytes(Lease(owner=owner, heartbeat_utc=heartbeat_utc, beat=beat)))
 
 
 def test_the_second_owner_is_refused_and_told_host_pid_and_what_to_do(store: Store) -> None:
@@ -81,40 +86,82 @@ def test_a_dead_owner_on_this_machine_is_replaced_at_once(store: Store) -> None:
     successor.release()
 
 
-def test_a_reused_pid_is_not_mistaken_for_the_owner() -> None:
-    me = Owner.this_process()
-    assert me.pid_started is not None
-    now = datetime.now(UTC)
-    assert is_alive(me, LONG_AGO, now)
-    assert not is_alive(dataclasses.replace(me, pid_started=me.pid_started - 1), now.isoformat(), now)
+@pytest.fixture
+def short_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Owners elsewhere are dead after 0.4 s of silence instead of a minute."""
+    monkeypatch.setattr("sweeps.records.liveness.STALE_AFTER_S", 0.4)
+    monkeypatch.setattr("sweeps.records.lock.POLL_S", 0.02)
 
 
-def test_a_zombie_is_dead() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "pass"])
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    started = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19])
-    zombie = dataclasses.replace(Owner.this_process(), pid=child.pid, pid_started=started)
-    assert not is_alive(zombie, LONG_AGO, datetime.now(UTC))
-    child.wait()
+def owner_elsewhere() -> Owner:
+    return dataclasses.replace(Owner.this_process(), host="far-away")
 
 
-@pytest.mark.parametrize("field", ["host", "boot_id", "pid_namespace"])
-def test_an_owner_elsewhere_lives_as_long_as_its_heartbeat_is_fresh(field: str) -> None:
-    elsewhere = dataclasses.replace(Owner.this_process(), **{field: "another"})
-    beat = "2026-01-01T00:00:00Z"
-    assert is_alive(elsewhere, beat, parse_utc(beat) + timedelta(seconds=STALE_AFTER_S))
-    assert not is_alive(elsewhere, beat, parse_utc(beat) + timedelta(seconds=STALE_AFTER_S + 1))
+@contextlib.contextmanager
+def beating(store: Store, owner: Owner, heartbeat_utc: str) -> Iterator[None]:
+    """An owner whose heart beats, with a clock that always says the same."""
+    over = threading.Event()
+
+    def beat() -> None:
+        for number in count():
+            plant(store, owner, heartbeat_utc, number)
+            if over.wait(0.05):
+                return
+
+    plant(store, owner, heartbeat_utc)
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
-def test_an_owner_on_another_host_is_refused_while_fresh_and_replaced_when_stale(store: Store) -> None:
-    elsewhere = dataclasses.replace(Owner.this_process(), id="0" * 32, host="far-away")
-    plant(store, elsewhere, datetime.now(UTC).isoformat())
-    with pytest.raises(Locked, match="on far-away"):
-        lock(store).acquire()
-    plant(store, elsewhere, LONG_AGO)
-    successor = lock(store)
+WRONG_CLOCKS = (LONG_AGO, "2099-01-01T00:00:00Z", None)
+
+
+@pytest.mark.parametrize("heartbeat_utc", WRONG_CLOCKS)
+def test_an_owner_on_another_host_is_refused_while_its_lease_changes_whatever_its_clock_says(
+    store: Store, short_watch: None, heartbeat_utc: str | None
+) -> None:
+    elsewhere = owner_elsewhere()
+    with beating(store, elsewhere, heartbeat_utc or utc_now()):
+        with pytest.raises(Locked, match="on far-away"):
+            lock(store).acquire()
+        assert watched_owner(store) == elsewhere
+
+
+@pytest.mark.parametrize("heartbeat_utc", WRONG_CLOCKS)
+def test_a_silent_owner_on_another_host_is_replaced_after_a_while_whatever_its_clock_said(
+    store: Store, short_watch: None, heartbeat_utc: str | None
+) -> None:
+    plant(store, owner_elsewhere(), heartbeat_utc or utc_now())
+    assert watched_owner(store) is None
+    begin_s, successor = time.monotonic(), lock(store)
     successor.acquire()
+    assert time.monotonic() - begin_s > 0.4
+    assert current_owner(store) == successor.owner
     successor.release()
+
+
+def test_who_asks_once_gets_a_guess_and_who_asks_again_knows(store: Store, short_watch: None) -> None:
+    elsewhere = owner_elsewhere()
+    with beating(store, elsewhere, LONG_AGO):
+        assert current_owner(store) is None
+        time.sleep(0.2)
+        assert current_owner(store) == elsewhere
+    time.sleep(0.5)
+    assert current_owner(store) is None
+
+
+def test_a_lease_of_an_older_version_has_no_count_of_its_beats(store: Store) -> None:
+    elsewhere = owner_elsewhere()
+    values = dataclasses.asdict(Lease(owner=elsewhere, heartbeat_utc=utc_now()))
+    del values["beat"]
+    name = "owner-000001" if store.is_local else elsewhere.id
+    store.write(f"lock/{name}.json", json_bytes({"schema": "nanochat-sweep/lease/1", **values}))
+    assert current_owner(store) == elsewhere
 
 
 def test_of_many_that_take_over_from_a_dead_owner_exactly_one_wins(store: Store) -> None:
@@ -167,7 +214,7 @@ def test_the_heartbeat_goes_on_and_its_silence_is_noticed(store: Store, monkeypa
 
 
 def test_an_owner_that_was_taken_for_dead_notices_and_leaves_the_next_one_alone(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, short_watch: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asleep = lock(store, dataclasses.replace(Owner.this_process(), id="0" * 32, host="far-away"))
     asleep.acquire()

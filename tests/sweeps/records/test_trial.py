@@ -207,3 +207,27 @@ def test_a_trial_without_attempts_is_pending_and_one_with_a_result_completed(
 def test_a_name_that_is_no_trial_is_refused(make_experiment: Make) -> None:
     with pytest.raises(UsageError, match="has no trial 'other'"):
         make_experiment().trial("other")
+
+
+def test_attempts_are_in_the_order_of_their_numbers_also_beyond_three_digits(trial: TrialRecord) -> None:
+    trial.start_attempt(num_workers=1)
+    first = (folder(trial) / "attempts" / "000.json").read_text()
+    for number in (998, 999, 1000):
+        text = first.replace('"number": 0', f'"number": {number}')
+        (folder(trial) / "attempts" / f"{number}.json").write_text(text)
+    assert [attempt.number for attempt in trial.attempts()] == [0, 998, 999, 1000]
+    assert trial.start_attempt(num_workers=1).number == 1001
+
+
+def test_files_that_others_leave_next_to_ours_are_not_ours(trial: TrialRecord, make_row: MakeRow) -> None:
+    trial.start_attempt(num_workers=1)
+    trial.append_rows(0, [make_row(0)])
+    for name in ("attempts/000 (copy).json", "attempts/latest.json", "attempts/Thumbs.db", "rows/a000-p000000 2.jsonl"):
+        (folder(trial) / name).write_text("")
+    (folder(trial) / "rows" / "compacted-old.jsonl").write_text("")
+    assert [attempt.number for attempt in trial.attempts()] == [0]
+    assert trial.start_attempt(num_workers=1).number == 1
+    again = TrialRecord(trial._store, trial.name, lambda: False)
+    again.append_rows(0, [make_row(1)])
+    again.compact()
+    assert [row.step for row in again.rows()] == [0, 1]
