@@ -57,7 +57,7 @@ class ModelConfig:
     attention: AttentionBackend = "auto"
 
     def __post_init__(self) -> None:
-        _check_values("model", vars(self))
+        _check_kinds("model", self)
         for name in ("depth", "aspect_ratio", "head_dim", "seq_len", "vocab_size"):
             _require(getattr(self, name) > 0, f"model.{name} must be positive, got {getattr(self, name)}")
         _require(self.depth <= MAX_DEPTH, f"model.depth must be at most {MAX_DEPTH:,}, got {self.depth:,}")
@@ -104,7 +104,7 @@ class MoEConfig:
     router_bias_rate: float = 0.0  # how far a step moves an expert's bias towards even load; 0: no bias
 
     def __post_init__(self) -> None:
-        _check_values("moe", vars(self))
+        _check_kinds("moe", self)
         for name in ("num_experts", "top_k", "every", "hidden_mult"):
             _require(getattr(self, name) > 0, f"moe.{name} must be positive, got {getattr(self, name)}")
         _require(self.top_k <= self.num_experts, f"moe.top_k {self.top_k} exceeds moe.num_experts {self.num_experts}")
@@ -155,7 +155,7 @@ class OptimConfig:
     adam_beta2: float = 0.95
 
     def __post_init__(self) -> None:
-        _check_values("optim", vars(self))
+        _check_kinds("optim", self)
         for name in ("embedding_lr", "unembedding_lr", "matrix_lr", "scalar_lr", "weight_decay"):
             _require(getattr(self, name) >= 0, f"optim.{name} must be >= 0, got {getattr(self, name)}")
         for name in ("adam_beta1", "adam_beta2"):
@@ -174,7 +174,7 @@ class ScheduleConfig:
     final_lr_frac: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_values("schedule", vars(self))
+        _check_kinds("schedule", self)
         for name in ("num_steps", "target_flops", "target_param_data_ratio"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"schedule.{name} must be positive or None, got {value}")
@@ -195,7 +195,7 @@ class DataConfig:
     total_batch_tokens: int | None = None  # tokens per optimizer step over all ranks; None: from the model's size
 
     def __post_init__(self) -> None:
-        _check_values("data", vars(self))
+        _check_kinds("data", self)
         _require(self.device_batch_size > 0, f"data.device_batch_size must be positive, got {self.device_batch_size}")
         _require(self.source != "", "data.source must be a folder, or None for the embedded corpus; got an empty text")
         total = self.total_batch_tokens
@@ -214,7 +214,7 @@ class EvalConfig:
     sample_every: int | None = 2000
 
     def __post_init__(self) -> None:
-        _check_values("eval", vars(self))
+        _check_kinds("eval", self)
         for name in ("every", "core_every", "sample_every"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"eval.{name} must be positive or None, got {value}")
@@ -239,7 +239,7 @@ class RunConfig:
     log_every: int = 1
 
     def __post_init__(self) -> None:
-        _check_values("run", vars(self))
+        _check_kinds("run", self)
         every = self.checkpoint_every
         _require(every is None or every > 0, f"run.checkpoint_every must be positive or None, got {every}")
         _require(self.log_every > 0, f"run.log_every must be positive, got {self.log_every}")
@@ -291,6 +291,12 @@ def _check_values(section: str, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         wrong = misfit(value, field_alternatives(f"{section}.{name}"))
         _require(wrong is None, f"{section}.{name} {wrong}")
+
+
+def _check_kinds(section: str, holder: Any) -> None:
+    """The same for a section that is being built, before its own checks compare its values."""
+    fields = dataclasses.fields(_SECTION_TYPES[section])
+    _check_values(section, {field.name: getattr(holder, field.name) for field in fields})
 
 
 _SECTION_TYPES: dict[str, type[Any]] = {

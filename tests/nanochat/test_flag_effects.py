@@ -16,6 +16,7 @@ from nanochat.flags import FLAGS, parse_flags
 from nanochat.stats import Checkpoint, Hooks, StartFacts, StepStats
 from nanochat.train import train
 from scripts import base_train
+from tests.helpers.flags import edited
 
 TINY = shlex.split(
     "--use-moe --n-experts 4 --expert-topk 2 --moe-freq 1 --expert-hidden-mult 2 --depth 2 --aspect-ratio 16 "
@@ -183,10 +184,10 @@ def test_a_run_with_the_flag_differs_from_one_without_it(
 ):
     aspect, without, added = EFFECTS[flag]
     root = tmp_path_factory.getbasetemp()
-    base = [places.get(word, word) for word in (*TINY, "--data", str(small_text), *without)]
+    base = [places.get(word, word) for word in edited(TINY, "--data", str(small_text), *without)]
     if tuple(base) not in seen_before:
         seen_before[tuple(base)] = _observe(base, root, capsys)
-    changed = _observe([*base, *(places.get(word, word) for word in added)], root, capsys)
+    changed = _observe(edited(base, *(places.get(word, word) for word in added)), root, capsys)
     assert changed[aspect] != seen_before[tuple(base)][aspect], f"{aspect} is the same with and without {flag}"
 
 

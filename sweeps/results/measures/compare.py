@@ -137,4 +137,4 @@ def _ratio(one: float | None, other: float | None) -> float | None:
 
 
 def _uses_fp8(leg: Leg) -> bool:
-    return (leg.config.precision.linears, leg.config.precision.experts) != ("bf16", "bf16")
+    return leg.config.precision.uses_fp8
