@@ -96,7 +96,7 @@ def run_and_tell(
     with telling(experiment) as tell:
         context = LaunchContext(
             on_event=tell,
-            refresh=lambda e: _refresh(e, options.report_copy, tell),
+            refresh=_Refresh(options.report_copy, tell),
             address=cluster,
             num_workers=num_workers,
             grace_s=options.grace_s,
@@ -126,18 +126,29 @@ def _grow(experiment: "Experiment", options: RunOptions) -> bool:
     return True
 
 
-def _refresh(experiment: "Experiment", report_copy: "ReportCopy | None", tell: "Callable[[Event], None]") -> None:
-    """Tables and report, and the report's copy; that one's failure is a warning."""
-    from sweeps.engine.watching.events import Warned
-    from sweeps.results.report.build import refresh
-    from sweeps.spec.errors import SweepToolError
+class _Refresh:
+    """Brings tables, report and the report's copy up to date, and says of each trial that diverged why, once."""
 
-    refresh(experiment)
-    if report_copy is not None:
-        try:
-            report_copy.publish(experiment)
-        except (OSError, SweepToolError) as error:
-            tell(Warned(message=f"the report's copy was not brought up to date: {error}; the next leg tries again"))
+    def __init__(self, report_copy: "ReportCopy | None", tell: "Callable[[Event], None]") -> None:
+        self._report_copy, self._tell = report_copy, tell
+        self._diverged: set[str] = set()
+
+    def __call__(self, experiment: "Experiment") -> None:
+        """A copy that fails is a warning."""
+        from sweeps.engine.watching.events import Warned
+        from sweeps.results.report.build import refresh
+        from sweeps.spec.errors import SweepToolError
+
+        snapshot = refresh(experiment)
+        for trial in snapshot.trials:
+            if trial.diverged is not None and trial.run not in self._diverged:
+                self._diverged.add(trial.run)
+                self._tell(Warned(message=f"{trial.run} diverged: {trial.diverged}"))
+        if self._report_copy is not None:
+            try:
+                self._report_copy.publish(experiment)
+            except (OSError, SweepToolError) as error:
+                self._tell(Warned(message=f"the report's copy was not updated: {error}; the next leg tries again"))
 
 
 def planned_workers(plan: "Plan", asked: int | None) -> int:

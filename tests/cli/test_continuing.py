@@ -52,7 +52,7 @@ def test_a_copy_of_the_report_that_fails_is_a_warning(program: Callable, old: Ex
     (shown / "report.md").mkdir(parents=True)
     done = program("launch", "smoke", "--name", "new", "--continue-from", "old", "--report-to", shown)
     assert done.code == 0
-    assert "warning: the report's copy was not brought up to date: " in done.err
+    assert "warning: the report's copy was not updated: " in done.err
 
 
 def test_a_detached_launch_prints_its_id_and_runs_on_by_itself(

@@ -1,5 +1,6 @@
 """`restore` asks for hardware only where there is something left to run. A real one: tests/integration."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
 from sweeps.spec.find import load_sweep
 from sweeps.spec.plan import make_plan
+from tests.helpers.rows import row
 
 
 @pytest.fixture
@@ -79,3 +81,16 @@ def test_a_running_experiment_loses_no_leg(program: Callable, full_size: Experim
         full_size.unlock()
     assert done.code == 75
     assert full_size.trial(full_size.plan.trials[0].name).state() == "pending"
+
+
+def test_a_run_says_of_a_leg_that_it_diverged(
+    program: Callable, full_size: Experiment, complete: Callable[..., None]
+) -> None:
+    first, *others = full_size.plan.trials
+    complete(full_size, first.name, [row(s, trial=first.name, loss=math.nan, loss_ema=math.nan) for s in range(40)])
+    for trial in others:
+        complete(full_size, trial.name)
+    done = program("restore", "mine", "--address", "local")
+    assert done.code == 0, done.err
+    assert f"warning: {first.leg.name} diverged: the loss is not a finite number" in done.err
+    assert done.err.count("diverged") == 1

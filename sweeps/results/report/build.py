@@ -66,11 +66,12 @@ def write_chosen(snapshots: Sequence[Snapshot], out_md: Path | None, out_html: P
     return written
 
 
-def refresh(experiment: Experiment) -> None:
-    """Export and report of the present moment; what a running experiment calls after each leg."""
+def refresh(experiment: Experiment) -> Snapshot:
+    """Writes export and report of the present moment and returns it; what a run calls after each leg."""
     snapshot = read_snapshot(experiment)
     export_snapshot(snapshot, export_store(experiment, None))
     write_snapshots([snapshot], Store(experiment.store.uri_of("report")))
+    return snapshot
 
 
 def file_bytes(text: str) -> bytes:
