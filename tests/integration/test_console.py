@@ -5,7 +5,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import struct
 import subprocess
 import sys
@@ -16,17 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.data.corpus import prepare_embedded
-
 pytestmark = pytest.mark.integration
 
 PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
 OWN = {"CUDA_VISIBLE_DEVICES": "", "RAY_ADDRESS": "local"}
 
 
-def call(storage: Path, *words: str | Path, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
+def call(storage: Path, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [PROGRAM, *words, "--storage", storage]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=os.environ | OWN)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | OWN | environment)
 
 
 def test_a_launch_on_a_terminal_is_stopped_from_another_one(tmp_path: Path) -> None:
@@ -68,15 +65,29 @@ def test_a_launch_on_a_terminal_is_stopped_from_another_one(tmp_path: Path) -> N
     assert call(tmp_path, "stop", "live").stderr == "live is not running (interrupted); nothing to stop\n"
 
 
-def test_a_leg_that_failed_for_want_of_its_data_completes_when_it_is_retried(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    leg = ["smoke", "--legs", "exact", "--num-workers", "1", "--num-steps", "8", "--set", f"data.source={data}"]
-    launched = call(tmp_path, "launch", *leg, "--name", "mine")
+BUG = """
+import sys
+
+class Bug:
+    def find_spec(self, name, path=None, target=None):
+        if name == "nanochat.train":
+            raise ImportError("a bug that is fixed later")
+
+sys.meta_path.insert(0, Bug())
+"""
+
+
+def test_a_leg_that_failed_by_a_bug_completes_when_it_is_retried_without(tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(BUG)
+    path = {"PYTHONPATH": f"{broken}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    leg = ["smoke", "--legs", "exact", "--num-workers", "1", "--num-steps", "8"]
+    launched = call(tmp_path, "launch", *leg, "--name", "mine", **path)
     assert launched.returncode == 5, launched.stderr
-    assert f"the data folder {data} does not exist" in launched.stderr
+    assert "failed: ImportError: a bug that is fixed later" in launched.stderr
     assert call(tmp_path, "restore", "mine").returncode == 5  # not tried again by itself
 
-    shutil.copytree(prepare_embedded().val_shard.parent, data)
     retried = call(tmp_path, "retry", "mine", "--legs", "exact")
     assert retried.returncode == 0, retried.stderr
     assert retried.stderr.startswith("mine: trying again exact-b1\n")
