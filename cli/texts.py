@@ -52,7 +52,7 @@ def tell_amount(configs: "Iterable[TrainConfig]") -> None:
 def amount_lines(configs: "Iterable[TrainConfig]") -> tuple[list[str], list[str]]:
     """For each text a line with its tokens and the legs' passes over it; and warnings about too many."""
     from nanochat.config import ConfigError
-    from nanochat.data.size import estimate_tokens
+    from nanochat.data.estimate import estimate_tokens
     from nanochat.sizes import batch_tokens, num_steps
     from nanochat.stats import MAX_PASSES
 

@@ -21,14 +21,13 @@ from nanochat.config import ConfigError, TextError, digest
 from nanochat.data import contents, documents, shards, tokenizer
 from nanochat.data.cache import built_once, cache_folder
 from nanochat.data.contents import Contents
+from nanochat.data.novels import VAL_ONE_IN, read_novels
 from nanochat.stats import TextFacts
 
-_NOVELS_DIR = Path(__file__).parent / "austen"
 _LAYOUT_VERSION = 1  # raise it when the same novels shall give other shards
 _NUM_TRAIN_SHARDS = 4
 _NUM_TRAIN_ROW_GROUPS = 128  # as many lanes have a row group of their own
 _NUM_VAL_ROW_GROUPS = 8
-VAL_ONE_IN = 16
 MAX_SAMPLE_CHARS = 200_000_000  # of a folder's training documents, to train its tokenizer
 MAX_SAMPLE_CHARS_PER_DOCUMENT = 10_000
 _MADE_OF = "made.json"  # sha256 of each file that was built
@@ -97,14 +96,6 @@ def prepare_embedded(cache_root: Path | None = None) -> Corpus:
         val_shard=val,
         tokenizer_dir=folder / "tokenizer",
     )
-
-
-def read_novels() -> dict[str, str]:
-    """The embedded text by novel. Raises ConfigError if it is missing."""
-    novels = {path.stem: path.read_text(encoding="utf-8") for path in sorted(_NOVELS_DIR.glob("*.txt"))}
-    if not novels:
-        raise ConfigError(f"the embedded corpus is missing: no novels in {_NOVELS_DIR}; install nanochat-sweep again")
-    return novels
 
 
 def _build_embedded(novels: dict[str, str], folder: Path, names: Sequence[str]) -> None:

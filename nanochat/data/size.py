@@ -1,7 +1,7 @@
 """How much text a corpus holds: documents from the shards' footers, tokens counted, or estimated where there are many.
 
 A sample reads row groups from all over the corpus, in an order that is always the same, until it has seen enough. What
-it gave is kept in the cache folder. Without reading any text, bytes tell about how many tokens there are.
+it gave is kept in the cache folder.
 """
 
 import contextlib
@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.config import digest
-from nanochat.data import contents, shards
+from nanochat.data import shards
 from nanochat.data.cache import cache_folder, write_whole
-from nanochat.data.corpus import VAL_ONE_IN, Corpus, folder_of, read_novels
+from nanochat.data.corpus import Corpus
 from nanochat.data.tokenizer import Tokenizer
 
 MAX_SAMPLE_CHARS = 20_000_000  # some seconds of one core
-_BYTES_PER_TOKEN = 4.48  # of the embedded text, in its own tokens
-_MAX_FOOTERS = 8
 _SCHEMA = "nanochat-sweep/text-size/1"
 
 
@@ -77,28 +75,3 @@ def count_tokens(corpus: Corpus, tokenizer: Tokenizer, cache_root: Path | None =
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_whole(kept, json.dumps({"schema": _SCHEMA, "train_tokens": num_tokens}).encode())
     return num_tokens
-
-
-def estimate_tokens(source: str | None, cache_root: Path | None = None) -> int:
-    """About how many tokens the training text of a `data.source` has, from file sizes and a few footers.
-
-    Takes milliseconds and writes nothing. Raises ConfigError where no shards can be found.
-    """
-    if source is None:
-        num_bytes = sum(len(novel.encode()) for novel in read_novels().values())
-        return round(num_bytes * (1 - 1 / VAL_ONE_IN) / _BYTES_PER_TOKEN)
-    paths = shards.find_shards(folder_of(source))
-    known = contents.recall(paths, cache_root or cache_folder())
-    if known is not None:
-        return round(sum(seen.num_text_bytes for seen in known[:-1]) / _BYTES_PER_TOKEN)
-    train = paths[:-1]
-    seen = train[:: -(-len(train) // _MAX_FOOTERS)]
-    text_bytes = 0
-    for path in seen:
-        with shards.open_shard(path) as file:
-            text_bytes += shards.num_text_bytes(file)
-    return round(text_bytes / _size(seen) * _size(train) / _BYTES_PER_TOKEN)
-
-
-def _size(paths: Sequence[Path]) -> int:
-    return sum(path.stat().st_size for path in paths if path.exists())

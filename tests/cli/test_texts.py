@@ -52,7 +52,8 @@ def test_few_passes_are_no_reason_to_warn(program: Callable) -> None:
 
 
 def test_the_estimate_of_a_plan_is_near_what_is_counted(web: Path) -> None:
-    from nanochat.data.size import estimate_tokens, measure_corpus
+    from nanochat.data.estimate import estimate_tokens
+    from nanochat.data.size import measure_corpus
     from nanochat.data.tokenizer import load
 
     embedded = open_corpus(None)
