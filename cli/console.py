@@ -14,6 +14,7 @@ import typer
 
 from nanochat.config import ConfigError
 from sweeps.spec.errors import Interrupted, SweepToolError, UsageError
+from sweeps.spec.visible import visible
 
 _ANOTHER_PLACE = "use another place, or have this one opened to you"
 _ROOM = "make room there, then give the command again"
@@ -30,23 +31,28 @@ _RED, _YELLOW, _PLAIN = "\x1b[1;31m", "\x1b[33m", "\x1b[0m"
 
 
 def out(text: str) -> None:
-    """Data, on stdout."""
+    """Data, on stdout. What would control the terminal becomes an escape, which in JSON means the same."""
+    print(visible(text))
+
+
+def out_coloured(text: str) -> None:
+    """As `out`, for text with colours in which everything else has been made visible."""
     print(text)
 
 
 def note(text: str) -> None:
     """Progress, on stderr, at once."""
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
     """Something to know that stops nothing."""
-    note(f"{_marked('warning:', _YELLOW)} {text}")
+    _note_marked("warning:", _YELLOW, text)
 
 
 def error(text: str) -> None:
     """Why the program ends."""
-    note(f"{_marked('error:', _RED)} {text}")
+    _note_marked("error:", _RED, text)
 
 
 def has_colour(stream: TextIO) -> bool:
@@ -56,7 +62,7 @@ def has_colour(stream: TextIO) -> bool:
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
     """Columns aligned with spaces, two apart; the headers named in `right` are right-aligned."""
-    lines = [list(headers), *[list(row) for row in rows]]
+    lines = [[visible(cell) for cell in row] for row in (headers, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
     return "\n".join(
         "  ".join(
@@ -104,8 +110,9 @@ def _internal(problem: Exception) -> int:
     return 1
 
 
-def _marked(word: str, colour: str) -> str:
-    return f"{colour}{word}{_PLAIN}" if has_colour(sys.stderr) else word
+def _note_marked(word: str, colour: str, text: str) -> None:
+    marked = f"{colour}{word}{_PLAIN}" if has_colour(sys.stderr) else word
+    print(f"{marked} {visible(text)}", file=sys.stderr, flush=True)
 
 
 def _help_command(problem: typer.TyperException) -> str:

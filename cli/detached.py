@@ -4,6 +4,7 @@ So a launch can outlive its terminal, and there is one way to run an experiment,
 the experiment's folder.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 LOG = "launcher.log"
 START_TIMEOUT_S = 60.0
+_MOST_SHOWN_BYTES = 2**16
 
 
 def check_detachable(root: str, detach: bool, *, preflight: bool = False) -> None:
@@ -38,8 +40,7 @@ def check_detachable(root: str, detach: bool, *, preflight: bool = False) -> Non
 def start_detached(experiment: "Experiment", options: "RunOptions", *, cluster: str) -> int:
     """Starts the run, and returns once it owns the experiment: 0. If it ends before that, its exit code."""
     log = experiment.store.local_path(LOG)
-    assert log is not None
-    with log.open("ab") as output:
+    with os.fdopen(experiment.store.open_log(LOG), "ab") as output:
         process = subprocess.Popen(
             # -P: what lies in the working directory is not imported.
             [sys.executable, "-P", "-m", "cli.main", "restore", experiment.uri, *words_of(options, cluster)],
@@ -52,7 +53,9 @@ def start_detached(experiment: "Experiment", options: "RunOptions", *, cluster: 
     while experiment.owner() is None and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.2)
     if process.poll():
-        error(f"the detached run has ended:\n{log.read_text(errors='replace').strip()}")
+        with os.fdopen(experiment.store.open_file(LOG), "rb") as output:
+            said = output.read(_MOST_SHOWN_BYTES).decode(errors="replace").strip()
+        error(f"the detached run has ended:\n{said}")
         return process.returncode
     out(experiment.id)
     note(

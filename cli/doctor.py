@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from cli.options import AsJson, Storage
+from sweeps.spec.visible import visible
 
 if TYPE_CHECKING:
     from cli.checks import Check
@@ -17,14 +18,14 @@ def doctor(
 ) -> int:
     """Check Python, torch, GPUs, Ray, storage and data; GPUs that nobody uses are measured."""
     from cli.checks import all_checks
-    from cli.console import has_colour, note, out
+    from cli.console import has_colour, note, out, out_coloured
 
     note("this takes some seconds, with GPUs a few more for each")
     checks: list[Check] = []
     for check in all_checks(storage):
         checks.append(check)
         if not as_json:
-            out(in_words(check, has_colour(sys.stdout)))
+            out_coloured(in_words(check, has_colour(sys.stdout)))
             sys.stdout.flush()
     if as_json:
         document = {"schema": "nanochat-sweep/doctor/1", "checks": [dataclasses.asdict(check) for check in checks]}
@@ -37,5 +38,5 @@ def in_words(check: "Check", colour: bool = False) -> str:
     level = f"{check.level:<9}"
     if colour:
         level = {"ok": "\x1b[32m", "warning": "\x1b[33m", "problem": "\x1b[1;31m"}[check.level] + level + "\x1b[0m"
-    line = f"{level}{check.name:<12}{check.seen}"
-    return line if check.advice is None else f"{line}\n{'':<21}{check.advice}"
+    line = f"{level}{check.name:<12}{visible(check.seen)}"
+    return line if check.advice is None else f"{line}\n{'':<21}{visible(check.advice)}"

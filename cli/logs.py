@@ -4,14 +4,16 @@ Without a leg it is the running one, else the last that ran; followed without a 
 nobody runs the experiment any more.
 """
 
+import codecs
+import os
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.options import Exp, Storage
+from sweeps.spec.visible import visible
 
 if TYPE_CHECKING:
     from sweeps.records.experiment import Experiment
@@ -105,20 +107,26 @@ class _Log:
 
     def __init__(self, record: "TrialRecord") -> None:
         self.trial = record.name
-        self._path: Path | None = record.log_path
+        self._record = record
         self._num_bytes = 0
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
     def exists(self) -> bool:
         """Whether the leg has written anything."""
-        return self._path is not None and self._path.is_file()
+        return self._record.has_log()
 
     def copy(self) -> None:
-        """Writes to stdout what has come since the last call."""
-        if self._path is None or not self.exists():
+        """Writes to stdout what has come since the last call; on a terminal without what would control it."""
+        descriptor = self._record.read_log()
+        if descriptor is None:
             return
-        with self._path.open("rb") as file:
+        with os.fdopen(descriptor, "rb") as file:
             file.seek(self._num_bytes)
             while chunk := file.read(_CHUNK_BYTES):
-                sys.stdout.buffer.write(chunk)
+                if sys.stdout.isatty():
+                    sys.stdout.write(visible(self._decode(chunk)))
+                else:
+                    sys.stdout.buffer.write(chunk)
                 self._num_bytes += len(chunk)
+        sys.stdout.flush()
         sys.stdout.buffer.flush()

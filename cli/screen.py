@@ -13,6 +13,8 @@ import threading
 from collections.abc import Sequence
 from typing import TextIO
 
+from sweeps.spec.visible import visible
+
 _CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -48,7 +50,7 @@ class Screen:
     def say(self, text: str) -> None:
         """Text that scrolls by above the painting. What would move the cursor is left out of it."""
         with self._lock:
-            shown = _CONTROL.sub("", text).expandtabs()
+            shown = visible(_CONTROL.sub("", text)).expandtabs()
             self._write(self._to_top() + "\x1b[J" + shown + "\n" + _painting(self._painted))
 
     def close(self) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from sweeps.engine.cluster.checks import LOCAL, Resources, check_plan
 from sweeps.engine.cluster.nodes import check_nodes
@@ -74,7 +73,8 @@ def run_experiment(experiment: Experiment, context: LaunchContext) -> Outcome:
 def _cluster(experiment: Experiment, context: LaunchContext, mark: str) -> Generator[Resources]:
     """A cluster that has a place for every trial and whose nodes reach the experiment."""
     workers = context.num_workers or experiment.plan.num_workers
-    ray_log = experiment.store.local_path("ray.log") or Path(os.devnull)
+    store = experiment.store
+    ray_log = store.open_log("ray.log") if store.is_local else os.open(os.devnull, os.O_WRONLY)
     address = context.address or LOCAL
     name = "a private Ray cluster to start" if address == LOCAL else f"the Ray cluster at {address} to answer"
     with others_into_log(ray_log), contextlib.ExitStack() as stack:

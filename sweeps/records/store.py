@@ -13,24 +13,30 @@ import contextlib
 import errno
 import os
 import secrets
-import shutil
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from sweeps.records.arrow import arrow_fs
+from sweeps.records.local_disk import APPEND, TEMPORARY, LocalDisk
 from sweeps.spec.errors import UsageError
 
 _WITH_BUCKETS = ("s3", "gs", "gcs", "abfs", "abfss")
-_TEMPORARY = ".tmp"  # how the hidden names of half-written files end
 
 
 class Store:
     """Files below one root, addressed by relative paths with forward slashes."""
 
-    def __init__(self, root: str) -> None:
-        self.uri = _normal_root(root)
-        self._disk: _Disk = ObjectStorage.open(self.uri) if "://" in self.uri else _LocalDisk(Path(self.uri))
+    def __init__(self, root: str, inside: str = "") -> None:
+        """`root` is the user's word, of which links are followed; `inside` is a folder below it, of which none are."""
+        self._root, self._inside = _normal_root(root), inside
+        self.uri = f"{self._root.rstrip('/')}/{_checked(inside)}" if inside else self._root
+        is_remote = "://" in self.uri
+        self._disk: _Disk = ObjectStorage.open(self.uri) if is_remote else LocalDisk(Path(self._root), inside)
+
+    def below(self, rel: str) -> "Store":
+        """The files below one of the folders, which need not be there yet."""
+        return Store(self._root, f"{self._inside}/{rel}" if self._inside else rel)
 
     def read(self, rel: str) -> bytes:
         """The whole file. Raises FileNotFoundError."""
@@ -50,7 +56,7 @@ class Store:
 
     def everything(self) -> "list[str]":
         """The names of all files and folders directly below the root, hidden ones too, but for half-written files."""
-        return sorted(n for n in self._disk.names("") if not (n.startswith(".") and n.endswith(_TEMPORARY)))
+        return sorted(n for n in self._disk.names("") if not (n.startswith(".") and n.endswith(TEMPORARY)))
 
     def exists(self, rel: str) -> bool:
         """Whether there is a file or folder of that name."""
@@ -63,6 +69,19 @@ class Store:
     def delete_tree(self, rel: str) -> None:
         """Removes a folder and all below it; one that is not there is fine."""
         self._disk.delete_tree(_checked(rel))
+
+    def open_log(self, rel: str) -> int:
+        """A descriptor that appends to a file, which is made if it is not there. Local storage only."""
+        return self._open(rel, APPEND)
+
+    def open_file(self, rel: str) -> int:
+        """A descriptor to read a file by. Raises FileNotFoundError. Local storage only."""
+        return self._open(rel, os.O_RDONLY)
+
+    def _open(self, rel: str, flags: int) -> int:
+        if not isinstance(self._disk, LocalDisk):
+            raise ValueError(f"{self.uri_of(rel)} is on object storage, which can neither append nor seek")
+        return self._disk.open(_checked(rel), flags)
 
     def local_path(self, rel: str = "") -> Path | None:
         """Where the file lies on this machine's disks; None on remote storage."""
@@ -120,85 +139,6 @@ def _checked(rel: str) -> str:
     return rel
 
 
-class _LocalDisk:
-    """A folder on a mounted file system."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def read(self, rel: str) -> bytes:
-        return (self._root / rel).read_bytes()
-
-    def write(self, rel: str, data: bytes) -> None:
-        target = self._root / rel
-        temporary = self._write_temporary(target, data)
-        try:
-            os.replace(temporary, target)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(target.parent)
-
-    def create(self, rel: str, data: bytes) -> None:
-        target = self._root / rel
-        temporary = self._write_temporary(target, data)
-        try:
-            os.link(temporary, target)
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-                raise
-            self._create_without_links(target, data)
-        finally:
-            temporary.unlink(missing_ok=True)
-        _sync_folder(target.parent)
-
-    def names(self, rel: str) -> list[str]:
-        try:
-            return os.listdir(self._root / rel)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-    def exists(self, rel: str) -> bool:
-        return (self._root / rel).exists()
-
-    def delete(self, rel: str) -> None:
-        (self._root / rel).unlink(missing_ok=True)
-
-    def delete_tree(self, rel: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self._root / rel)
-
-    @staticmethod
-    def _write_temporary(target: Path, data: bytes) -> Path:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY}"
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise OSError(error.errno, error.strerror, str(target)) from None  # a full disk names no file by itself
-        return temporary
-
-    @staticmethod
-    def _create_without_links(target: Path, data: bytes) -> None:
-        """File systems without hard links still know O_EXCL: one winner, though its file grows before our eyes."""
-        with open(target, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 class ObjectStorage:
     """Any pyarrow file system. Object stores put a file in one act; others get a temporary name and a move."""
 
@@ -230,7 +170,7 @@ class ObjectStorage:
             self._put(target, data)
             return
         folder, _, name = target.rpartition("/")
-        temporary = f"{folder}/.{name}.{secrets.token_hex(8)}{_TEMPORARY}"
+        temporary = f"{folder}/.{name}.{secrets.token_hex(8)}{TEMPORARY}"
         self._fs.create_dir(folder, recursive=True)
         self._put(temporary, data)
         self._fs.move(temporary, target)

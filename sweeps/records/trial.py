@@ -34,6 +34,7 @@ from sweeps.records.store import Store
 
 _ATTEMPT = re.compile(r"([0-9]{3,9})\.json")
 _COMPACTED = re.compile(r"compacted-([0-9]{3,9})\.jsonl")
+_LOG_TAIL_BYTES = 2**16
 
 
 class TrialRecord:
@@ -213,9 +214,35 @@ class TrialRecord:
         return self._store.uri_of(self.folders.train)
 
     @property
+    def train_store(self) -> Store:
+        """The same folder, for reading and deleting checkpoints."""
+        return self._store.below(self.folders.train)
+
+    @property
     def log_path(self) -> Path | None:
         """Where the trial's whole output goes; None on remote storage, which cannot append."""
         return self._store.local_path(self.folders.log)
+
+    def open_log(self) -> int | None:
+        """A descriptor that appends to the log; None on remote storage."""
+        return self._store.open_log(self.folders.log) if self._store.is_local else None
+
+    def read_log(self) -> int | None:
+        """A descriptor to read the log by; None before there is one, and on remote storage."""
+        return self._store.open_file(self.folders.log) if self._store.is_local and self.has_log() else None
+
+    def has_log(self) -> bool:
+        """Whether the trial has written anything."""
+        return self._store.is_local and self._store.exists(self.folders.log)
+
+    def log_tail(self) -> str:
+        """The end of the log, at most 64 KiB; "" where there is none."""
+        descriptor = self.read_log()
+        if descriptor is None:
+            return ""
+        with os.fdopen(descriptor, "rb") as file:
+            file.seek(max(0, os.fstat(descriptor).st_size - _LOG_TAIL_BYTES))
+            return file.read(_LOG_TAIL_BYTES).decode(errors="replace")
 
     def _attempt_files(self) -> list[str]:
         numbers = _numbers(_ATTEMPT, self._store.list(self.folders.attempts))

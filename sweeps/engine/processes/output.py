@@ -9,13 +9,12 @@ import os
 import sys
 import threading
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any, TextIO, cast
 
 
 @contextlib.contextmanager
-def into_log(log: Path | None) -> Generator[None]:
-    """Sends all that this process writes to a file for a while; nothing changes for None."""
+def into_log(log: int | None) -> Generator[None]:
+    """Sends all that this process writes to an open file, which is closed; nothing changes for None."""
     if log is None:
         yield
         return
@@ -30,8 +29,8 @@ def into_log(log: Path | None) -> Generator[None]:
 
 
 @contextlib.contextmanager
-def others_into_log(log: Path) -> Generator[None]:
-    """Leaves stdout and stderr to the main thread; what other threads and C libraries write goes to a file."""
+def others_into_log(log: int) -> Generator[None]:
+    """Leaves stdout and stderr to the main thread; what other threads and C libraries write goes to an open file."""
     before = (sys.stdout, sys.stderr)
     with _descriptors_into(log) as (saved_out, saved_err):
         own = [
@@ -64,15 +63,13 @@ class _ByThread:
 
 
 @contextlib.contextmanager
-def _descriptors_into(log: Path) -> Generator[tuple[int, int]]:
-    """Points descriptors 1 and 2 to a file; gives copies of what they were."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+def _descriptors_into(log: int) -> Generator[tuple[int, int]]:
+    """Points descriptors 1 and 2 to an open file; gives copies of what they were."""
     _flush(sys.stdout, sys.stderr)
     saved = (os.dup(1), os.dup(2))
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    os.dup2(target, 1)
-    os.dup2(target, 2)
-    os.close(target)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
     try:
         yield saved
     finally:

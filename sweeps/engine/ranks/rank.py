@@ -24,7 +24,6 @@ from sweeps.records.checkpoints import KEEP_CHECKPOINTS, stored_checkpoints, sup
 from sweeps.records.documents import AttemptError, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
-from sweeps.records.store import Store
 from sweeps.records.texts import check_text
 from sweeps.spec.errors import SweepToolError
 
@@ -78,7 +77,7 @@ class Rank:
             f"experiment {task.experiment} cannot be read", lambda: Experiment.open(task.experiment)
         )
         self._record = self.experiment.trial(task.trial)
-        self._train_store = Store(self._record.train_uri)
+        self._train_store = self._record.train_store
         self._rows: list[StepRow] = []
         self._rows_stored_at = time.monotonic()
         self._last_row: int | None = None

@@ -40,10 +40,10 @@ def run_rank(values: dict[str, Any]) -> None:
     experiment = or_lost(f"experiment {task.experiment} cannot be read", lambda: Experiment.open(task.experiment))
     record = experiment.trial(task.trial)
     with contextlib.ExitStack() as output:
-        or_lost("the log cannot be written", lambda: output.enter_context(into_log(record.log_path)))
+        or_lost("the log cannot be written", lambda: output.enter_context(into_log(record.open_log())))
         stacks.enlist(experiment.store, task.trial, task.attempt, Landmarks.here(__file__, run_rank.__name__))
         sys.argv = experiment.manifest.argv  # the command that this process serves; its own is Ray's
-        group = RayGroup(Store(record.train_uri), task.attempt)
+        group = RayGroup(record.train_store, task.attempt)
         rank = Rank(task, group)
         try:
             rank.finish((train or _trainer())(rank.config(), rank.hooks()))

@@ -31,6 +31,7 @@ from sweeps.records.layout import TrialFolders
 from sweeps.records.row_parts import NewSteps
 from sweeps.records.rows import StepRow
 from sweeps.records.trial import TrialRecord
+from sweeps.spec.visible import shortened
 
 PROGRESS_S = 10.0
 LOG_TAIL_LINES = 12
@@ -195,7 +196,5 @@ def _completed(place: Place, result: TrialResult, record: TrialRecord) -> Event:
 
 
 def _tail(record: TrialRecord) -> tuple[str, ...]:
-    if record.log_path is None or not record.log_path.is_file():
-        return ()
-    lines = record.log_path.read_text(errors="replace").splitlines()
-    return tuple(line for line in lines[-LOG_TAIL_LINES:] if line.strip())
+    lines = record.log_tail().splitlines()
+    return tuple(shortened(line) for line in lines[-LOG_TAIL_LINES:] if line.strip())

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 from sweeps.results.report.blocks import Block, Code, Figure, Piece, Report, Strong, Words
 from sweeps.results.report.figures.svg import STYLE
+from sweeps.spec.visible import visible
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -56,13 +57,13 @@ def _piece(piece: Piece) -> Markup:
     if isinstance(piece, Code):
         return Markup("<code>{}</code>").format(breakable(piece.value))
     if isinstance(piece, Strong):
-        return Markup("<strong>{}</strong>").format(piece.value)
-    return escape(piece)
+        return Markup("<strong>{}</strong>").format(visible(piece.value))
+    return escape(visible(piece))
 
 
 def breakable(name: str, separators: str = "_/") -> Markup:
     """A name that may break after its separators, so that a long one does not widen the page."""
-    escaped = escape(name)
+    escaped = escape(visible(name))
     for separator in separators:
         escaped = escaped.replace(separator, Markup(f"{separator}<wbr>"))
     return escaped
@@ -70,6 +71,11 @@ def breakable(name: str, separators: str = "_/") -> Markup:
 
 def _bare(piece: Piece) -> str:
     return piece if isinstance(piece, str) else piece.value
+
+
+def _visible(value: object) -> object:
+    """What the template writes; markup of ours is left alone."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _file(name: str) -> str:
@@ -86,6 +92,7 @@ def _template() -> jinja2.Template:
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         undefined=jinja2.StrictUndefined,
         autoescape=True,
+        finalize=_visible,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

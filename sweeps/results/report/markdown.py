@@ -16,6 +16,7 @@ from sweeps.results.report.blocks import (
     Table,
     Words,
 )
+from sweeps.spec.visible import visible
 
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#&~"})
 
@@ -36,12 +37,12 @@ def render(report: Report, figure_files: Mapping[str, str]) -> str:
 
 def text(value: str) -> str:
     """One line of plain text that Markdown shows as it is."""
-    return re.sub(r"\s+", " ", value).translate(_SPECIAL)
+    return re.sub(r"[ \t\n]+", " ", visible(value)).translate(_SPECIAL)
 
 
 def code(value: str) -> str:
     """One line in code style; backticks inside are kept by a longer fence."""
-    line = " ".join(value.split())
+    line = " ".join(visible(value).split())
     fence = "`"
     while fence in line:
         fence += "`"

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 from xml.sax.saxutils import escape
 
+from sweeps.spec.visible import visible
+
 WIDE, NARROW = 860, 310  # for a page and for a telephone; text has the same size in both
 MONO_PX = 6.65  # of one character of a label, at 11 px
 
@@ -208,4 +210,5 @@ def px(value: float) -> str:
 
 def plain(value: str) -> str:
     """Text inside an element: escaped, and without the characters that XML does not allow."""
-    return escape(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\N{REPLACEMENT CHARACTER}", value))
+    allowed = re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\N{REPLACEMENT CHARACTER}", value)
+    return escape(visible(allowed))

@@ -8,8 +8,10 @@ IN_A_PROCESS = """
 import os, subprocess, sys, threading
 from pathlib import Path
 from sweeps.engine.processes.output import {name}
+from sweeps.records.store import Store
 print("before")
-with {name}(Path(sys.argv[1])):
+log = Path(sys.argv[1])
+with {name}(Store(str(log.parent)).open_log(log.name)):
     print("main out")
     print("main err", file=sys.stderr)
     thread = threading.Thread(target=lambda: print("thread out"))

@@ -13,6 +13,7 @@ from sweeps.engine.processes.output import others_into_log
 from sweeps.engine.watching import waits
 from sweeps.engine.watching.events import Event, Place, Waiting
 from sweeps.engine.watching.waits import WaitClock, reporting, what_for
+from sweeps.records.store import Store
 
 
 def test_a_wait_is_reported_after_ten_seconds_a_minute_and_every_five_minutes() -> None:
@@ -55,7 +56,8 @@ def test_a_blocked_main_thread_is_reported_where_its_own_words_go(
         print(event, file=sys.stderr)
         said.set()
 
-    with contextlib.redirect_stderr(shown), others_into_log(tmp_path / "ray.log"), reporting("Ray to answer", tell):
+    log = Store(str(tmp_path)).open_log("ray.log")
+    with contextlib.redirect_stderr(shown), others_into_log(log), reporting("Ray to answer", tell):
         assert said.wait(20)
     assert shown.getvalue() == "waiting for Ray to answer (0 s)\n"
 
