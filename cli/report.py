@@ -24,10 +24,11 @@ def report(
     """
     from cli.console import out
     from cli.stored import open_snapshot, writing
+    from sweeps.records.home import find_experiment
     from sweeps.records.store import Store
     from sweeps.results.report.build import write_chosen, write_snapshots
 
-    opened = [open_snapshot(exp, storage) for exp in dict.fromkeys(exps)]
+    opened = [open_snapshot(uri, storage) for uri in dict.fromkeys(find_experiment(exp, storage) for exp in exps)]
     snapshots = [snapshot for _, snapshot in opened]
     folder = opened[0][0].store.uri_of("report") if len(opened) == 1 else "report"
     with writing("--out-md and --out-html"):

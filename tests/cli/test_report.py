@@ -52,6 +52,21 @@ def test_the_same_experiment_named_twice_counts_once(make_experiment: Make) -> N
     assert done.stdout.startswith(f"{uri}/report/report.md\n")
 
 
+def test_an_experiment_named_in_two_ways_counts_once(make_experiment: Make, tmp_path: Path) -> None:
+    experiment = make_experiment()
+    done = call("report", experiment.id, experiment.id[:6], experiment.uri, "--storage", tmp_path / "storage")
+    assert done.stdout.splitlines()[0] == f"{experiment.uri}/report/report.md", done.stderr
+
+
+def test_two_forms_for_one_file_are_refused(make_experiment: Make, tmp_path: Path) -> None:
+    done = call("report", make_experiment().uri, "--out-md", "one", "--out-html", tmp_path / "one", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: --out-md and --out-html both name one; give each its own file\n",
+    )
+    assert not (tmp_path / "one").exists()
+
+
 def test_a_place_that_cannot_be_written_is_one_sentence_and_code_2(make_experiment: Make, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = call("report", make_experiment().uri, "--out-md", tmp_path / "file" / "mine.md")

@@ -164,6 +164,11 @@ def check_address(address: str | None, heads: list[str]) -> str:
     if address is not None and address.startswith("ray://"):
         raise UsageError(f"--address {address} is a Ray client's; give the cluster's own address, like host:6379")
     if address is not None:
+        port = address.rpartition(":")[2]
+        if port.isdecimal() and not 1 <= int(port[:6]) <= 65535:
+            raise UsageError(
+                f"--address {address} has no port from 1 to 65535; give the head's address, like host:6379"
+            )
         return address
     if heads:
         raise UsageError(

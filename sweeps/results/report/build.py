@@ -54,6 +54,8 @@ def write_chosen(snapshots: Sequence[Snapshot], out_md: Path | None, out_html: P
             check_on_disk(option, place)
             if not place.name:
                 raise UsageError(f"{option} {place} is a folder; give the file to write, like {place / 'report'}.md")
+    if out_md is not None and out_html is not None and out_md.absolute() == out_html.absolute():
+        raise UsageError(f"--out-md and --out-html both name {out_md}; give each its own file")
     report = build_report(snapshots)
     written: list[str] = []
     if out_md is not None:

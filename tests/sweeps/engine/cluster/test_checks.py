@@ -120,6 +120,14 @@ def test_a_running_head_that_nobody_named_is_refused_by_name() -> None:
         check_address(None, ["10.0.0.1:6379"])
 
 
+@pytest.mark.parametrize("address", ["HOST:0", "127.0.0.1:65536", "[::1]:99999999", f"host:{'9' * 5000}"])
+def test_an_address_that_no_head_can_have_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match="has no port from 1 to 65535"):
+        check_address(address, [])
+    assert check_address("[::1]:6379", []) == "[::1]:6379"
+    assert check_address("auto", []) == "auto"
+
+
 def test_a_ray_clients_address_is_refused() -> None:
     with pytest.raises(UsageError, match="ray://host:10001"):
         check_address("ray://host:10001", [])
