@@ -227,7 +227,7 @@ def test_files_that_others_leave_next_to_ours_are_not_ours(trial: TrialRecord, m
     (folder(trial) / "rows" / "compacted-old.jsonl").write_text("")
     assert [attempt.number for attempt in trial.attempts()] == [0]
     assert trial.start_attempt(num_workers=1).number == 1
-    again = TrialRecord(trial._store, trial.name, lambda: False)
+    again = TrialRecord(Store(str(folder(trial).parents[1])), trial.name, lambda: False)
     again.append_rows(0, [make_row(1)])
     again.compact()
     assert [row.step for row in again.rows()] == [0, 1]

@@ -17,7 +17,11 @@ from sweeps.spec.find import load_sweep
 from sweeps.spec.plan import make_plan, plan_from_json, plan_to_json
 from sweeps.spec.preset import apply_preset, apply_settings
 
-NUMBERS = st.sampled_from(
+SLOW_AND_LARGE = [
+    *(HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example),
+    *(HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture),
+]
+NUMBERS: st.SearchStrategy[Any] = st.sampled_from(
     [0, 1, 2, -1, 2**31, 2**62, 2**63, 10**400, 10**5000, 0.5, -0.0, 5e-324, 1e-9, 1e308, float("inf"), float("nan")]
 )
 SIMPLE = st.none() | st.booleans() | NUMBERS | st.integers() | st.floats() | st.text(max_size=8)
@@ -61,14 +65,14 @@ def _check_plan(sweep: Sweep) -> None:
             assert torchrun_argv(leg, plan.num_workers)[0] == "torchrun"
 
 
-@settings(suppress_health_check=list(HealthCheck), deadline=None)
+@settings(suppress_health_check=SLOW_AND_LARGE, deadline=None)
 @given(st.data())
 def test_any_parts_make_a_plan_or_one_sentence(data: st.DataObject) -> None:
     with contextlib.suppress(SweepError):
         _check_plan(_sweep(data))
 
 
-@settings(suppress_health_check=list(HealthCheck), deadline=None)
+@settings(suppress_health_check=SLOW_AND_LARGE, deadline=None)
 @given(
     st.lists(st.tuples(PATHS, VALUES), max_size=3),
     st.none() | st.just("tiny"),
@@ -105,10 +109,10 @@ REPLACEMENTS = st.sampled_from(
 ) | st.text(max_size=4)
 
 
-@settings(suppress_health_check=list(HealthCheck), deadline=None)
+@settings(suppress_health_check=SLOW_AND_LARGE, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(WORDS) - 1), REPLACEMENTS), min_size=1, max_size=3))
 def test_any_edit_of_a_file_makes_a_plan_or_one_sentence(tmp_path: Path, edits: list[tuple[int, str]]) -> None:
-    words = list(WORDS)
+    words: list[str] = [*WORDS]
     for place, text in edits:
         words[place] = text
     file = tmp_path / "edited.py"
