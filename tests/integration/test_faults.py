@@ -127,6 +127,8 @@ def test_the_error_of_the_rank_that_failed_first_is_kept_with_its_traceback(run:
     assert "toy_train" in error.traceback
     failed = next(event for event in events if isinstance(event, LegFailed))
     assert any("the toy broke at step 5" in line for line in failed.tail)
+    steps = [row.step for row in experiment.trial("failing-b1").rows()]
+    assert steps[:5] == list(range(5)), "the rows of the last seconds are stored with an error of any rank"
 
 
 def test_a_leg_whose_worker_is_killed_goes_on_from_its_checkpoint(run: Run) -> None:

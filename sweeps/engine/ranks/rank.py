@@ -9,7 +9,7 @@ import contextlib
 import errno
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from nanochat.machine.memory import is_out_of_memory, memory_advice, peak_mib
 from nanochat.stats import Checkpoint, Hooks, StartFacts, StepStats, TextFacts, TrainResult, stats_as_dict
 from sweeps.engine.processes.storage_retry import StorageLost, or_lost
 from sweeps.engine.ranks.leg_timeout import timeout_error
+from sweeps.engine.ranks.waiting_rows import WaitingRows
 from sweeps.records.checkpoints import KEEP_CHECKPOINTS, stored_checkpoints, superseded
 from sweeps.records.documents import AttemptError, utc_now
 from sweeps.records.experiment import Experiment
@@ -27,7 +28,6 @@ from sweeps.records.rows import StepRow
 from sweeps.records.texts import check_text
 from sweeps.spec.errors import SweepToolError
 
-ROW_PART_S = 5.0
 STOP_POLL_S = 1.0
 REMOTE_STOP_POLL_S = 5.0  # asking object storage takes tens of milliseconds, in which nothing trains
 _MAX_TRACEBACK = 20_000
@@ -78,10 +78,7 @@ class Rank:
         )
         self._record = self.experiment.trial(task.trial)
         self._train_store = self._record.train_store
-        self._rows: list[StepRow] = []
-        self._rows_stored_at = time.monotonic()
-        self._last_row: int | None = None
-        self._last_step_utc: str | None = None
+        self._rows = WaitingRows(self._record, task.attempt)
         self._stop_poll_s = STOP_POLL_S if self.experiment.store.is_local else REMOTE_STOP_POLL_S
         self._stop_seen_at = -self._stop_poll_s
         self._is_storage_away = False
@@ -128,24 +125,20 @@ class Rank:
 
     def on_step(self, stats: StepStats) -> None:
         """Rank 0: a row. It may wait in memory, but not for long."""
-        self._rows.append(StepRow.of(stats, trial=self._task.trial, attempt=self._task.attempt))
-        if self._last_row is None:
+        is_first_row = self._rows.last_step is None
+        self._rows.add(StepRow.of(stats, trial=self._task.trial, attempt=self._task.attempt))
+        if is_first_row:
             with contextlib.suppress(OSError):  # only the report's time between legs would lack it
                 self._update_attempt(first_step_utc=utc_now())
-        self._last_row, self._last_step_utc = stats.step, utc_now()
-        if time.monotonic() - self._rows_stored_at >= ROW_PART_S:
-            try:
-                self._store_rows()
-            except OSError as error:
-                print(f"rows cannot be stored yet, they wait in memory: {error}")
-                self._rows_stored_at = time.monotonic()
+        self._rows.store_if_due()
 
     def before_save(self, step: int) -> None:
         """Rank 0: rows are stored before a checkpoint covers them."""
         if not self._group.is_first:
             return
-        if self._last_row is not None and self._last_row < step - 1:
-            raise RuntimeError(f"checkpoint at step {step}, but the last row is of step {self._last_row}")
+        last = self._rows.last_step
+        if last is not None and last < step - 1:
+            raise RuntimeError(f"checkpoint at step {step}, but the last row is of step {last}")
         or_lost(f"rows of {self._task.trial} cannot be stored", self._store_rows_of_newest)
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -200,23 +193,59 @@ class Rank:
         if not result.completed and self.experiment.stop_requested() is None and self._is_time_up():
             how = f"stopped after step {result.last_step} with a checkpoint"
             changes = {"end": "failed", "error": timeout_error(self.experiment.plan.leg_timeout_s or 0.0, how)}
-        self._update_attempt(**changes, last_step_utc=self._last_step_utc, ended_utc=utc_now())
+        self._update_attempt(**changes, last_step_utc=self._rows.last_step_utc, ended_utc=utc_now())
 
     def _is_time_up(self) -> bool:
         return self.experiment.plan.leg_timeout_s is not None and self._record.is_time_up(self._task.attempt)
 
     def store_error(self, error: Exception) -> bool:
-        """Any rank: its own exception, unless another rank was first, because the later ones follow from that."""
+        """Any rank: its own exception, unless another rank was first, because the later ones follow from that.
+
+        The rows of the last seconds are stored too: by rank 0 before the error, by the thread that looks for other
+        ranks' errors after it. Another rank waits for that, as Ray kills rank 0 once this one has ended.
+        """
+        rows = {"last_step_utc": self._rows.last_step_utc} if self._store_last_rows() else {}
         try:
             attempt = self._record.attempt(self._task.attempt)
             if attempt.error is not None or attempt.end is not None:
                 return False
             text = "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
             message = self._explained(error)
-            self._update_attempt(error=AttemptError(type=type(error).__name__, message=message, traceback=text))
+            stored = AttemptError(type=type(error).__name__, message=message, traceback=text)
+            self._update_attempt(error=stored, **rows)
+            if not self._group.is_first:
+                self._wait_for_last_rows()
         except OSError as refused:
             print(f"this error cannot be stored: {refused}")
         return True
+
+    def _store_last_rows(self) -> bool:
+        """Rank 0: whether there were rows and storage has them all now."""
+        if self._rows.last_step is None:
+            return False
+        try:
+            self._store_rows_of_newest()
+        except (OSError, SweepToolError) as error:
+            print(f"the last rows cannot be stored: {error}")
+            return False
+        return True
+
+    def _wait_for_last_rows(self) -> None:
+        deadline = time.monotonic() + 2 * self._stop_poll_s + 1
+        while time.monotonic() < deadline:
+            attempt = self._record.attempt(self._task.attempt)
+            if attempt.first_step_utc is None or attempt.last_step_utc is not None:
+                return
+            time.sleep(self._stop_poll_s / 10)
+
+    @contextlib.contextmanager
+    def running(self) -> Generator[None]:
+        """Around the trainer's run: on rank 0, rows are stored with an error of another rank."""
+        if not self._group.is_first:
+            yield
+            return
+        with self._rows.stored_with_errors_of_others(self._stop_poll_s):
+            yield
 
     def _explained(self, error: Exception) -> str:
         return memory_advice(error, self.config(), peak_mib()) if is_out_of_memory(error) else str(error)
@@ -233,13 +262,7 @@ class Rank:
 
     def _store_rows_of_newest(self) -> None:
         self._check_newest()
-        self._store_rows()
-
-    def _store_rows(self) -> None:
-        """Stores what has gathered; what storage refuses stays in memory."""
-        self._record.append_rows(self._task.attempt, self._rows)
-        self._rows.clear()
-        self._rows_stored_at = time.monotonic()
+        self._rows.store()
 
     def _update_attempt(self, **changes: Any) -> None:
         self._record.update_attempt(replace(self._record.attempt(self._task.attempt), **changes))

@@ -46,7 +46,9 @@ def run_rank(values: dict[str, Any]) -> None:
         group = RayGroup(record.train_store, task.attempt)
         rank = Rank(task, group)
         try:
-            rank.finish((train or _trainer())(rank.config(), rank.hooks()))
+            with rank.running():
+                result = (train or _trainer())(rank.config(), rank.hooks())
+            rank.finish(result)
         except Exception as error:
             if rank.store_error(error):
                 traceback.print_exc()

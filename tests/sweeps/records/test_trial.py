@@ -219,7 +219,9 @@ def test_attempts_are_in_the_order_of_their_numbers_also_beyond_three_digits(tri
     assert trial.start_attempt(num_workers=1).number == 1001
 
 
-def test_files_that_others_leave_next_to_ours_are_not_ours(trial: TrialRecord, make_row: MakeRow) -> None:
+def test_files_that_others_leave_next_to_ours_are_not_ours(make_experiment: Make, make_row: MakeRow) -> None:
+    experiment = make_experiment()
+    trial = experiment.trial("static-b1")
     trial.start_attempt(num_workers=1)
     trial.append_rows(0, [make_row(0)])
     for name in ("attempts/000 (copy).json", "attempts/latest.json", "attempts/Thumbs.db", "rows/a000-p000000 2.jsonl"):
@@ -227,7 +229,7 @@ def test_files_that_others_leave_next_to_ours_are_not_ours(trial: TrialRecord, m
     (folder(trial) / "rows" / "compacted-old.jsonl").write_text("")
     assert [attempt.number for attempt in trial.attempts()] == [0]
     assert trial.start_attempt(num_workers=1).number == 1
-    again = TrialRecord(Store(str(folder(trial).parents[1])), trial.name, lambda: False)
+    again = experiment.trial("static-b1")
     again.append_rows(0, [make_row(1)])
     again.compact()
     assert [row.step for row in again.rows()] == [0, 1]

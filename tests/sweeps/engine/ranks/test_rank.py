@@ -7,55 +7,17 @@ from typing import Any
 
 import pytest
 
-from nanochat.stats import CHECKPOINT_INDEX, Checkpoint, StartFacts, StepStats, TextFacts, TrainResult
+from nanochat.stats import StartFacts, TextFacts, TrainResult
 from sweeps.engine.processes import storage_retry
 from sweeps.engine.processes.storage_retry import StorageLost
 from sweeps.engine.ranks import rank as rank_module
+from sweeps.engine.ranks import waiting_rows
 from sweeps.engine.ranks.rank import Rank, Superseded, Task
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.spec.errors import DriftError
+from tests.helpers.ranks import TRIAL, OneRank, State, open_rank, stats_of, stored_steps
 from tests.helpers.rows import start_facts
-
-TRIAL = "static-b1"
-
-
-class OneRank:
-    """A group of one that writes checkpoints where the store has them."""
-
-    def __init__(self, train: Path, attempt: int, is_first: bool = True) -> None:
-        self.is_first, self.train, self.attempt = is_first, train, attempt
-        self.on_write: Callable[[], None] = lambda: None
-        self.reported: list[int] = []
-
-    def agree(self, names: list[str]) -> list[str]:
-        return names
-
-    def report(self, step: int) -> None:
-        self.reported.append(step)
-
-    def write(self, checkpoint: Checkpoint) -> None:
-        self.on_write()
-        folder = self.train / f"a{self.attempt:03d}" / f"step_{checkpoint.step:06d}"
-        folder.mkdir(parents=True)
-        checkpoint.write(folder)
-
-    def local_folder(self, name: str) -> Path:
-        return self.train / name
-
-
-class State:
-    """A checkpoint of one file and its index."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def write(self, folder: Path) -> None:
-        (folder / "state").write_text(str(self.step))
-        (folder / CHECKPOINT_INDEX).write_text("{}")
-
-    def together(self, action: Callable[[], object], *, first_only: bool = False) -> None:
-        action()
 
 
 def save(rank: Rank, step: int) -> None:
@@ -71,21 +33,6 @@ def experiment(make_experiment: Callable[..., Experiment]) -> Experiment:
     return make_experiment()
 
 
-def open_rank(experiment: Experiment, is_first: bool = True) -> tuple[Rank, OneRank]:
-    record = experiment.trial(TRIAL)
-    number = record.start_attempt(num_workers=1).number
-    group = OneRank(Path(record.train_uri), number, is_first)
-    return Rank(Task(experiment.uri, TRIAL, number), group), group
-
-
-def stats_of(row: StepRow) -> StepStats:
-    return StepStats(**{name: value for name, value in vars(row).items() if name not in ("trial", "attempt")})
-
-
-def stored_steps(experiment: Experiment) -> list[int]:
-    return [row.step for row in experiment.trial(TRIAL).rows()]
-
-
 RESULT = TrainResult(last_step=39, completed=True, peak_mib=1.0, total_time_min=0.5, min_val_bpb=None, num_skipped=0)
 
 
@@ -95,7 +42,7 @@ def test_rows_wait_in_memory_and_are_stored_when_five_seconds_have_passed(
     hooks = open_rank(experiment)[0].hooks()
     hooks.on_step(stats_of(make_row(0)))
     assert stored_steps(experiment) == []
-    monkeypatch.setattr(rank_module, "ROW_PART_S", 0.0)
+    monkeypatch.setattr(waiting_rows, "ROW_PART_S", 0.0)
     hooks.on_step(stats_of(make_row(1)))
     assert stored_steps(experiment) == [0, 1]
 
@@ -265,7 +212,7 @@ def test_refused_rows_wait_for_storage_but_not_past_a_checkpoint(
     rank, _ = open_rank(experiment)
     monkeypatch.setattr(storage_retry, "RETRY_FOR_S", 0.0)
     monkeypatch.setattr(storage_retry, "PAUSE_S", 0.0)
-    monkeypatch.setattr(rank_module, "ROW_PART_S", 0.0)
+    monkeypatch.setattr(waiting_rows, "ROW_PART_S", 0.0)
     working = type(experiment.store).create
 
     def refuse(*args: Any) -> None:
