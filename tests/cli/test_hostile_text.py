@@ -72,7 +72,7 @@ def test_a_huge_line_of_a_log_costs_neither_memory_nor_the_screen(hostile: Exper
     with record.log_path.open("r+b") as log:
         log.truncate(400 * 2**20)  # one line, and no space on the disk
     watch = Watch(hostile)
-    watch._seen[record.name].num_ended = 0
+    watch._seen[record.name].num_ended = 0  # pyright: ignore[reportPrivateUsage] - as if the leg ended just now
     tracemalloc.start()
     try:
         (told,) = [str(event) for event in watch.poll() if type(event).__name__ == "LegFailed"]
