@@ -1,6 +1,7 @@
 """`launch`: runs a sweep from the start, as a new experiment."""
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,11 +59,11 @@ def launch(
 
     from cli.choices import Choices
     from cli.counting import say_what_counts
-    from cli.detached import check_detachable, start_detached
+    from cli.detached import start_detached
     from cli.running import check_places, run_options
     from cli.texts import read_texts, tell_amount
-    from sweeps.engine.cluster.checks import check_before_start, check_disk, free_bytes
-    from sweeps.records.home import new_experiment_id, storage_root
+    from sweeps.engine.cluster.checks import check_before_start
+    from sweeps.records.home import new_experiment_id
     from sweeps.records.provenance import new_manifest
     from sweeps.spec.names import check_name
 
@@ -81,21 +82,31 @@ def launch(
     plan = choices.plan()
     cluster = check_before_start(plan, plan.num_workers, address or None)
     id = check_name("experiment", new_experiment_id(plan.sweep, datetime.now()) if name is None else name)
-    root = storage_root(storage)
-    check_disk(plan, root, free_bytes(root))
-    check_detachable(root, detach, preflight=bool(preflight))
+    root = _checked_root(storage, plan, detach, preflight)
     texts = read_texts(plan.trials, cluster)
     takeover = None if continue_from is None else _takeover(continue_from, storage, plan, texts)
     tell_amount(trial.config for trial in plan.trials)
-    settings = choices.as_settings() | {"continue_from": continue_from}
-    experiment = _create(root, new_manifest(plan, id=id, argv=sys.argv, settings=settings), takeover)
+    manifest = new_manifest(
+        plan, id=id, argv=sys.argv, settings=choices.as_settings() | {"continue_from": continue_from}
+    )
+    experiment = _create(root, manifest, takeover)
     say_what_counts(plan)
-    if detach:
-        return start_detached(experiment, options, cluster=cluster)
-    return _run(experiment, options, cluster, preflight)
+    return (start_detached if detach else partial(_run, preflight=preflight))(experiment, options, cluster=cluster)
 
 
-def _run(experiment: "Experiment", options: "RunOptions", cluster: str, preflight: bool | None) -> int:
+def _checked_root(storage: str | None, plan: "Plan", detach: bool, preflight: bool | None) -> str:
+    """Where experiments are kept. Raises UsageError if this one does not fit there, or cannot run in the background."""
+    from cli.detached import check_detachable
+    from sweeps.engine.cluster.checks import check_disk, free_bytes
+    from sweeps.records.home import storage_root
+
+    root = storage_root(storage)
+    check_disk(plan, root, free_bytes(root))
+    check_detachable(root, detach, preflight=bool(preflight))
+    return root
+
+
+def _run(experiment: "Experiment", options: "RunOptions", *, cluster: str, preflight: bool | None) -> int:
     """Runs it all. If there is no cluster for it, nothing has run, so nothing is left behind."""
     from cli.running import run_and_tell
     from sweeps.records.store import Store
