@@ -106,7 +106,8 @@ def test_a_run_ends_with_a_sentence_before_anything_is_loaded(tmp_path: Path) ->
     folder = tmp_path / "open"
     folder.mkdir()
     folder.chmod(0o777)
-    command = [sys.executable, "-m", "scripts.base_train", "--depth=1", "--num-iterations=1"]
+    small = ["--depth=1", "--max-seq-len=64", "--device-batch-size=1", "--total-batch-size=64", "--num-iterations=1"]
+    command = [sys.executable, "-m", "scripts.base_train", *small]
     done = subprocess.run(command, env=os.environ | {"TRITON_CACHE_DIR": str(folder)}, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: compiled code in {folder} may come from others: ")
