@@ -1,4 +1,4 @@
-"""How soon a user is answered on this machine, each figure beside a control that does the unavoidable part alone.
+"""How soon a user is answered on this machine, each figure next to a control that does the unavoidable part alone.
 
     python -m bench.answers [--rounds 5] [--trials 100] [--steps 300]
 
@@ -101,7 +101,7 @@ def _row(step: int, num_steps: int, trial: str) -> StepRow:
 
 
 def parse_rows(experiment: Path) -> int:
-    """How many lines of JSON lie in the experiment's files of rows."""
+    """How many lines of JSON are in the experiment's files of rows."""
     return sum(len([json.loads(line) for line in file.open()]) for file in experiment.glob("trials/*/rows/*.jsonl"))
 
 

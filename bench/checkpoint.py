@@ -1,12 +1,12 @@
-"""How long training waits for a checkpoint: written at once, and written beside training, in one process on one state.
+"""How long training waits for a checkpoint written at once and one written in the background, of one state.
 
     python -m bench.checkpoint [--rounds 5] [--folder FOLDER]
     torchrun --rdzv-backend=loopback --rdzv-endpoint=127.0.0.1 --nproc_per_node=8 -m bench.checkpoint
 
 On a GPU the state is that of the recipe d12_moe_fp8, on a CPU that of a model whose tables make it larger than 1 GB.
-Each round saves in both ways, the order in turn, with real steps before and beside them. Figures are medians over the
-rounds with the lowest and highest, of rank 0; of the steps the slowest rank's. A save beside training is timed until
-training goes on, and until it is complete, which takes longer than the other way because steps take time from it.
+Each round saves in both ways, the order in turn, with real steps before and next to them. Figures are medians over the
+rounds with the lowest and highest, of rank 0; of the steps the slowest rank's. A save in the background is timed until
+training continues, and until it is complete, which takes longer than the other way because steps take time from it.
 """
 
 import argparse

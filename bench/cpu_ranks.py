@@ -4,7 +4,7 @@
 
 The settings take turns, each time in a new process with one thread to compute. `default` is the control: what the C
 library does by itself. `kept` returns no memory to the kernel; `ranks` is what the engine gives to its ranks. One line
-per setting: the median over rounds of the median step, and of the pages per step that the kernel had to provide anew.
+per setting: the median over rounds of the median step, and of the pages per step that the kernel had to provide again.
 """
 
 import argparse

@@ -109,7 +109,7 @@ def table(results: Sequence[Result], roles: Sequence[str]) -> list[str]:
 
 
 def read_results(file: Path) -> list[Result]:
-    """The runs of an output file; a torn last line is no run."""
+    """The runs of an output file; an incomplete last line is no run."""
     if not file.exists():
         return []
     whole = file.read_text().rpartition("\n")[0]
@@ -117,7 +117,7 @@ def read_results(file: Path) -> list[Result]:
 
 
 def append_result(file: Path, result: Result) -> None:
-    """Adds a line, on a line of its own whatever a killed run has left."""
+    """Adds a line, on its own line whatever a killed run has left."""
     is_torn = file.exists() and file.stat().st_size > 0 and not file.read_bytes().endswith(b"\n")
     with file.open("a") as out:
         out.write("\n" * is_torn + json.dumps(asdict(result)) + "\n")

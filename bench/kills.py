@@ -73,7 +73,7 @@ class Round:
             self._kill(kind, process, chance, name)
 
     def _kill(self, kind: str, launcher: "subprocess.Popen[bytes]", chance: random.Random, name: str) -> None:
-        """One victim of the kind; nothing where there is none at this moment."""
+        """One victim of the kind; nothing if there is none at this moment."""
         pids = {"worker": self._workers, "driver": self._drivers}[kind](name) if kind != "launcher" else [launcher.pid]
         living = [pid for pid in pids if pid == launcher.pid or launch_processes.is_marked(pid)]
         if not living:
@@ -118,14 +118,14 @@ class Round:
 
 
 def start(storage: Path, *words: str) -> "subprocess.Popen[bytes]":
-    """The program in a process group of its own, its output in a file of the storage."""
+    """The program in its own process group, its output in a file of the storage."""
     with (storage / "output.txt").open("ab") as output:
         command = [str(PROGRAM), *words, "--storage", str(storage), "--address", "local"]
         return subprocess.Popen(command, stdout=output, stderr=output, process_group=0)
 
 
 def table(experiment: Experiment) -> Table:
-    """All rows of all trials, of each what no interruption may change."""
+    """All rows of all trials, of each what no interruption can change."""
     rows = [row for record in experiment.trials() for row in record.rows()]
     return [{k: v for k, v in vars(row).items() if k in REPEATABLE or k == "trial"} for row in rows]
 

@@ -2,7 +2,7 @@
 
     python -m bench.loader [--ranks 8] [--tok-per-sec 700000] [--seconds 10] [--lanes-per-rank 4]
 
-Each rank is a process with a feed of its own, in micro-batches of 16 rows of 1,024 tokens. The text is that of the
+Each rank is a process with its own feed, in micro-batches of 16 rows of 1,024 tokens. The text is that of the
 embedded corpus, its documents drawn again and again into row groups as large as those of web-scale corpora, so that
 each lane fills a whole packing buffer and tokenizes many documents at a time. The device is a clock: a micro-step takes
 as long as its tokens at the given rate, the host runs ahead of it until the optimizer step ends, and holds the

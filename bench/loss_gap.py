@@ -9,9 +9,9 @@ byte of such a pair, FP8 over bf16; its mean and upper bound (one-sided 95 % by 
 below the bounds that the table names.
 
 Runs of one seed follow each other, so that a drift of the machine meets both sides of a pair. Every finished run is one
-line of --out and is not run again, on the same card, torch and config: the benchmark may be stopped at any time, and
-goes on where it was. With --stop-after-s no run begins that would not end in time. Compiled code of all variants stays
-in the process. Without a GPU the size is tiny, which shows that the benchmark works and nothing else.
+line of --out and is not run again, on the same card, torch and config: the benchmark can be stopped at any time,
+and continues where it was. With --stop-after-s no run begins that would not end in time. Compiled code of all
+variants stays in the process. Without a GPU the size is tiny, which shows that the benchmark works and nothing else.
 """
 
 import argparse

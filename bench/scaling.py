@@ -49,7 +49,7 @@ class Job:
 
 
 def run_ranks(job: Job) -> dict[str, Any]:
-    """Starts the job's ranks, each in a process of its own; the figures that rank 0 leaves."""
+    """Starts the job's ranks, each in its own process; the figures that rank 0 leaves."""
     spawn(_rank, args=(job,), nprocs=job.world_size)
     return json.loads(Path(job.result).read_text())
 

@@ -1,10 +1,10 @@
 """Kills the trainer at random moments, resumes it, and holds what comes out to a run that nobody disturbed.
 
 Each round trains a tiny model through the command line's own `main`, with a checkpoint every second step, and kills one
-of its processes with SIGKILL some random time after the start: while it loads, in a step, in a save, beside a writer.
+of its processes with SIGKILL some random time after the start: while it loads, in a step, in a save, next to a writer.
 It is started again with `--resume latest` until it completes. Then every step's loss in the log, and in the last
 checkpoint all weights, moments, data lanes, random states and averages, must be bit-equal to the undisturbed run's.
-The last two rounds go on with another number of processes, where sums are taken in another order; they must differ from
+The last two rounds continue with another number of processes, which take sums in another order. They must differ from
 the undisturbed run by no more than undisturbed runs of one, two and three processes do among each other, twice over.
 
 Processes are forked from a server that has imported torch, so a kill costs one start without the imports. A round
@@ -56,7 +56,7 @@ class Trainer:
     processes: list[ForkServerProcess] = field(default_factory=lambda: list[ForkServerProcess]())
 
     def start(self, num_processes: int) -> None:
-        """Starts all ranks, as torchrun would, which also keeps their store; they go on at the newest checkpoint."""
+        """Starts all ranks, as torchrun would, which also keeps their store; they resume from the newest checkpoint."""
         context = multiprocessing.get_context("forkserver")
         self.root.mkdir(exist_ok=True)
         self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -145,7 +145,7 @@ def disturbed(root: Path, seed: int, sizes: list[int], num_kills: int, calm_s: f
 
 
 def continued(root: Path, seed: int, first: int, then: int) -> tuple[Trainer, int]:
-    """A run on `first` processes that is killed at one of its checkpoints and goes on on `then`; and at which step."""
+    """A run on `first` processes, killed at one of its checkpoints and continued on `then`; and at which step."""
     trainer, wanted = Trainer(root), random.Random(seed).randrange(2, 14, 2)
     trainer.start(first)
     deadline = time.monotonic() + LIMIT_S * 10

@@ -42,7 +42,7 @@ def start_detached(experiment: "Experiment", options: "RunOptions", *, cluster: 
     log = experiment.store.local_path(LOG)
     with os.fdopen(experiment.store.open_log(LOG), "ab") as output:
         process = subprocess.Popen(
-            # -P: what lies in the working directory is not imported.
+            # -P: what is in the working directory is not imported.
             [sys.executable, "-P", "-m", "cli.main", "restore", experiment.uri, *words_of(options, cluster)],
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -39,7 +39,7 @@ def restore(
     )
     experiment = Experiment.open(find_experiment(exp, storage))
     if blocks is not None and not options.adds_until_decided:
-        grown(experiment.plan, options.num_blocks)  # raises for more than there may be
+        grown(experiment.plan, options.num_blocks)  # raises for more than there can be
     workers = planned_workers(experiment.plan, num_workers)
     leg_of = {trial.name: trial.leg.name for trial in experiment.plan.trials}
     dropped = [] if drop is None else choose_to_drop(experiment.trial_states(), leg_of, names_of("--drop", drop))

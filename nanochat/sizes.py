@@ -1,7 +1,7 @@
 """How big a run is, from its config alone: parameters, FLOPs, the batch, the steps.
 
 One set of formulas, without torch, that the plan, the launcher and the trainer all use, so that a size that does not
-divide is refused before anything starts.
+divide is rejected before anything starts.
 """
 
 import math
@@ -153,7 +153,7 @@ def check_width(config: TrainConfig, *, in_bf16: bool, has_fp8_units: bool) -> N
 def cpu_objection(config: TrainConfig, num_ranks: int, num_free_bytes: int | None) -> str | None:
     """Why the CPU of a machine without GPUs cannot train this on `num_ranks` processes; None if it can.
 
-    A config that asks for the CPU by name may take as long as it likes, but not more memory than is free (None:
+    A config that asks for the CPU by name can take as long as it likes, but not more memory than is free (None:
     unknown).
     """
     step_flops = flops_per_token(config) * batch_tokens(config)

@@ -30,7 +30,7 @@ class StartFacts:
     world_size: int
     device: str  # "cpu" or "cuda"
     device_name: str
-    peak_bf16_flops: float | None  # of the card, dense; None where it is not known (any CPU)
+    peak_bf16_flops: float | None  # of the card, dense; None if it is not known (any CPU)
     num_steps: int
     first_step: int  # 0, or where a checkpoint continues
     total_batch_tokens: int
@@ -44,7 +44,7 @@ class StartFacts:
     tokenizer_digest: str | None = None
     num_text_shards: int | None = None
     text_tokens: int | None = None  # of the training text, counted, or estimated for a long one
-    compile_fallback: str | None = None  # why the run goes on uncompiled, if compiling failed
+    compile_fallback: str | None = None  # why the run continues uncompiled, if compiling failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,7 @@ def _nothing(what: object) -> None:
 class Hooks:
     """All that differs between torchrun and Ray Train. Called on every rank and on the training thread unless said.
 
-    A save has three hooks: `before_save`, then `save`, which may take its time on another thread while training goes
+    A save has three hooks: `before_save`, then `save`, which can take its time on another thread while training goes
     on, then `saved` at a step boundary after `save` has returned on every rank. Without any, a run starts from the
     beginning, keeps no checkpoint and goes to its end.
     """
@@ -175,11 +175,11 @@ class Hooks:
     on_text: Callable[[TextFacts], None] = _nothing  # every rank, before all else; raises if the run may not read it
     on_start: Callable[[StartFacts], None] = _nothing  # rank 0
     on_step: Callable[[StepStats], None] = _nothing  # rank 0
-    save: Callable[[Checkpoint], None] = _nothing  # on one other thread, if the run goes on after this step
+    save: Callable[[Checkpoint], None] = _nothing  # on one other thread, if the run continues after this step
     checkpoints: Callable[[], Iterable[Path]] = tuple  # complete or not, newest first; the trainer verifies them
-    may_start_anew: bool = True  # from the beginning, where there are checkpoints and all are damaged
+    may_start_anew: bool = True  # from the beginning, if there are checkpoints and all are damaged
     should_stop: Callable[[], bool] = lambda: False  # asked on every rank after every step; one is enough
-    step_done: Callable[[], None] = lambda: None  # after every step, for who watches that each rank goes on
+    step_done: Callable[[], None] = lambda: None  # after every step, for who watches that each rank continues
     before_save: Callable[[int], None] = _nothing  # the checkpoint's step
     saved: Callable[[int], None] = _nothing  # the checkpoint's step
 

@@ -52,7 +52,7 @@ def train(config: TrainConfig, hooks: Hooks) -> TrainResult:
 
 
 def _train(run: Run, hooks: Hooks, saver: Saver, gpu: GpuSampler) -> TrainResult:
-    """Steps until the end or a wish to stop; the body of the loop lists what happens after each."""
+    """Steps until the end or a request to stop; the body of the loop lists what happens after each."""
     progress, first_step = run.progress, run.progress.steps_done
     _tell_start(run, hooks)
     take_step, flags = Stepper(run), Flags(first_step)

@@ -3,7 +3,7 @@ r"""The trainer under torchrun: flags in, log lines and checkpoints out. A thin 
     torchrun --rdzv-backend=loopback --rdzv-endpoint=127.0.0.1 --nproc_per_node=8 \
         -m scripts.base_train -- --use-moe --depth 12 ...
 
-Checkpoints lie in CHECKPOINT_ROOT/base_checkpoints/MODEL_TAG/step_000070/. The first SIGTERM or SIGINT ends the run
+Checkpoints are in CHECKPOINT_ROOT/base_checkpoints/MODEL_TAG/step_000070/. The first SIGTERM or SIGINT ends the run
 after the current step, with a checkpoint, and exit code 143 or 130 of every rank. Why a rank failed, and which rank
 the others wait for, is one sentence on stderr.
 """
@@ -49,7 +49,7 @@ class OutOfMemoryError(RuntimeError):
 class _StopSignal:
     """Remembers the first SIGTERM or SIGINT; a later one has its usual effect.
 
-    Ctrl-C reaches a rank twice, from the terminal and from torchrun: what follows within ECHO_S is the same wish.
+    Ctrl-C reaches a rank twice, from the terminal and from torchrun: what follows within ECHO_S is the same request.
     """
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ def _run(config: TrainConfig, options: RunOptions, stop: _StopSignal) -> int:
 
 
 def _check_cpu(config: TrainConfig) -> None:
-    """Raises ConfigError for a run that this machine's CPU cannot carry; a launch refuses the same ones."""
+    """Raises ConfigError for a run that this machine's CPU cannot carry; a launch rejects the same ones."""
     num_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     objection = sizes.cpu_objection(config, num_ranks, free_memory_bytes())
     if objection is not None:

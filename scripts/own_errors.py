@@ -1,6 +1,6 @@
 """How a run ends by its own error under torchrun: with one sentence, and as little around it as torchrun allows.
 
-torchrun adds a call stack of its own, which a rank cannot prevent, and a summary of every rank that did not exit with
+torchrun adds its own call stack, which a rank cannot prevent, and a summary of every rank that did not exit with
 0: what that rank left in its error file. So the file holds the sentence, and if all ranks have the same error, one rank
 of each machine tells it while the others exit with 0.
 """
@@ -55,7 +55,7 @@ def _leave_for_summary(sentence: str) -> None:
 
 
 def _let_others_leave(timeout_s: float) -> None:
-    """Waits until torchrun's other processes are gone; not at all where there is no torchrun, or no such list."""
+    """Waits until torchrun's other processes are gone; not at all if there is no torchrun, or no such list."""
     children = Path(f"/proc/{os.getppid()}/task/{os.getppid()}/children")
     if "TORCHELASTIC_RUN_ID" not in os.environ or not children.exists():
         return

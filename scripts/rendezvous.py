@@ -22,7 +22,7 @@ _TIMEOUT_S = 600
 
 
 class LoopbackRendezvous(RendezvousHandler):
-    """The one node of a run. Every start of its ranks gets a store of its own."""
+    """The one node of a run. Every start of its ranks gets its own store."""
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id

@@ -19,7 +19,7 @@ TEXTS = [
     *(ROOT / name for name in (".editorconfig", ".pre-commit-config.yaml", ".github/workflows/ci.yml")),
 ]
 MAX_LINES = 450
-MAX_FUNCTION_LINES = 60  # half of that fits a screen; verbs list many options
+MAX_FUNCTION_LINES = 60  # half of that fits a screen; commands list many options
 MAX_LOOP_LINES = 120  # the training loop is read from top to bottom
 # In pieces, so that this file does not hold what it looks for.
 NOT_FOR_READERS = ["TO" + "DO", "FIX" + "ME", "HA" + "CK", r"\bX" + r"XX\b"]

@@ -75,7 +75,7 @@ def commands_of(test: str) -> list[str]:
 
 @pytest.fixture
 def place(tmp_path: Path, make_place: Callable[[Path], Path]) -> Path:
-    """A folder that looks like the checkout and may be written into."""
+    """A folder that looks like the checkout and can be written into."""
     return make_place(tmp_path)
 
 

@@ -1,7 +1,7 @@
-"""A checkpoint: the state of training at one moment, on storage complete and proven, or refused by name.
+"""A checkpoint: the state of training at one moment, on storage complete and proven, or rejected by name.
 
 In a folder: the sharded values and moments (`__{rank}_0.distcp` and `.metadata`, by torch.distributed.checkpoint, which
-also cuts them anew for another number of ranks), `rank_{r}.pt` (the rank's data lanes and random states),
+also cuts them again for another number of ranks), `rank_{r}.pt` (the rank's data lanes and random states),
 `trainer.json` (the loop's own numbers) and, written last, `checkpoint.json` with the size and sha256 of every other
 file. A folder is a checkpoint if that index exists and all files match it. What is read runs no code (untrusted.py).
 
@@ -99,7 +99,7 @@ class TrainState:
         )
 
     def copied(self, copy: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]) -> "TrainState":
-        """The same moment by value: it stays as it is while training goes on. `copy` copies the tensors."""
+        """The same moment by value: it stays as it is while training continues. `copy` copies the tensors."""
         lanes, trainer = deepcopy(self.lanes), deepcopy(self.trainer)
         return replace(self, tensors=copy(self.tensors), lanes=lanes, trainer=trainer)
 
@@ -155,7 +155,7 @@ def verify(folder: Path) -> None:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The checkpoint's index, all of it checked. Raises CheckpointError where there is none or it is no index."""
+    """The checkpoint's index, all of it checked. Raises CheckpointError if there is none or it is not an index."""
     path = folder / INDEX
     if folder.is_symlink():
         raise CheckpointError(f"{folder} is a link, which no checkpoint is")
@@ -244,7 +244,7 @@ def read(folder: Path, ranks: Ranks, into: ShardedOptimizer, buffers: Mapping[st
 def latest_valid(candidates: Iterable[Path], ranks: Ranks) -> tuple[Path | None, list[str]]:
     """Collective. The first candidate that verifies, and one sentence about each that did not.
 
-    Rank 0 decides; the others take their own candidate of the same place, as paths may differ between machines.
+    Rank 0 decides; the others take their own candidate of the same place, as paths can differ between machines.
     """
     place, folder, remarks = _first_valid(candidates) if ranks.is_first else (None, None, [])
     place, remarks = ranks.broadcast_object((place, remarks))
@@ -286,7 +286,7 @@ class _Writer(FileSystemWriter):
 
 
 def _told_by_the_system(error: BaseException) -> BaseException:
-    """The first error of the file system that this one came of; itself, where there is none."""
+    """The first error of the file system that this one came of; itself, if there is none."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError):

@@ -1,7 +1,7 @@
-"""Checkpoints are written beside training: the training thread waits for a copy of the state, not for the disk.
+"""Checkpoints are written in the background: the training thread waits for a copy of the state, not for the disk.
 
 At the moment of a save the values are copied into host memory that is set aside at the start, with the small state; a
-writer thread does the rest through a process group of its own. One save is under way at most: the next one waits for
+writer thread does the rest through its own process group. One save is under way at most: the next one waits for
 it. Its outcome is known to every rank at a step boundary soon after, where an error is raised on all of them. Whoever
 leaves the saver, in whatever way, waits for the save that is under way, so it is complete or has failed, never cut.
 
@@ -52,7 +52,7 @@ class Saver:
 
     @property
     def is_under_way(self) -> bool:
-        """Whether a save has begun that `settle` has not ended; its writer may take time from a step."""
+        """Whether a save has begun that `settle` has not ended; its writer can take time from a step."""
         return self._under_way is not None
 
     @property

@@ -1,10 +1,10 @@
 """What shards hold: each one is looked at once, and known by its inode, size and times afterwards.
 
 Two legs are only comparable if they read the same text, and neither names nor sizes of files tell that. So every byte
-is hashed, and in the same pass a shard is checked: what cannot be trained on is refused before the first step, not when
-the loader gets there. Hashing terabytes takes minutes, so what was found is kept in the cache folder, a file for each
-folder of shards; processes that start together wait for one of them to look. A file that was changed has another time,
-and one that was replaced another inode: it is looked at again.
+is hashed, and in the same pass a shard is checked: what cannot be trained on is rejected before the first step, not
+when the loader gets there. Hashing terabytes takes minutes, so what was found is kept in the cache folder, a file for
+each folder of shards; processes that start together wait for one of them to look. A file that was changed has another
+time, and one that was replaced another inode: it is looked at again.
 """
 
 import contextlib

@@ -26,7 +26,7 @@ from nanochat.stats import TextFacts
 
 _LAYOUT_VERSION = 1  # raise it when the same novels shall give other shards
 _NUM_TRAIN_SHARDS = 4
-_NUM_TRAIN_ROW_GROUPS = 128  # as many lanes have a row group of their own
+_NUM_TRAIN_ROW_GROUPS = 128  # as many lanes have their own row group
 _NUM_VAL_ROW_GROUPS = 8
 MAX_SAMPLE_CHARS = 200_000_000  # of a folder's training documents, to train its tokenizer
 MAX_SAMPLE_CHARS_PER_DOCUMENT = 10_000
@@ -64,7 +64,7 @@ class Corpus:
 def open_corpus(source: str | None) -> Corpus:
     """The corpus that a config's `data.source` names; None is the embedded one.
 
-    The first time all of its text is read, and a tokenizer may be trained. Raises TextError for what is missing or
+    The first time all of its text is read, and a tokenizer can be trained. Raises TextError for what is missing or
     cannot be trained on.
     """
     try:

@@ -15,7 +15,7 @@ _MAX_FOOTERS = 8
 def estimate_tokens(source: str | None, cache_root: Path | None = None) -> int:
     """About how many tokens the training text of a `data.source` has, from file sizes and a few footers.
 
-    Takes milliseconds and writes nothing. Raises ConfigError where no shards can be found.
+    Takes milliseconds and writes nothing. Raises ConfigError if no shards can be found.
     """
     if source is None:
         num_bytes = sum(len(novel.encode()) for novel in read_novels().values())

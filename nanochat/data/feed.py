@@ -1,4 +1,4 @@
-"""Batches on the device, packed ahead by a thread of their own.
+"""Batches on the device, packed ahead by their own thread.
 
 Reading, tokenizing and packing run in one worker thread, up to a whole optimizer step ahead of the training thread, so
 that the device never waits for text. One thread is enough: it packs far more tokens a second than a GPU trains on, and
@@ -112,7 +112,7 @@ class Feed:
         self._worker.shutdown()
 
     def _order(self) -> None:
-        """Has the worker pack as many batches as may wait."""
+        """Has the worker pack as many batches as can wait."""
         while len(self.ahead) < self._num_ahead:
             lane = self._lanes.my_lanes[self._num_ordered % self.num_micro_steps]
             self.ahead.append(self._worker.submit(self._pack, lane))

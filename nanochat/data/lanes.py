@@ -13,7 +13,7 @@ A lane keeps a running digest of all tokens that it has served, so that equal st
 trained on equal tokens.
 
 Lane l owns row groups l, l+L, l+2L, ... of the split. With fewer row groups than lanes, lanes share: lane l takes row
-group l mod G, of which its n sharers take every n-th document each; where there are not even n documents, some lanes
+group l mod G, of which its n sharers take every n-th document each; if there are not even n documents, some lanes
 read the same one. The buffer holds 1,000 documents, or all that the lane has if these are fewer, so that a small corpus
 is not in the buffer many times over.
 """

@@ -1,7 +1,7 @@
 """Parquet shards as one long list of row groups.
 
 A row group is what a lane of the loader owns, so the shards of a corpus are read as one list of row groups, numbered
-from 0; empty ones are left out. A corpus may have thousands of shards: a footer is read only when a row group that far
+from 0; empty ones are left out. A corpus can have thousands of shards: a footer is read only when a row group that far
 is asked for, and only the files read last stay open.
 
 Shards come from anywhere, so whatever is wrong with one is a sentence that names it.
@@ -60,7 +60,7 @@ def find_shards(folder: Path) -> list[Path]:
 
 
 def _hint(visible: Sequence[Path]) -> str:
-    """Where the shards may be that are missing."""
+    """Where the shards can be that are missing."""
     for path in visible:
         with contextlib.suppress(OSError):
             if path.is_dir() and any(inner.name.endswith(SUFFIX) for inner in path.iterdir()):

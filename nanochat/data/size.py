@@ -1,4 +1,4 @@
-"""How much text a corpus holds: documents from the shards' footers, tokens counted, or estimated where there are many.
+"""How much text a corpus holds: documents from the shards' footers, tokens counted, or estimated if there are many.
 
 A sample reads row groups from all over the corpus, in an order that is always the same, until it has seen enough. What
 it gave is kept in the cache folder.

@@ -2,7 +2,7 @@
 
 Rows lie grouped by expert. Groups are ragged, with `offsets` that say where each ends, or all of one length.
 
-Where there is no FP8 matrix unit (a CPU) values are quantised and dequantised, so that the rounding is the same and
+If there is no FP8 matrix unit (a CPU) values are quantised and dequantised, so that the rounding is the same and
 only the speed is not.
 
 Legend: R rows of all experts, E experts, K inner and M outer size of a product.

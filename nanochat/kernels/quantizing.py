@@ -42,7 +42,7 @@ class QuantizedWeight(nn.Module):
 
     @torch.no_grad()
     def refresh(self, weight: Tensor) -> None:
-        """Quantises `weight` (E, M, K) anew; call it after every optimizer step."""
+        """Quantises `weight` (E, M, K) again; call it after every optimizer step."""
         transposed = weight.transpose(1, 2)
         over = (2,) if self._recipe == "rowwise" else (1, 2)
         for source, q, q_scale in ((weight, self.q, self.q_scale), (transposed, self.qt, self.qt_scale)):

@@ -1,11 +1,11 @@
 """What a failing torch.compile means for a run: one sentence that says why, and one decision of all ranks.
 
 Compilation is lazy: it fails in the first step, in a block's forward pass, in the backward pass or in the optimizer's
-update, and perhaps on some ranks only. A rank that compiled beside one that did not would be no fair measurement, so
-the ranks vote: either all go on compiled, or none.
+update, and perhaps on some ranks only. A rank that compiled next to one that did not would be no fair measurement, so
+the ranks vote: either all continue compiled, or none.
 
 A failure is the compiler's if one of its exceptions is in the chain, or if it comes out of the compiler's code or out
-of code that it generated: kernels may be refused by the GPU, or find tensors that are not as they were announced.
+of code that it generated: kernels can be rejected by the GPU, or find tensors that are not as they were announced.
 """
 
 import traceback
@@ -44,7 +44,7 @@ def first_failure(own: str | None, ranks: Ranks) -> str | None:
 
 
 def refusal(failure: str) -> CompileError:
-    """The error of a run that must not go on uncompiled."""
+    """The error of a run that must not continue uncompiled."""
     return CompileError(
         f"{failure}; mend that, choose another compile.mode ('none' compiles nothing), "
         "or let such a run go on uncompiled by compile.fallback 'none'"

@@ -118,7 +118,7 @@ def core_line(num_steps_done: int, core_metric: float) -> str:
 
 
 def sample_line(num_steps_done: int, text: str) -> str:
-    """One prompt with what the model went on with, quoted so that it stays one line."""
+    """One prompt with what the model continued with, quoted so that it stays one line."""
     return f"Step {num_steps_done:05d} | Sample: {json.dumps(text, ensure_ascii=False)}"
 
 

@@ -7,7 +7,7 @@ never move, FP8 copies of weights are refreshed in place, and the statistics sta
 recorded alike, so they differ in their kernels, not in how these are launched.
 
 With peers, a step's last micro-step also sends its gradients as they become final; `reduction` says how a recorded one
-does that. Marks between the parts tell where the time goes (`phases`).
+does that. Marks between the parts say where the time goes (`phases`).
 """
 
 import torch
@@ -36,7 +36,7 @@ class Stepper:
         self._bias = RouterBias(run.model.routers().values(), bias_rate, run.ranks) if bias_rate > 0 else None
         self.recorded: RecordedMicroStep | None = RecordedMicroStep(self) if run.device.is_cuda else None
         self._is_tried = run.config.compile.mode == "none"
-        self.fallback: str | None = None  # why this run goes on uncompiled, though it should not
+        self.fallback: str | None = None  # why this run continues uncompiled, though it should not
 
     def __call__(self, step: int, checkpoint_ms: float = 0.0) -> RankStep:
         """Optimizer step number `step`; returns when the device is done.
@@ -83,7 +83,7 @@ class Stepper:
         """Collective. Compiles everything by a step that leaves no trace, and takes the failure of any rank.
 
         A real micro-step could not be taken back: the last one of a step already sends its gradients to other ranks.
-        Raises CompileError, or goes on uncompiled where the config says so.
+        Raises CompileError, or continues uncompiled where the config says so.
         """
         run, own_failure = self._run, None
         try:
@@ -161,7 +161,7 @@ class RecordedMicroStep:
         self._inputs.copy_(inputs)
         self._targets.copy_(targets)
         graph = torch.cuda.CUDAGraph()
-        # Only this thread's calls may break a recording: others may go on reading, saving or watching collectives.
+        # Only this thread's calls may break a recording: others may continue reading, saving or watching collectives.
         # What would compile something again, which cannot be recorded, is an error that says what and why.
         with (
             torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"),

@@ -142,7 +142,7 @@ def answer_of_text(text: str, landmarks: Landmarks) -> Answer | None:
         return Answer(waits=False, place="code in which no thread is seen to train")
     entry = next(index for index, frame in enumerate(trains) if _is_entry(frame, landmarks))
     writers = [s for s in stacks if s is not trains and any(frame.file == landmarks.saver for frame in s)]
-    return answer(trains[entry:], writers, landmarks)  # the entry's own callers may be Ray Train's
+    return answer(trains[entry:], writers, landmarks)  # the entry's own callers can be Ray Train's
 
 
 def frames_of(stack: Sequence[traceback.FrameSummary]) -> list[Frame]:

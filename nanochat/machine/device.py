@@ -92,7 +92,7 @@ def keep_freed_memory() -> None:
     """Has this process keep, for good, the memory that its large tensors give back; without glibc nothing happens.
 
     For runs on a CPU, before the first tensor and on the thread that trains: the tensors of a step come and go at every
-    step, and fetched from the kernel anew each time, they cost about as much as the step's arithmetic.
+    step, and fetched from the kernel again each time, they cost about as much as the step's arithmetic.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,6 +1,6 @@
 """What to lower when a run does not fit into memory: a sentence from the error, the config and the peak.
 
-torch's own message tells of bytes and of allocator settings; whoever reads a sweep's report wants to know which field
+torch's own message tells of bytes and of allocator settings; whoever reads a sweep's report needs to know which field
 of the config decides. Works on exceptions by their names and words, so that torch is not needed to read it.
 """
 
@@ -79,9 +79,9 @@ def _or(items: list[str]) -> str:
 
 
 def causes(error: BaseException, *, or_what_it_followed: bool = False) -> Iterator[BaseException]:
-    """The error and what caused it, the root last; torch's compiler keeps the cause in a field of its own.
+    """The error and what caused it, the root last; torch's compiler keeps the cause in its own field.
 
-    With `or_what_it_followed`, an error without a cause goes on at the one that was being handled when it was raised.
+    With `or_what_it_followed`, an error without a cause continues at the one that was being handled when it was raised.
     """
     seen: set[int] = set()
     cause: BaseException | None = error

@@ -3,7 +3,7 @@
 Whoever calls the trainer (torchrun's shell, Ray Train) starts the process group; here it is only read. A single process
 is a world of one whose collectives do nothing, so no other file asks whether training is distributed.
 
-Tensor collectives return a handle and run beside the caller until `wait()`; on a GPU waiting only orders the streams.
+Tensor collectives return a handle and run next to the caller until `wait()`; on a GPU waiting only orders the streams.
 Control data (floats, flags, objects) travels over the CPU where the group has a backend for it, so that it never waits
 for the GPU's queue.
 """
@@ -21,10 +21,10 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 
 
 class Handle(Protocol):
-    """A collective under way: its output may be read after `wait()`."""
+    """A collective under way: its output can be read after `wait()`."""
 
     def wait(self) -> Any:
-        """Returns when the output may be read."""
+        """Returns when the output can be read."""
 
 
 class _Done:
@@ -62,7 +62,7 @@ class Ranks:
         return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
     def beside(self) -> "Ranks":
-        """Collective. The same ranks with a group of their own on the CPU, for one other thread of each process.
+        """Collective. The same ranks with their own group on the CPU, for one other thread of each process.
 
         Two threads must not share a group: their collectives would meet each other's.
         """
@@ -87,7 +87,7 @@ class Ranks:
         return _started(_reduce_scatter(shard_out, flat_in, op=dist.ReduceOp.AVG, group=self.group, async_op=True))
 
     def all_gather_into(self, flat_out: Tensor, shard_in: Tensor) -> Handle:
-        """`flat_out` (W * n) becomes all ranks' `shard_in` (n), in rank order; the shard may be a view of its place."""
+        """`flat_out` (W * n) becomes all ranks' `shard_in` (n), in rank order; the shard can be a view of its place."""
         if self.world_size == 1:
             if flat_out.data_ptr() != shard_in.data_ptr():
                 flat_out.copy_(shard_in)

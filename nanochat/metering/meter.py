@@ -112,7 +112,7 @@ _SCALARS = tuple(field.name for field in fields(RankStep) if field.type is float
 def phase_columns(every_rank: list[RankStep]) -> dict[str, float]:
     """Each phase's milliseconds as `NAME_ms`, of the rank that spent most, and `NAME_median_ms`, over ranks.
 
-    Different ranks may be the slowest in different phases, so only one rank's phases add up to its dt.
+    Different ranks can be the slowest in different phases, so only one rank's phases add up to its dt.
     """
     columns: dict[str, float] = {}
     for name, spent_ms in zip(PHASES, zip(*(step.phases_ms for step in every_rank), strict=True), strict=True):

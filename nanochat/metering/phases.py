@@ -4,9 +4,9 @@ Marks are set along the step; the time between two of them belongs to the phase 
 phases of a step never overlap and their sum is at most its dt. On a GPU a mark is an event on the stream, read when the
 step has ended anyway: nothing is waited for. What is measured there is therefore not what the host did but what the
 GPU had: `data` is how long it had nothing to compute before a micro-step, because the batch was not there yet, and
-`communication` how long it waited for other ranks beside what ran along with its own work.
+`communication` how long it waited for other ranks next to what ran along with its own work.
 
-A micro-step may be one replayed CUDA graph, of which only the last replay's inner times are known. So the time of all
+A micro-step can be one replayed CUDA graph, of which only the last replay's inner times are known. So the time of all
 micro-steps is split into forward and backward as the last micro-step's is, whose backward also carries the overlapped
 part of the reduction.
 """
@@ -27,7 +27,7 @@ class PhaseClock:
 
     def __init__(self, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
-        self._events: list[torch.cuda.Event] = []  # serve anew in each step
+        self._events: list[torch.cuda.Event] = []  # serve again in each step
         self._marks: list[tuple[str, _Instant]] = []
         # An external event is recorded by each replay of the graph that it was recorded into.
         self._forward_end: _Instant = torch.cuda.Event(enable_timing=True, external=True) if self._is_cuda else 0.0

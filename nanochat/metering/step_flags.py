@@ -49,5 +49,5 @@ class Flags:
             self._carried.add("sample")
 
     def saving(self) -> None:
-        """A checkpoint was begun after this step, or is still being written beside the next one."""
+        """A checkpoint was begun after this step, or is still being written during the next one."""
         self._carried.add("checkpoint")

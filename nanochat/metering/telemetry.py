@@ -1,4 +1,4 @@
-"""What a rank's GPU did beside the step: clock, power, heat and brakes, asked of the driver once a second.
+"""What a rank's GPU did during the step: clock, power, heat and brakes, asked of the driver once a second.
 
 A thread of its own asks (NVML's calls release the interpreter), so the training thread never waits for the driver; it
 takes what has come since it last looked. Steps shorter than a second share a reading. The card is found by its UUID,
@@ -135,7 +135,7 @@ class GpuSampler:
             return len(self._fresh)
 
     def take(self) -> GpuReading:
-        """The worst of what came since the last call, or the latest known where nothing did."""
+        """The worst of what came since the last call, or the latest known if nothing did."""
         with self._lock:
             if self._fresh:
                 self._latest = combine(self._fresh)

@@ -4,7 +4,7 @@ Each expert of each layer has a bias on its score that counts in the choice of e
 costs the language model no gradient. An optimizer step moves it by a fixed rate against the sign of the load's error,
 whatever the error's size (Wang et al., arXiv 2408.15664; DeepSeek-V3, arXiv 2412.19437, with a rate of 0.001).
 
-Loads are whole numbers, counted in the forward pass of every micro-step and summed over ranks beside the optimizer's
+Loads are whole numbers, counted in the forward pass of every micro-step and summed over ranks during the optimizer's
 work: the bias is the same on every rank and for every number of ranks, and nothing here waits for the device. Buffers
 are changed in place, as recorded micro-steps need it.
 

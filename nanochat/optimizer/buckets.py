@@ -1,11 +1,11 @@
 """How the parameters of a group lie in its flat buffer, and which of their items are a rank's own.
 
-An item is what is never cut: a matrix of a Muon group, a number of an AdamW group. Parameters lie in the model's order,
+An item is what is never cut: a matrix of a Muon group, a number of an AdamW group. Parameters are in the model's order,
 cut into buckets of neighbours, each of which is reduced and gathered by itself: backward goes through the model from
 its end, so the last bucket's gradients are final, and can travel, long before the first's.
 
 Of each bucket every rank owns ceil(n / W) items, as torch.chunk would cut it, so no size has to divide by the number of
-ranks; past the bucket's end they are padding, zeros that stay zeros. A rank's own items of all buckets lie in one
+ranks; past the bucket's end they are padding, zeros that stay zeros. A rank's own items of all buckets are in one
 buffer too, without gaps, so an update works on all of them at once. The cut does not depend on the number of ranks:
 what is stored per bucket fits any other number.
 """

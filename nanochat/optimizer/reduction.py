@@ -4,7 +4,7 @@ One reduction per optimizer step, in the backward of its last micro-step. Autogr
 accumulated. On a CPU the bucket then goes to gloo's threads at once. On a GPU a micro-step is recorded as a CUDA graph
 and replayed, without any Python in between: there the moment is an event, recorded into the graph, and the host, which
 is done with launching long before the GPU is done with computing, queues each bucket's collective behind its event, on
-a stream beside the graph's. The collectives stay out of the graph: NCCL's watchdog sees them, so that a rank that is
+a stream next to the graph's. The collectives stay out of the graph: NCCL's watchdog sees them, so that a rank that is
 lost ends the others, and one graph serves every micro-step.
 
 All ranks send in one order, from the model's end to its start; a bucket that is final early waits for its turn. Between
@@ -94,7 +94,7 @@ class Reduction:
 
 
 class Watched:
-    """How far one backward is with a parcel. Of a replayed graph it tells what was so when that was recorded."""
+    """How far one backward is with a parcel. Of a replayed graph it says what was so when that was recorded."""
 
     def __init__(self, parcel: Parcel, device: torch.device) -> None:
         self.parcel = parcel

@@ -90,7 +90,7 @@ def _cluster(experiment: Experiment, context: LaunchContext, mark: str) -> Gener
 
 
 def _run_trials(experiment: Experiment, context: LaunchContext, resources: Resources, stop: StopState) -> None:
-    for name in context.retry:  # not sooner: a launch that is refused leaves failures final
+    for name in context.retry:  # not sooner: a launch that is rejected leaves failures final
         experiment.trial(name).undo_drop()
         experiment.trial(name).allow_retry()
     if context.preflight or (context.preflight is None and resources.num_gpus > 0):
@@ -108,7 +108,7 @@ def _may_grow(experiment: Experiment, stop: StopState) -> bool:
 
 
 def _run_preflight(experiment: Experiment, context: LaunchContext, resources: Resources, stop: StopState) -> None:
-    """A few steps of every leg, as a separate experiment. What refuses one of them ends the whole launch."""
+    """A few steps of every leg, as a separate experiment. What rejects one of them ends the whole launch."""
     short = create_preflight(experiment)
     quiet = replace(context, on_event=PreflightEvents(short, context.on_event), refresh=_no_results)
     TrialsRun(short, quiet, resources, stop, also_asked=experiment.stop_requested).run()
@@ -130,7 +130,7 @@ def _unlock(experiment: Experiment, on_event: OnEvent) -> None:
 
 
 def outcome_of(states: dict[str, TrialState], stop: StopState, refusal: Refusal | None = None) -> Outcome:
-    """0 if complete. Else the code of the error that says why not: failures alone, a stop, a leg that was refused."""
+    """0 if complete. Else the code of the error that says why not: failures alone, a stop, a leg that was rejected."""
     completed = tuple(name for name, state in states.items() if state in COMPLETED_STATES)
     failed = tuple(name for name, state in states.items() if state == "failed")
     dropped = tuple(name for name, state in states.items() if state == "dropped")

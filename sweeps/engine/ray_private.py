@@ -53,7 +53,7 @@ def lean_trainer(
 def fixed_workers(scaling: "ScalingConfig") -> Any:
     """A scaling policy for one number of ranks that reports it to no autoscaler ahead of time.
 
-    Only Ray Data beside a leg would need that: a placement group is a request itself.
+    Only Ray Data next to a leg would need that: a placement group is a request itself.
     """
     from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
@@ -112,14 +112,14 @@ def is_of_job(placement_group_id: str, job_id: str) -> bool:
 
 
 # Private: the switch for systems without clusters, and that settings are read when Ray is imported.
-# Why: a private cluster is to open no port to others, and needs a token of its own, whatever was imported before.
+# Why: a private cluster is to open no port to others, and needs its own token, whatever was imported before.
 # Until: `ray.init` takes an address to bind to, and a token.
 
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def read_settings_again() -> None:
-    """Makes Ray, which may be imported already, read authentication mode, token and `LOOPBACK_ONLY` again."""
+    """Makes Ray, which can be imported already, read authentication mode, token and `LOOPBACK_ONLY` again."""
     from ray import _raylet
     from ray._private import ray_constants
 
@@ -130,7 +130,7 @@ def read_settings_again() -> None:
 
 
 # Private: the job table with each job's runtime environment.
-# Why: a reservation of a dead job may be removed if the job was a launch of this tool, which a variable tells.
+# Why: a reservation of a dead job can be removed if the job was a launch of this tool, which a variable tells.
 # Until: `ray.util.state.list_jobs` works without a dashboard and shows a driver's runtime environment.
 
 
@@ -154,7 +154,7 @@ def _environment_of(runtime_env: str) -> Mapping[str, str]:
 
 
 # Private: the name, the flags and the port file of the process that makes a node a head.
-# Why: a launch must not start beside a cluster that was overlooked, nor wait for Ray to find none.
+# Why: a launch must not start next to a cluster that was overlooked, nor wait for Ray to find none.
 # Until: Ray lists the clusters that have a head on this machine. `ray status` finds one that it chooses itself.
 
 

@@ -1,6 +1,6 @@
-"""Which checkpoints a trial has, over all its attempts, and which of them may go.
+"""Which checkpoints a trial has, over all its attempts, and which of them can go.
 
-Every attempt is one Ray Train run with a folder of its own: `train/a000/step_000070/`, `train/a001/...`. So a stale
+Every attempt is one Ray Train run with its own folder: `train/a000/step_000070/`, `train/a001/...`. So a stale
 attempt (orphans of a killed launch) can never overwrite or prune what a newer one relies on, no snapshot of Ray's has
 to be whole for a restart, and a checkpoint counts once its files are there, whether or not Ray had noticed it. Inside
 its folder Ray keeps the two newest; of older attempts two are kept here, not counting those that a kill left half
@@ -62,8 +62,8 @@ def superseded(
 ) -> list[StoredCheckpoint]:
     """What `attempt`, having started at `first_step`, makes useless in the folders of earlier attempts.
 
-    The one it started from and the next older ones are kept, `keep` in all. Newer ones were tried and refused; they are
-    not deleted, because another version of the code may read them. Half-written ones nobody can read.
+    The one it started from and the next older ones are kept, `keep` in all. Newer ones were tried and rejected; they
+    are not deleted, because another version of the code can read them. Half-written ones nobody can read.
     """
     earlier = [c for c in checkpoints if c.attempt < attempt]
     usable = [c for c in earlier if c.is_complete and c.step <= first_step]

@@ -1,4 +1,4 @@
-"""Recorded wall-clock times, of clocks that may be wrong: what cannot be a time is unknown, what ran backwards too."""
+"""Recorded wall-clock times, of clocks that can be wrong: what cannot be a time is unknown, what ran backwards too."""
 
 from datetime import UTC, datetime
 
@@ -25,7 +25,7 @@ def seconds_between(start: str | None, end: str | None) -> float | None:
 
 
 def wall_s(attempt: AttemptRecord) -> float | None:
-    """How long an attempt took; None while it runs or where that is not known.
+    """How long an attempt took; None while it runs or if that is not known.
 
     Its driver's own measurement if there is one. Older versions stored none.
     """

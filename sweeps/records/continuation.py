@@ -1,7 +1,7 @@
 """A new experiment that takes over the legs that another one has completed, and so has only the rest to run.
 
 What is taken is copied: rows, attempts, config, log and result, but no checkpoints. So the new folder is whole by
-itself, may be moved, and outlives the old one. `origin.json` beside each copy says which experiment ran it, and
+itself, can be moved, and outlives the old one. `origin.json` next to each copy says which experiment ran it, and
 everything that shows the leg says so too. A leg is taken only if its whole resolved config is the same, it ran on as
 many workers, and it read the text that is there now: all else would not be comparable.
 

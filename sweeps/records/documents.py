@@ -1,7 +1,7 @@
 """The small JSON documents of an experiment: what each holds, and the one way they are written and read.
 
-Every document carries its schema's name and version. Unknown keys are ignored, so a later version may add some; a
-document that cannot be understood is named with what is wrong with it.
+Every document carries its schema's name and version. Unknown keys are ignored, so a later version can add some; a
+document that cannot be understood is reported with what is wrong with it.
 """
 
 import dataclasses
@@ -165,7 +165,7 @@ def to_bytes(document: Document) -> bytes:
 
 
 def json_bytes(value: dict[str, Any]) -> bytes:
-    """Readable JSON for a file; keys keep their order. A byte of an argument that is no text becomes an escape."""
+    """Readable JSON for a file; keys keep their order. A byte of an argument that is not a text becomes an escape."""
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode(errors="backslashreplace")
 

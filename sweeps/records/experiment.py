@@ -88,7 +88,7 @@ class Experiment:
 
     @property
     def id(self) -> str:
-        """The experiment's name, as its manifest says; the folder may have been renamed."""
+        """The experiment's name, as its manifest says; the folder can have been renamed."""
         return self.manifest.id
 
     @property
@@ -156,7 +156,7 @@ class Experiment:
             self._lock.fall_silent()
 
     def ownership_lost(self) -> bool:
-        """Whether another may have taken over since `lock`, because storage has not been reached for too long."""
+        """Whether another can have taken over since `lock`, because storage has not been reached for too long."""
         return self._lock is not None and self._lock.is_lost()
 
     def owner(self, *, certain: bool = False) -> Owner | None:

@@ -48,7 +48,7 @@ def describe_experiments(root: str) -> list[Listed]:
 
 
 def _age(listed: Listed) -> tuple[float, str]:
-    """What an experiment is ordered by. Clocks may be wrong and times damaged, so equal ones go by their ids."""
+    """What an experiment is ordered by. Clocks can be wrong and times damaged, so equal ones go by their ids."""
     started = moment(listed.started_utc)
     return (-math.inf if started is None else (started - _FIRST).total_seconds(), listed.id)
 

@@ -58,7 +58,7 @@ class LocalDisk:
             os.fsync(folder)
 
     def create(self, rel: str, data: bytes) -> None:
-        """As `write`, but raises FileExistsError where there is anything of that name."""
+        """As `write`, but raises FileExistsError if there is anything of that name."""
         with self._place(rel, make=True) as (folder, name):
             temporary = self._write_temporary(folder, rel, data)
             try:
@@ -74,7 +74,7 @@ class LocalDisk:
             os.fsync(folder)
 
     def names(self, rel: str) -> list[str]:
-        """What is directly below a folder; nothing where there is none."""
+        """What is directly below a folder; nothing if there is none."""
         try:
             with self._folder(rel.split("/") if rel else [], make=False) as folder:
                 return os.listdir(folder)

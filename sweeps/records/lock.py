@@ -108,7 +108,7 @@ class Lock:
             self._pulse = None
 
     def is_lost(self) -> bool:
-        """Whether another owner has come, or may come at any moment: no heartbeat has reached storage for too long.
+        """Whether another owner has come, or can come at any moment: no heartbeat has reached storage for too long.
 
         On a disk the second is no reason: processes of this machine see that this one lives.
         """
@@ -123,7 +123,7 @@ class Lock:
                 if not self._is_still_mine():
                     self._is_replaced = True  # this process was asleep; whoever came believes it dead
                     return
-                begin_s = time.monotonic()  # a watcher may see the lease before this process knows that it is there
+                begin_s = time.monotonic()  # a watcher can see the lease before this process knows that it is there
                 self._num_beats += 1
                 self._store.write(self._path, _lease_bytes(_fresh(self.owner, beat=self._num_beats)))
                 self._last_heartbeat = begin_s

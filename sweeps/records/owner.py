@@ -25,7 +25,7 @@ class Owner:
     id: str
     host: str
     pid: int
-    boot_id: str  # of the running kernel; "" where there is none to read
+    boot_id: str  # of the running kernel; "" if there is none to read
     pid_namespace: str
     pid_started: int | None  # clock ticks after boot
     started_utc: str
@@ -80,5 +80,5 @@ def process_started(pid: int) -> int | None:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    state, *rest = text.rpartition(")")[2].split()  # the name in parentheses may hold anything
+    state, *rest = text.rpartition(")")[2].split()  # the name in parentheses can hold anything
     return None if state in ("Z", "X", "x") else int(rest[18])

@@ -1,7 +1,7 @@
 """The parts in which a trial's rows are stored, read whole or as they come.
 
 A part never changes, so a reader that looks again and again reads each once. Compaction puts the rows of many parts
-into one and deletes those; a reader may see a row in both, or find that a part it has listed is gone.
+into one and deletes those; a reader can see a row in both, or find that a part it has listed is gone.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,7 @@ and a loss that became NaN must not vanish, so such a number is stored as the st
 A line counts only when it is whole: it ends in a newline and is one complete object, whose whole numbers fit into 64
 bits. Whatever is not is skipped and reported, so a file torn at any byte still gives all the rows before the tear. A
 number that is too large for a float is infinite. Keys that this version does not know are
-ignored and optional ones may be missing: rows of other versions stay readable.
+ignored and optional ones can be missing: rows of other versions stay readable.
 """
 
 import json
@@ -48,7 +48,7 @@ def encode_rows(rows: Iterable[StepRow]) -> bytes:
 
 
 def decode_rows(data: bytes) -> tuple[list[StepRow], bool]:
-    """All whole rows, and whether anything else was there (a torn tail, a damaged line)."""
+    """All whole rows, and whether anything else was there (an incomplete tail, a damaged line)."""
     rows: list[StepRow] = []
     *lines, rest = data.split(b"\n")
     torn = rest != b""

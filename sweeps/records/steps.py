@@ -44,7 +44,7 @@ class Steps:
 
     @property
     def table(self) -> Any:
-        """A pyarrow.Table with a column for each field of StepRow; of no rows where there are none."""
+        """A pyarrow.Table with a column for each field of StepRow; of no rows if there are none."""
         return _schema().empty_table() if self._table is None else self._table
 
     def __len__(self) -> int:

@@ -51,7 +51,7 @@ class Store:
         self._disk.create(_checked(rel), data)
 
     def list(self, rel: str = "") -> "list[str]":
-        """The names of files and folders directly below `rel`, sorted; empty where there is no such folder."""
+        """The names of files and folders directly below `rel`, sorted; empty if there is no such folder."""
         return sorted(n for n in self._disk.names(_checked(rel) if rel else "") if not n.startswith("."))
 
     def everything(self) -> "list[str]":

@@ -65,7 +65,7 @@ class TrialRecord:
         return [self._read_attempt(name) for name in self._attempt_files()]
 
     def attempt(self, number: int) -> AttemptRecord:
-        """One attempt. Raises FileNotFoundError where it is not in storage."""
+        """One attempt. Raises FileNotFoundError if it is not in storage."""
         return self._read_attempt(f"{number:03d}.json")
 
     def start_attempt(self, *, num_workers: int, code: Code | None = None) -> AttemptRecord:
@@ -111,7 +111,7 @@ class TrialRecord:
         try:
             self._store.create(f"{self.folders.rows}/{prefix}{part:06d}.jsonl", data)
         except OSError:
-            del self._next_part[attempt]  # it may be there for all that, so the next part's number is looked up again
+            del self._next_part[attempt]  # it can be there for all that, so the next part's number is looked up again
             raise
         self._next_part[attempt] = part + 1
 
@@ -130,7 +130,7 @@ class TrialRecord:
     def compact(self) -> None:
         """Puts all whole rows, those of superseded attempts too, into one part and deletes the parts it replaces.
 
-        Torn parts stay where they are, so that they go on being named.
+        Torn parts stay where they are, so that they continue being named.
         """
         parts, torn = read_rows(self._store, self.folders.rows)
         if len(parts) <= 1:
@@ -236,7 +236,7 @@ class TrialRecord:
         return self._store.is_local and self._store.exists(self.folders.log)
 
     def log_tail(self) -> str:
-        """The end of the log, at most 64 KiB; "" where there is none."""
+        """The end of the log, at most 64 KiB; "" if there is none."""
         descriptor = self.read_log()
         if descriptor is None:
             return ""

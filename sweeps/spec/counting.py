@@ -1,6 +1,6 @@
 """How many steps of a leg can count for timing, known before anything has run.
 
-The first steps of a start never count, nor does one right after a save or an evaluation. More may be lost to
+The first steps of a start never count, nor does one right after a save or an evaluation. More can be lost to
 recompilation, slow saves or a restart, so this is the most there can be.
 """
 

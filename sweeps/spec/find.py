@@ -1,7 +1,7 @@
 """Loads a sweep file: runs it and takes its one `SWEEP`.
 
-A file is run by path, without being imported as a module of a package and without leaving a cache beside it; modules
-beside it can be imported (`neighbours`). What it prints goes to stderr, because stdout is for data. Whatever is wrong
+A file is run by path, without being imported as a module of a package and without leaving a cache next to it; modules
+next to it can be imported (`neighbours`). What it prints goes to stderr, because stdout is for data. Whatever is wrong
 with it becomes one SweepError that names the file and the line.
 """
 

@@ -1,8 +1,8 @@
-"""What a sweep file may import from its own folder: modules beside it, seen by this file and by nothing else.
+"""What a sweep file can import from its own folder: modules next to it, seen by this file and by nothing else.
 
 While the file runs, and whenever its `leg_name` is called later, its neighbours are importable and come before
 installed packages of the same name. In between they are not in `sys.modules`, so two sweeps can each have their own
-`common.py`. A neighbour cannot hide the standard library or this project's packages, and no cache is written beside it.
+`common.py`. A neighbour cannot hide the standard library or this project's packages, and no cache is written there.
 
 A worker needs no neighbour: what it gets is the plan, in plain values.
 """

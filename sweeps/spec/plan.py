@@ -141,7 +141,7 @@ def choose_legs(plan: Plan, names: Sequence[str]) -> Plan:
 def with_absolute_paths(plan: Plan) -> Plan:
     """The plan with the folders that its configs name as absolute paths, as seen from the current directory.
 
-    It may be run from another directory later. The legs' names and ids stay what the sweep file makes them.
+    It can be run from another directory later. The legs' names and ids stay what the sweep file makes them.
     """
     legs = {leg.name: dataclasses.replace(leg, config=_with_absolute_paths(leg.config)) for leg in plan.legs}
     trials = [

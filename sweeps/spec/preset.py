@@ -1,9 +1,9 @@
 """Presets and settings: the same sweep at another size or with a few fields changed, never with another grid.
 
-A setting that would have no effect, because the plan or an axis decides that field, is refused. When a setting changes
+A setting that would have no effect, because the plan or an axis decides that field, is rejected. When a setting changes
 the number of steps, two numbers follow it: the tail window is at most a quarter of the run, and no longer than the
 steps that can count for timing; checkpoints keep their number per run as nearly as may be while none falls inside the
-window or shortly before it: the steps beside a save that is still being written do not count for timing.
+window or shortly before it: the steps next to a save that is still being written do not count for timing.
 """
 
 import ast
@@ -95,7 +95,7 @@ def parse_sets(sets: Sequence[str]) -> dict[str, Any]:
 def scaled_interval(every: int | None, old_steps: int | None, new_steps: int, window: int) -> int | None:
     """The checkpoint interval for another number of steps: the nearest to as many saves per run as before.
 
-    None of them begins inside the tail window or in the steps before it that a save may take. A run that is too short
+    None of them begins inside the tail window or in the steps before it that a save can take. A run that is too short
     for any gets an interval of its whole length.
     """
     if every is None:

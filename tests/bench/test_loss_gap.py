@@ -1,4 +1,4 @@
-"""A loss gap is over pairs of runs with equal seeds; the benchmark goes on where it was stopped."""
+"""A loss gap is over pairs of runs with equal seeds; the benchmark continues where it was stopped."""
 
 import json
 import statistics

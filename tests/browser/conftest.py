@@ -62,7 +62,7 @@ def large_page(large_snapshot: Snapshot, tmp_path_factory: pytest.TempPathFactor
 
 
 def written(snapshot: Snapshot, folder: Path) -> Path:
-    """The HTML report of a snapshot, with the Markdown and its figures beside it."""
+    """The HTML report of a snapshot, with the Markdown and its figures next to it."""
     _, page = write_chosen([snapshot], folder / "page.md", folder / "page.html")
     return Path(page)
 

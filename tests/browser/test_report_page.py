@@ -31,7 +31,7 @@ COLLISIONS = """() => [...document.querySelectorAll("svg.chart")].flatMap(svg =>
 
 @pytest.fixture
 def opened(chromium: Browser) -> Iterator[Opener]:
-    """Opens a file in a window of its own; all requests, errors and dialogs of it are in `page.seen`."""
+    """Opens a file in its own window; all requests, errors and dialogs of it are in `page.seen`."""
     contexts: list[Any] = []
 
     def open_file(file: Path, *, width: int = 1400, scheme: str = "light", javascript: bool = True) -> Page:

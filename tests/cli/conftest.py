@@ -22,7 +22,7 @@ class Done:
 
 @pytest.fixture
 def program(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
-    """program("ls", "--json"): runs a verb over the experiments in tmp_path/storage."""
+    """program("ls", "--json"): runs a command over the experiments in tmp_path/storage."""
     monkeypatch.setenv("NANOCHAT_SWEEP_STORAGE", str(tmp_path / "storage"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -27,7 +27,7 @@ SWEEP = Sweep(
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What should be refused is not let through to where it would cost a minute."""
+    """What should be rejected is not let through to where it would cost a minute."""
 
     def start(*_: object, **__: object) -> None:
         raise AssertionError("a Ray cluster would be started")

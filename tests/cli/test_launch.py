@@ -1,4 +1,4 @@
-"""launch and restore as a user meets them where they are refused: one sentence, the right exit code, nothing left."""
+"""launch and restore as a user meets them where they are rejected: one sentence, the right exit code, nothing left."""
 
 import os
 import subprocess

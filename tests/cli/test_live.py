@@ -1,4 +1,4 @@
-"""What a person sees of a running experiment: lines where there is no terminal, a table in a real one."""
+"""What a person sees of a running experiment: lines if there is no terminal, a table in a real one."""
 
 import dataclasses
 import fcntl
@@ -68,7 +68,7 @@ def train(experiment: Experiment, trial: str, rows: list[StepRow], end: str | No
 def in_a_terminal(
     *command: str | Path, columns: int = 80, lines: int = 24
 ) -> Iterator[tuple[int, Callable[[], bytes]]]:
-    """A program in a terminal of its own: its pid, and a function that reads what it has written so far."""
+    """A program in its own terminal: its pid, and a function that reads what it has written so far."""
     pid, controller = pty.fork()
     if pid == 0:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))

@@ -1,4 +1,4 @@
-"""`restore` asks for hardware only where there is something left to run. A real one: tests/integration."""
+"""`restore` asks for hardware only if there is something left to run. A real one: tests/integration."""
 
 import math
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def test_an_experiment_is_complete_without_a_leg_that_was_dropped(
     first, *others = full_size.plan.trials
     for trial in others:
         complete(full_size, trial.name)
-    for _ in range(2):  # the same command may be given again
+    for _ in range(2):  # the same command can be given again
         done = program("restore", "mine", "--drop", first.leg.name, "--address", "local")
         assert done.code == 0, done.err
         assert f"5 of 6 legs completed; dropped: {first.name}" in done.err

@@ -1,4 +1,4 @@
-"""`retry` says which legs it would try again, and refuses what it cannot."""
+"""`retry` says which legs it would try again, and rejects what it cannot."""
 
 import dataclasses
 import os

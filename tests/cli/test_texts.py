@@ -149,7 +149,7 @@ def test_a_text_that_is_gone_leaves_the_experiment_as_it_is(program: Callable, t
     assert done.code == 2
     assert f"error: the data folder {web} does not exist" in done.err
     assert experiment.trials()[0].state() == "interrupted"
-    assert texts.read_texts(experiment.plan.trials, "head:6379") == {}  # another machine may have it
+    assert texts.read_texts(experiment.plan.trials, "head:6379") == {}  # another machine can have it
     with pytest.raises(ValueError, match="does not exist"):
         texts.read_texts(experiment.plan.trials, LOCAL)
 

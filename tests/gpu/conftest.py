@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def gpu() -> torch.device:
-    """The GPU; free memory that a kernel may be given and not write reads as NaN."""
+    """The GPU; free memory that a kernel can be given and not write reads as NaN."""
     device = torch.device("cuda")
     torch.full((2**28,), float("nan"), device=device)  # goes back to torch's allocator, which hands it out again
     return device

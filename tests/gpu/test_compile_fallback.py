@@ -1,4 +1,4 @@
-"""Where a GPU's kernels cannot be compiled, the run says so, or goes on as an uncompiled one."""
+"""Where a GPU's kernels cannot be compiled, the run says so, or continues as an uncompiled one."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A rank that is stopped or hangs is the one that is named, under Ray with NCCL, while the other waits for its GPU.
+"""A rank that is stopped or hangs is the one that is reported, under Ray with NCCL, while the other waits for its GPU.
 
 The rank that waits is inside a call such as the meter's `.tolist()`, which looks like work and is waiting. Run this
 file alone on a host with two GPUs (`python -m pytest tests/gpu/test_hung_rank.py`, three minutes): a process that

@@ -100,7 +100,7 @@ def test_a_recording_that_would_compile_something_again_says_what():
         recorded(*shorter)
 
 
-# Beside the steps
+# Next to the steps
 
 
 def _bundle(folder: Path) -> Path:

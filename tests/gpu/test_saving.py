@@ -1,4 +1,4 @@
-"""A checkpoint of a GPU's state is written beside training, also while a CUDA graph is recorded."""
+"""A checkpoint of a GPU's state is written in the background, also while a CUDA graph is recorded."""
 
 import threading
 from pathlib import Path

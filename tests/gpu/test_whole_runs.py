@@ -1,4 +1,4 @@
-"""The command-line trainer on one GPU and on two of a host: it saves on two and goes on on either number.
+"""The command-line trainer on one GPU and on two of a host: it saves on two and continues on either number.
 
 Its experts are kept even by a bias, whose loads are added up over the ranks, and its attention is the portable one.
 """

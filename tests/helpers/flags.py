@@ -8,7 +8,7 @@ _WITH_VALUE = {flag.name for flag in FLAGS if isinstance(flag, Flag)}
 
 
 def edited(argv: Sequence[str], *flags: str) -> list[str]:
-    """`argv` without its own flags of the names in `flags`, and then these; a flag's value is a word of its own."""
+    """`argv` without its own flags of the names in `flags`, and then these; a flag's value is a separate word."""
     kept = list[str]()
     words = iter(argv)
     for word in words:

@@ -1,7 +1,7 @@
 """The engine under faults, on a real private Ray cluster, with a toy as the trainer so that a leg takes seconds.
 
 One launch holds legs that fail by themselves (an exception, no memory), and legs whose worker is killed, whose worker
-hangs, whose driver is killed: the former must not stop the others, which must go on from their checkpoints.
+hangs, whose driver is killed: the former must not stop the others, which must resume from their checkpoints.
 """
 
 import contextlib

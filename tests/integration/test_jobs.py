@@ -1,6 +1,6 @@
 """Sweeps as submitted jobs on a real Ray head that asks for a token: stopped by `ray job stop`, completed by a restore.
 
-The head is this module's own: own ports, own folder, and a mark by which all of it is ended.
+The head is this module's own: own ports, own folder, and a mark by which all of it is killed.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ class Head:
             "RAY_worker_niceness": "0",  # Ray's 15 would make its workers wait for all other tests
             "CUDA_VISIBLE_DEVICES": "",
         }
-        # With a mark all of it is found at the end, and launches beside it do not take it for a head they overlooked.
+        # With a mark all of it is found at the end, and launches next to it do not take it for a head they overlooked.
         self.mark = f"test.{os.getpid()}"
         self.own = {launch_processes.MARK_VARIABLE: self.mark, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
         names = ["ray-client-server-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port"]
@@ -98,7 +98,7 @@ class Head:
         return sum(node["state"] == "ALIVE" for node in json.loads(listed.stdout)) if listed.returncode == 0 else 0
 
     def end(self) -> None:
-        """By mark and process group alone: other Rays may run on this machine, so `ray stop` is out of the question."""
+        """By mark and process group alone: other Rays can run on this machine, so `ray stop` is out of the question."""
         assert launch_processes.end(lambda pid: launch_processes.is_member(pid, self.mark), timeout_s=60)
         end_group(self.process)
 
@@ -169,7 +169,7 @@ def test_a_launch_without_the_token_says_what_to_set(head: Head, tmp_path: Path)
 
 
 def test_a_node_that_does_not_reach_the_storage_is_named_before_anything_starts(head: Head, tmp_path: Path) -> None:
-    """The second node sees an empty folder of its own in the storage's place, as a node without the mount does."""
+    """The second node sees its own empty folder in the storage's place, as a node without the mount does."""
     node = head.add_node(before=["mount", "-t", "tmpfs", "none", str(tmp_path)])
     words = ["launch", *SWEEP, "--address", f"127.0.0.1:{head.port}", "--name", "apart", "--storage", tmp_path]
     command = [BIN / "nanochat-sweep", *words]

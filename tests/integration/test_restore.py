@@ -25,7 +25,7 @@ NUM_STEPS = 40
 
 
 def start(storage: Path, *words: str) -> "subprocess.Popen[str]":
-    """The program in a process group of its own, as a shell starts it, so that Ctrl-C reaches all of it."""
+    """The program in its own process group, as a shell starts it, so that Ctrl-C reaches all of it."""
     command = [str(PROGRAM), *words, "--storage", str(storage)]
     return subprocess.Popen(command, text=True, process_group=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -54,7 +54,7 @@ def test_a_restored_sweep_equals_an_undisturbed_one(
     first_experiment: Any, digests: Callable[[Path], dict[str, str]], tmp_path: Path
 ) -> None:
     undisturbed = Experiment.open(str(first_experiment.place / "storage" / "first"))
-    # Launcher and ranks look once a second, so a fast machine goes on for some steps: the checkpoint comes early.
+    # Launcher and ranks look once a second, so a fast machine continues for some steps: the checkpoint comes early.
     launched = start(tmp_path, "launch", "smoke", "--set", "run.checkpoint_every=8", "--name", "rough")
     read_until(launched, "[1/2] exact-b1: checkpoint at step 8")
     os.killpg(launched.pid, signal.SIGINT)

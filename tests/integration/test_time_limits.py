@@ -1,4 +1,4 @@
-"""A run ends by itself before a time limit, and when a job manager gives notice of one; a restore goes on.
+"""A run ends by itself before a time limit, and when a job manager gives notice of one; a restore continues.
 
 The real program on a private cluster.
 """

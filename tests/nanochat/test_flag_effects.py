@@ -133,7 +133,7 @@ def seen_before() -> dict[tuple[str, ...], dict[str, Any]]:
 
 
 def _observe(argv: list[str], root: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    """A run's aspects by name. Where it is refused, that is all there is to see."""
+    """A run's aspects by name. Where it is rejected, that is all there is to see."""
     config, options = parse_flags(argv)
     rows: list[StepStats] = []
     facts: list[StartFacts] = []

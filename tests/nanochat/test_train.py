@@ -205,7 +205,7 @@ def test_a_step_tells_how_long_the_save_before_it_held_up_training(small_text: P
     assert [bool(row.checkpoint_ms) for row in shell.rows] == [False, False, True]
 
 
-# Stopping and going on
+# Stopping and continuing
 
 
 @pytest.mark.parametrize("stops", [[1], [5], [13], [3, 4, 2]])
@@ -306,7 +306,7 @@ def test_logging_and_checkpoint_settings_may_change_when_a_run_continues(small_t
     assert Shell(tmp_path).run(changed).completed
 
 
-# What cannot go on
+# What cannot continue
 
 
 def test_ten_steps_in_a_row_without_a_finite_gradient_end_the_run(small_text: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,4 +1,4 @@
-"""A run's checkpoints hold the run at their step, whatever happens beside and after; a refused one ends the run."""
+"""A run's checkpoints hold the run at their step, whatever happens beside and after; a rejected one ends the run."""
 
 import gc
 import shutil

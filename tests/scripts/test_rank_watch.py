@@ -1,4 +1,4 @@
-"""Ranks and the store of their launcher, each a process of its own, any of which may be killed."""
+"""Ranks and the store of their launcher, each its own process, any of which can be killed."""
 
 import os
 import re

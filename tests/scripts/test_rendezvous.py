@@ -1,4 +1,4 @@
-"""On one machine torchrun's ranks meet on the loopback interface, where nobody else listens in."""
+"""On one machine torchrun's ranks meet on the loopback interface, if nobody else listens in."""
 
 import os
 import subprocess

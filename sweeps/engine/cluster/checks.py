@@ -1,7 +1,7 @@
 """What must hold before anything is started: enough workers' places, sizes a CPU can carry, no cluster overlooked.
 
 The decisions are pure; only `local_resources` and `foreign_heads` look at the machine, and neither needs Ray. So a
-launch is refused before it leaves anything behind.
+launch is rejected before it leaves anything behind.
 """
 
 import os
@@ -23,7 +23,7 @@ from sweeps.spec.errors import NoCluster, UsageError
 from sweeps.spec.plan import Plan
 
 LOCAL = "local"
-DRIVER_CPUS = 0.01  # what a leg's driver reserves; Ray Tune refuses nothing at all
+DRIVER_CPUS = 0.01  # what a leg's driver reserves; Ray Tune rejects nothing at all
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def check_plan(plan: Plan, num_workers: int, resources: Resources) -> None:
 
 
 def num_places(nodes: Sequence[tuple[float, float]], *, on_gpu: bool) -> int:
-    """How many workers fit on nodes, by their CPUs and GPUs, beside the driver of a leg, which needs a place too.
+    """How many workers fit on nodes, by their CPUs and GPUs, next to the driver of a leg, which needs a place too.
 
     A worker takes a whole CPU, with `on_gpu` a whole GPU as well, and all of that on one node.
     """

@@ -1,4 +1,4 @@
-"""Before a leg starts its GPUs must be free: what an earlier leg of this experiment left is ended, a stranger's is not.
+"""Before a leg starts its GPUs must be free: what an earlier leg left is killed, another user's process is not.
 
 A leg beside somebody else's process would measure that process too, or run out of memory in the middle. Which
 processes hold a GPU is asked of the driver (NVML); what follows from it is a pure function.
@@ -29,14 +29,14 @@ class Holder:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to do before a leg may start; both empty: start it."""
+    """What to do before a leg can start; both empty: start it."""
 
     to_end: tuple[int, ...]  # pids
     strangers: tuple[Holder, ...]
 
 
 def judge(holders: Sequence[Holder]) -> Verdict:
-    """One stranger suffices to start nothing, and then nothing is ended either."""
+    """One other user suffices to start nothing, and then nothing is killed either."""
     strangers = tuple(holder for holder in holders if not holder.is_ours)
     ours = () if strangers else tuple(dict.fromkeys(holder.pid for holder in holders))
     return Verdict(to_end=ours, strangers=strangers)
@@ -84,7 +84,7 @@ def holders(mark: str, gpus: Sequence[int]) -> list[Holder]:
 
 
 def visible_gpus() -> list[int]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves to us, by the driver's numbers; all of them where it is not set."""
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves to us, by the driver's numbers; all of them if it is not set."""
     try:
         nvml = _nvml()
         ids = [nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(nvml.nvmlDeviceGetCount())]

@@ -1,4 +1,4 @@
-"""What keeps a private cluster private: a token of its own, ports on loopback, a session that only its user can enter.
+"""What keeps a private cluster private: its own token, ports on loopback, a session that only its user can enter.
 
 By itself Ray writes a token that everybody can read into the home folder, listens on all interfaces, and opens its
 session folder to everybody. Another user of the host could submit a job that runs as this one, or put a socket in the
@@ -78,7 +78,7 @@ def default_session_parent() -> Path:
 def session_parent(candidates: list[str]) -> Path:
     """The first folder in which Ray's socket paths are short enough and nobody else can rename what is ours.
 
-    Raises UsageError where there is none.
+    Raises UsageError if there is none.
     """
     refusals: list[str] = []
     for candidate in dict.fromkeys(candidates):

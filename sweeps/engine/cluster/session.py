@@ -108,7 +108,7 @@ def _attach(address: str, mark: str) -> Resources:
 
 
 def _check_answers(address: str) -> None:
-    """Raises NoCluster where nothing listens at host:port, which Ray itself would go on trying for many minutes."""
+    """Raises NoCluster if nothing listens at host:port, which Ray itself would continue trying for many minutes."""
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal()):
         return  # Ray says what an address must look like
@@ -121,7 +121,7 @@ def _check_answers(address: str) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """Ray tells why in the cause of the cause, over several lines; of the token it is what to do that matters."""
+    """Ray says why in the cause of the cause, over several lines; of the token it is what to do that matters."""
     texts: list[str] = []
     cause: BaseException | None = error
     while cause is not None:

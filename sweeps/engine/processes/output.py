@@ -1,4 +1,4 @@
-"""Who writes where: a rank's whole output goes to its leg's log, Ray's chatter in the launcher to a file of its own.
+"""Who writes where: a rank's whole output goes to its leg's log, Ray's chatter in the launcher to its own file.
 
 Redirecting the file descriptors, not only Python's objects, catches children and C libraries too. Lines are appended,
 so several ranks and attempts share one log.

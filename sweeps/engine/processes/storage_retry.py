@@ -19,7 +19,7 @@ PAUSE_S = 2.0
 
 
 class StorageLost(SweepToolError):
-    """Storage refused what must be stored. The leg itself did nothing wrong, so it may be continued."""
+    """Storage failed what must be stored. The leg itself did nothing wrong, so it can be continued."""
 
 
 # What no waiting changes. A missing file is not among them: that is how a mount that is away looks.

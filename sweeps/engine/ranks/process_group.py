@@ -59,7 +59,7 @@ class _Starter(Backend):
         ray.get(worker_group.execute_async(_join, address, port, backend_config.backend, is_one_node))
 
     def on_shutdown(self, worker_group: Workers, backend_config: ProcessGroup) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with contextlib.suppress(GetTimeoutError):  # the processes are ended next in any case
+        with contextlib.suppress(GetTimeoutError):  # the processes are killed next in any case
             ray.get(worker_group.execute_async(_leave), timeout=_LEAVE_TIMEOUT_S)
 
 

@@ -124,7 +124,7 @@ class Rank:
             self._train_store.delete_tree(old.name)
 
     def on_step(self, stats: StepStats) -> None:
-        """Rank 0: a row. It may wait in memory, but not for long."""
+        """Rank 0: a row. It can wait in memory, but not for long."""
         is_first_row = self._rows.last_step is None
         self._rows.add(StepRow.of(stats, trial=self._task.trial, attempt=self._task.attempt))
         if is_first_row:
@@ -142,7 +142,7 @@ class Rank:
         or_lost(f"rows of {self._task.trial} cannot be stored", self._store_rows_of_newest)
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Every rank, beside training: writes its part. On a local disk straight to where it stays, without a copy."""
+        """Every rank, in the background: writes its part, on a local disk straight to where it stays."""
         try:
             self._group.write(checkpoint)
         except Exception as error:
@@ -166,7 +166,7 @@ class Rank:
         return (or_lost(refusal, partial(self._group.local_folder, name)) for name in names)
 
     def should_stop(self) -> bool:
-        """Whether somebody asked for a stop: rank 0 looks for all, once a second at most; not to be seen is no wish."""
+        """True if a stop was requested. Rank 0 looks for all, once a second at most; unreadable is no request."""
         if not self._group.is_first or time.monotonic() - self._stop_seen_at < self._stop_poll_s:
             return False
         self._stop_seen_at = time.monotonic()

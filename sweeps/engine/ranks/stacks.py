@@ -55,7 +55,7 @@ class RankPlace:
 
 
 def folder_of(trial: str) -> str:
-    """Where a trial's stacks lie in its experiment."""
+    """Where a trial's stacks are in its experiment."""
     return TrialFolders(trial).stacks
 
 

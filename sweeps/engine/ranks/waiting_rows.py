@@ -2,7 +2,7 @@
 
 A part of rows is a file, so steps of milliseconds share one: parts are at least five seconds apart. What waits must not
 be lost with a leg that fails. So a thread looks whether another rank has stored an error, and then stores the rows:
-rank 0's own training thread may wait for that rank until Ray kills it.
+rank 0's own training thread can wait for that rank until Ray kills it.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """The process of one rank, as Ray Train starts it: the only place that calls the trainer.
 
 On a local disk a checkpoint is written straight to where it stays, without a second copy; elsewhere into a temporary
-folder, and from there into storage. Both happen beside training. Ray Train is told when it is complete: its report is a
-barrier that belongs to the training thread.
+folder, and from there into storage. Both happen in the background. Ray Train is told when it is complete: its report is
+a barrier that belongs to the training thread.
 """
 
 # Ray and pyarrow are typed in parts only.
@@ -85,7 +85,7 @@ class RayGroup:
         return broadcast_from_rank_zero(names)
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Collective, beside training."""
+        """Collective, in the background."""
         self.remove_download()
         name = f"{run_name(self._attempt)}/{checkpoint_name(checkpoint.step)}"
         place = self._place(checkpoint.step)
@@ -131,7 +131,7 @@ def store_checkpoint(
     """Collective: the checkpoint is complete at `name` in the store, which is `place` in pyarrow's file system.
 
     Raises what `checkpoint` raises on every rank alike. `removes`, on the rank that writes the index: what was
-    written is removed then, unless it is complete: the others may be lost after that, or it may have been there before.
+    written is removed then, unless it is complete: the others can be lost after that, or it can have been there before.
     """
     local = store.local_path(name)
     try:

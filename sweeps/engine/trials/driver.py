@@ -1,7 +1,7 @@
 """The driver of one trial: what Ray Tune runs, once per trial, in a process that it reuses for the next one.
 
 It keeps nothing in memory between two trials. In a loop it reads the trial's record, asks `next_move`, and acts: starts
-an attempt (one Ray Train run with a folder of its own), or writes the result, or lets the trial rest. Ray's own retries
+an attempt (one Ray Train run with its own folder), or writes the result, or lets the trial rest. Ray's own retries
 are off, because they would also repeat a leg's own error.
 """
 
@@ -130,7 +130,7 @@ def _make_attempt(
 
 
 def _end_what_is_left(experiment: Experiment, trial: str, attempt: int) -> None:
-    """Ray ends the ranks; compilers and loaders that they started may stay, and would hold memory of the next leg."""
+    """Ray ends the ranks; compilers and loaders that they started can stay, and would hold memory of the next leg."""
     ranks = with_retries(lambda: places(experiment.store, trial, attempt))
     mark, leg = launch_processes.own_mark(), launch_processes.leg_mark(experiment.uri, trial)
     for node_id in dict.fromkeys(place.node_id for place in ranks):
@@ -211,7 +211,7 @@ def judge(stored_error: str | None, failures: Sequence[Exception]) -> AttemptEnd
     """Failed only where every rank that ended was ended by its own exception.
 
     Where one was lost (killed, its node gone), the exceptions of the others follow from that, and the attempt was
-    interrupted. So it was when storage refused or a newer attempt took over, which a rank may not have been able to
+    interrupted. So it was when storage failed or a newer attempt took over, which a rank may not have been able to
     store, and when Ray itself gave up.
     """
     if stored_error in _CONTINUED_ERRORS or any(isinstance(failure, _BLAMELESS) for failure in failures):
@@ -220,7 +220,7 @@ def judge(stored_error: str | None, failures: Sequence[Exception]) -> AttemptEnd
 
 
 def _outer_error(error: Exception | None, failures: Mapping[int, Exception]) -> AttemptError | None:
-    """What the outside saw: that storage refused, or of a lost rank Ray's description of its death."""
+    """What the outside saw: that storage failed, or of a lost rank Ray's description of its death."""
     for failure in failures.values():
         if isinstance(failure, _BLAMELESS):
             return AttemptError(type=type(failure).__name__, message=str(failure), traceback=str(error))

@@ -1,6 +1,6 @@
 """The main thread's side of a run: watches storage, reports what happens, answers signals.
 
-Ray Tune runs in a thread of its own, over the trials that have no result yet, one at a time. Results are regenerated
+Ray Tune runs in its own thread, over the trials that have no result yet, one at a time. Results are regenerated
 after each leg. Whatever Tune raises is only a warning: the records say what is done.
 """
 
@@ -61,7 +61,7 @@ class TrialsRun:
         self._warnings: list[str] = []  # of Tune's thread, told by the main one
 
     def run(self) -> None:
-        """Returns when Ray has nothing left to do, or when the run has to be ended: storage is safe at any moment."""
+        """Returns when Ray has nothing left to do, or when the run has to be killed: storage is safe at any moment."""
         self._on_event(self._started())
         tune = threading.Thread(target=self._run_tune, name="tune", daemon=True)
         reason = None
@@ -105,7 +105,7 @@ class TrialsRun:
             self._is_storage_away = True
 
     def _look_for_stop(self) -> None:
-        """An own wish becomes a request in storage; a request, whoever made it, ends the order and starts the grace."""
+        """A stop of this process becomes a request in storage; any request ends the order and starts the grace."""
         own_wish = self._stop.wish() or self._also_asked()
         if own_wish is not None:
             self._experiment.request_stop(own_wish)

@@ -73,7 +73,7 @@ class LegTraining(LegEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class LegUncompiled(LegEvent):
-    """Compiling failed and the leg goes on without: it is no longer what the plan says, and is compared with none."""
+    """Compiling failed and the leg continues without: it is no longer what the plan says, and is compared with none."""
 
     reason: str
 
@@ -141,7 +141,7 @@ class LegInterrupted(LegEvent):
 
 @dataclass(frozen=True, kw_only=True)
 class LegFailed(LegEvent):
-    """The leg ended by its own error; the others go on."""
+    """The leg ended by its own error; the others continue."""
 
     error: str
     log: Path | None
@@ -194,7 +194,7 @@ class Waiting(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Warned(Event):
-    """Something is not as it should be, but the experiment goes on."""
+    """Something is not as it should be, but the experiment continues."""
 
     message: str
 

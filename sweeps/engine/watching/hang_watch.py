@@ -1,7 +1,7 @@
 """Ends an attempt that has stopped moving, after it has stored where every rank was.
 
 A rank that hangs holds all others for ever: they wait in a collective, and nothing fails. So the driver looks at what
-the attempt stores (its start, parts of rows, checkpoints). Where nothing new has come for too long, all stacks go to
+the attempt stores (its start, parts of rows, checkpoints). If nothing new has come for too long, all stacks go to
 storage, then the cause, and only then are the ranks ended; the attempt counts as interrupted and is continued.
 The limits are shorter than the collectives' own timeouts, which would end the ranks before anybody had looked.
 """
@@ -52,7 +52,7 @@ class Clock:
         return limit if now - self._since > limit else None
 
     def forgive(self, now: float) -> None:
-        """Storage could not be read: what has not been seen may have happened."""
+        """Storage could not be read: what has not been seen can have happened."""
         self._since = now
 
 
@@ -103,7 +103,7 @@ def _end(experiment: Experiment, trial: str, attempt: int, limit_s: float) -> No
 def end_ranks(ranks: Sequence[RankPlace]) -> None:
     """Kills ranks on their nodes."""
     for place in ranks:
-        with contextlib.suppress(Exception):  # its node may be gone, which Ray notices by itself
+        with contextlib.suppress(Exception):  # its node can be gone, which Ray notices by itself
             on_node(place.node_id, end_rank, place, own_mark())
 
 

@@ -1,10 +1,10 @@
-"""How a running experiment is asked to end: the first wish politely, the second signal at once.
+"""How a running experiment is asked to end: the first request politely, the second signal at once.
 
 The first SIGINT or SIGTERM becomes a request file, which rank 0 looks for; the leg then stops after its step, with a
 checkpoint. A second signal, or the end of the grace time, gives up on politeness; storage is good enough for a restore
 at any moment. Handlers are installed after Ray has started, because starting Ray replaces them.
 
-SIGUSR1, which job managers send ahead of a time limit, and the end of `--stop-after` are wishes of the same kind, but
+SIGUSR1, which job managers send ahead of a time limit, and the end of `--stop-after` are requests of the same kind, but
 nobody's signal: the exit code is a request's, and a SIGTERM that follows at the limit itself is still a first one.
 """
 
@@ -14,7 +14,7 @@ import time
 from collections.abc import Generator
 from types import FrameType
 
-ECHO_S = 1.0  # timeout(1) and job managers signal both a process and its group: that is one wish
+ECHO_S = 1.0  # timeout(1) and job managers signal both a process and its group: that is one request
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -23,7 +23,7 @@ class StopAtOnce(BaseException):
 
 
 class StopState:
-    """Which wishes to stop have come, and how long ago the first one did. Time runs from when this is made."""
+    """Which requests to stop have come, and how long ago the first one did. Time runs from when this is made."""
 
     def __init__(self, grace_s: float, stop_after_s: float | None = None) -> None:
         self.grace_s, self.stop_after_s = grace_s, stop_after_s
@@ -43,7 +43,7 @@ class StopState:
             raise StopAtOnce
 
     def begin(self) -> None:
-        """A stop was asked for by something that is no signal: the grace time runs from now."""
+        """A stop was asked for by something that is not a signal: the grace time runs from now."""
         self._since = self._since or time.monotonic()
 
     def wish(self) -> str | None:

@@ -89,7 +89,7 @@ class Watch:
             self._seen[name].steps.skip()
 
     def poll(self) -> Iterator[Event]:
-        """What happened since the last call, oldest first within a trial. Raises OSError while storage refuses."""
+        """What happened since the last call, oldest first within a trial. Raises OSError while storage fails."""
         for name, record in self._records.items():
             seen = self._seen[name]
             if not seen.settled:

@@ -58,7 +58,7 @@ class WaitClock:
 
 @contextlib.contextmanager
 def reporting(what: str, on_event: Callable[[Event], None]) -> Generator[None]:
-    """Reports that this process waits for something while it is inside, from a thread of its own."""
+    """Reports that this process waits for something while it is inside, from its own thread."""
     over = threading.Event()
 
     def report() -> None:

@@ -1,7 +1,7 @@
 """Whether a leg stays within a bound: of the mean over blocks, with an error rate; or of a maximum, exactly.
 
 A loss is held to its bound by two one-sided tests of 5 %, shared out over the looks: HOLDS, EXCEEDED, or neither yet.
-Peak memory is not a noisy sample of a mean: it is compared as it is.
+Peak memory is not a noisy sample of a mean: it is compared unchanged.
 """
 
 import math

@@ -100,7 +100,7 @@ def gate_bound(gate: GateVerdict) -> str:
 
 
 def interval_of(ratio: float | None, low: float | None, high: float | None) -> str:
-    """`+2.7 % [+2.3, +3.1]`, without limits where there are none."""
+    """`+2.7 % [+2.3, +3.1]`, without limits if there are none."""
     if ratio is None:
         return "-"
     return _interval(percent_change(ratio), low, high, lambda v: percent_change(v).removesuffix(" %"))

@@ -340,7 +340,7 @@ def _turned(found: Bounded, sign: float, *, logs: bool) -> Bounded:
 
 
 def blocks_to_decide(judgement: Judgement, verdict: LegVerdict, num_legs: int) -> int | None:
-    """After how many blocks a leg would be decided if it goes on as it did; None if not within the maximum."""
+    """After how many blocks a leg would be decided if it continues as it did; None if not within the maximum."""
     finding = verdict.finding
     if finding.ratio is None or finding.standard_error is None or not finding.num_blocks:
         return None

@@ -1,4 +1,4 @@
-"""What may be said of a leg after the looks so far: a group-sequential decision with declared error rates.
+"""What can be said of a leg after the looks so far: a group-sequential decision with declared error rates.
 
 The maximum number of blocks and the family of legs are fixed before the first look. A look comes after every complete
 block from the third on. At each look the interval of every contrast uses the boundary of that look, so that all

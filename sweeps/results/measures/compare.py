@@ -1,7 +1,7 @@
 """Each leg over another, as plain ratios: advice, not a verdict.
 
 A ratio is taken inside a block, between two completed trials of equally many steps, and averaged geometrically over the
-blocks in which there is one. Where there is none the comparison says why: a trial that diverged or ran uncompiled is
+blocks in which there is one. If there is none the comparison says why: a trial that diverged or ran uncompiled is
 compared with no other, times and memory only on equal hardware. Runs of the same leg vary by 1 to 2 %, so nothing here
 decides anything.
 """

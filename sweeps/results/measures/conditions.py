@@ -19,12 +19,12 @@ from sweeps.spec.words import counted
 NO_CHANGES = hashlib.sha256().hexdigest()
 """The digest of the uncommitted changes of an attempt that had none."""
 
-# The kernels that a leg's own config asks for: where legs differ in that field, their kernels may differ.
+# The kernels that a leg's own config asks for: where legs differ in that field, their kernels can differ.
 _KERNEL_FIELDS = {"attention": "model.attention", "linears": "precision.linears", "experts": "precision.experts"}
 
 
 def hardware_differences(metric: Metric, one: TrialSnapshot, other: TrialSnapshot) -> list[str]:
-    """Why a metric is not compared between two trials; nothing if it may be."""
+    """Why a metric is not compared between two trials; nothing if it can be."""
     if not metric.needs_equal_hardware:
         return []
     mine, theirs = _measured(metric, one), _measured(metric, other)

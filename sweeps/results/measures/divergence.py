@@ -1,4 +1,4 @@
-"""Whether a trial has diverged: it may run to its end, and fast, and has learnt nothing."""
+"""Whether a trial has diverged: it can run to its end, and fast, and has learnt nothing."""
 
 import math
 

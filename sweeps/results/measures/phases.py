@@ -1,6 +1,6 @@
 """Where the time of a leg's steps goes: the phases of a step, as medians over the steps whose time counts.
 
-The numbers are the median rank's, which is no rank in particular: they explain a step's time to a few percent. What is
+The numbers are the median rank's, not those of one rank: they explain a step's time to a few percent. What is
 left of it is the reading of the results. Saves fall into no counted step, so they are summed up over the whole trial.
 """
 

@@ -24,7 +24,7 @@ _LONGEST_S = 1e9  # beyond, an estimate is no estimate
 class LegProgress:
     """One trial at one moment. None: not known yet."""
 
-    name: str  # the leg's where there is one block, else the trial's
+    name: str  # the leg's if there is one block, else the trial's
     state: TrialState
     is_starting: bool  # a worker group is on its way, no model yet
     num_done: int  # steps

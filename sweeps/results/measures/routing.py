@@ -34,7 +34,7 @@ def leg_routing(snapshot: Snapshot, leg: Leg) -> LegRouting | None:
 
 
 def layer_means(tails: Sequence[Steps], field: LayerField) -> list[float]:
-    """Each layer's mean over the steps that report on layers; nothing where none does."""
+    """Each layer's mean over the steps that report on layers; nothing if none does."""
     told = [values for tail in tails for values in tail.layers(field) if values is not None]
     layers = range(min(map(len, told), default=0))
     return [sum(values[layer] for values in told) / len(told) for layer in layers]

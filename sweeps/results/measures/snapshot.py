@@ -23,7 +23,7 @@ class TrialSnapshot:
     """All that is stored of one trial, and its numbers, each computed once."""
 
     trial: Trial
-    run: str  # what people read: the leg's name where there is one block, else the trial's
+    run: str  # what people read: the leg's name if there is one block, else the trial's
     state: TrialState | Literal["damaged"]
     attempts: list[AttemptRecord]
     result: TrialResult | None

@@ -1,6 +1,6 @@
 """What a trial's steps amount to: which count for timing, and the numbers that people compare.
 
-`tail50` is the reference's statistic: plain means over the last 50 logged steps, or over all where there are fewer,
+`tail50` is the reference's statistic: plain means over the last 50 logged steps, or over all if there are fewer,
 whatever happened in them. The window is ours: the last N *counted* steps of one attempt, and a trimmed mean of the
 logarithm of their times, so that one hiccup neither hides nor decides. A step is never left out for being slow, only
 for a reason that the trainer told: warm-up, a recompilation and its aftermath, a checkpoint or evaluation before it, a
@@ -23,7 +23,7 @@ _COUNTING = ((), (FLAG,))
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """The numbers of one trial: those of the table of metrics by name, None where nothing was measured, and counts."""
+    """The numbers of one trial: those of the table of metrics by name, None if nothing was measured, and counts."""
 
     of_metric: dict[str, float | None]
     steps_observed: int
@@ -91,7 +91,7 @@ def trimmed_mean(values: Sequence[float]) -> float:
 
 
 def exp(value: float) -> float:
-    """e to the power of a number, infinite where no float holds it."""
+    """e to the power of a number, infinite if no float holds it."""
     try:
         return math.exp(value)
     except OverflowError:

@@ -15,7 +15,7 @@ from sweeps.spec.words import fixed
 
 @dataclass(frozen=True)
 class Code:
-    """A name, a path or a command, shown as it is."""
+    """A name, a path or a command, shown unchanged."""
 
     value: str
 
@@ -33,7 +33,7 @@ Words = tuple[Piece, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One value of a table; `order` is what a sorted column goes by, where that is not its text."""
+    """One value of a table; `order` is what a sorted column goes by, if that is not its text."""
 
     words: Words
     order: float | None = None
@@ -68,7 +68,7 @@ class Paragraph:
 
 @dataclass(frozen=True, kw_only=True)
 class Bullets:
-    """A list; `empty` is said where there is nothing."""
+    """A list; `empty` is said if there is nothing."""
 
     lines: Sequence[Words]
     empty: str = ""
@@ -116,7 +116,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What may be concluded, in one word and a sentence; what only goes with another one has no word."""
+    """What can be concluded, in one word and a sentence; what only goes with another one has no word."""
 
     word: str
     sentence: Words

@@ -1,4 +1,4 @@
-"""The report in two forms, Markdown with figures beside it and one HTML file: pure functions of the stored data.
+"""The report in two forms, Markdown with figures next to it and one HTML file: pure functions of the stored data.
 
 No time of generation, no absolute path, fixed digits and order: a committed report changes only where numbers changed.
 Both forms are written from the same blocks. Several experiments make one summary, whose legs are held against the
@@ -77,7 +77,7 @@ def refresh(experiment: Experiment) -> Snapshot:
 
 
 def file_bytes(text: str) -> bytes:
-    """UTF-8; what a stored name holds that is no character becomes an escape."""
+    """UTF-8; what a stored name holds that is not a character becomes an escape."""
     return text.encode(errors="backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""How a report begins: what may be concluded, the time to the baseline's loss, and FP8 against the bf16 control.
+"""How a report begins: what can be concluded, the time to the baseline's loss, and FP8 against the bf16 control.
 
 Not tok/s alone: a leg that is fast and learns less, or beats only its own slow baseline, has not won.
 """
@@ -23,7 +23,7 @@ from sweeps.spec.words import counted, fixed, grouped, percent_change
 
 
 def verdict(snapshot: Snapshot, *, named: bool) -> list[Verdict]:
-    """What may be concluded, and what must not be missed beside it; `named`: sentences begin with the experiment."""
+    """What can be concluded, and what must not be missed next to it; `named`: sentences begin with the experiment."""
     found = conclude(snapshot, judge(snapshot))
     whose = _whose(snapshot, named)
     leading = Verdict(word=found.word, sentence=(*whose, *_words(found.sentence)))
@@ -35,7 +35,7 @@ def _words(phrase: Phrase) -> Words:
 
 
 def candidate_facts(snapshot: Snapshot, *, named: bool) -> list[Block]:
-    """Time to loss, speed, memory and loss of the candidate beside the baseline; nothing before both are completed.
+    """Time to loss, speed, memory and loss of the candidate next to the baseline; nothing before both are completed.
 
     Nothing either if one of the two diverged or ran uncompiled in any block.
     """

@@ -1,6 +1,6 @@
-"""A copy of the report where people look, made anew after each leg, and committed there if asked for.
+"""A copy of the report where people look, made again after each leg, and committed there if asked for.
 
-Only its own files are added and committed, whatever else is staged or changed in that repository stays as it is, and
+Only its own files are added and committed, whatever else is staged or changed in that repository stays unchanged, and
 nothing is ever pushed. The report is the same for the same data, so a commit is made only where numbers changed.
 """
 

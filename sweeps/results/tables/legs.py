@@ -1,6 +1,6 @@
 """The columns of legs.parquet, one row per trial, in the order of the file; later versions only add columns.
 
-What describes a run that may have had several attempts (workers, card, kernels, commit) is that of the attempt whose
+What describes a run that can have had several attempts (workers, card, kernels, commit) is that of the attempt whose
 window is measured; lists hold what every attempt had.
 """
 

@@ -1,4 +1,4 @@
-"""A checkpoint continues bit for bit on any number of ranks; a damaged one is refused by name."""
+"""A checkpoint continues bit for bit on any number of ranks; a damaged one is rejected by name."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A checkpoint written beside training is the moment of its save; there is one at a time, and none is cut short."""
+"""A checkpoint written in the background is the moment of its save; there is one at a time, and none is cut short."""
 
 import resource
 import shutil

@@ -1,4 +1,4 @@
-"""Whatever lies in a data folder: it is trained on, or refused in one sentence that names the file and a way out."""
+"""Whatever is in a data folder: it is trained on, or rejected in one sentence that names the file and a way out."""
 
 import os
 import random
@@ -89,7 +89,7 @@ def _a_pipe(path: Path) -> None:
 
 def _a_socket(path: Path) -> None:
     here = os.getcwd()
-    os.chdir(path.parent)  # its path may be short only
+    os.chdir(path.parent)  # its path can be short only
     try:
         socket.socket(socket.AF_UNIX).bind(path.name)
     finally:

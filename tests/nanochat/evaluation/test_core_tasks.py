@@ -1,4 +1,4 @@
-"""A bundle of questions: what is asked, in which words, and how a damaged one is refused."""
+"""A bundle of questions: what is asked, in which words, and how a damaged one is rejected."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Samples: what a model goes on with, printed between steps without disturbing them."""
+"""Samples: what a model continues with, printed between steps without disturbing them."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Grouped products round and nothing else: how far they may be off, and that experts do not leak into each other.
+"""Grouped products round and nothing else: how far they can be off, and that experts do not leak into each other.
 
 SQNR is the signal-to-quantisation-noise ratio in decibels against the same product in float64.
 """

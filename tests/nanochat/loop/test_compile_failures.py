@@ -1,4 +1,4 @@
-"""Where compiling fails, all ranks fail alike and say why, or all go on uncompiled and are marked."""
+"""Where compiling fails, all ranks fail alike and say why, or all continue uncompiled and are marked."""
 
 import functools
 from collections.abc import Callable

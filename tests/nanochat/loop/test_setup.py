@@ -22,7 +22,7 @@ class LaterOptimConfig(OptimConfig):
 
 
 def _later(config: TrainConfig, **fields: float) -> TrainConfig:
-    """The config as that version has it; a config of today's version refuses the field."""
+    """The config as that version has it; a config of today's version rejects the field."""
     changed = dataclasses.replace(config)
     object.__setattr__(changed, "optim", LaterOptimConfig(**vars(config.optim), **fields))
     return changed

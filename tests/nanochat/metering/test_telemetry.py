@@ -1,4 +1,4 @@
-"""A thread tells what the card does, without holding up anyone, and a driver that cannot answer costs one line."""
+"""A thread says what the card does, without holding up anyone, and a driver that cannot answer costs one line."""
 
 import math
 import threading
@@ -202,7 +202,7 @@ def _run(folder: Path, on_step: Callable[[StepStats], None]) -> None:
 
 @pytest.fixture
 def hot_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every device has a card beside it that is hot from the first step on."""
+    """Every device has a card next to it that is hot from the first step on."""
 
     class HotFromTheStart(GpuSampler):
         def take(self) -> GpuReading:

@@ -1,4 +1,4 @@
-"""FP8 rounds and nothing else: how far products may be off, which matrices are converted, and that copies stay fresh.
+"""FP8 rounds and nothing else: how far products can be off, which matrices are converted, and that copies stay fresh.
 
 SQNR is the signal-to-quantisation-noise ratio in decibels against the same product in float64.
 """

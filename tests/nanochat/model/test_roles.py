@@ -1,4 +1,4 @@
-"""One table says how every parameter is treated; what is not in it is refused."""
+"""One table says how every parameter is treated; what is not in it is rejected."""
 
 import dataclasses
 import typing

@@ -1,4 +1,4 @@
-"""Checkpoints over several attempts: found newest first, pruned only where nothing needs them."""
+"""Checkpoints over several attempts: found newest first, pruned only if nothing needs them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a new experiment may take over from another one, and that the copies are whole by themselves."""
+"""What a new experiment can take over from another one, and that the copies are whole by themselves."""
 
 import shutil
 from collections.abc import Callable

@@ -82,7 +82,7 @@ def test_what_is_not_found_is_one_sentence_with_the_nearest(root: str, tmp_path:
 def test_a_folder_that_is_closed_to_the_user_hides_nothing_else(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     exists = Path.exists
 
-    def closed(path: Path) -> bool:  # the tests may run as root, to whom nothing is closed
+    def closed(path: Path) -> bool:  # the tests can run as root, to whom nothing is closed
         if "lost+found" in path.parts:
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return exists(path)

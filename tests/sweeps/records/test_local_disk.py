@@ -1,4 +1,4 @@
-"""Nothing that lies in an experiment leads out of it: no link is followed, and what is no file is not opened."""
+"""Nothing that is in an experiment leads out of it: no link is followed, and what is no file is not opened."""
 
 import os
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def test_a_link_in_the_place_of_a_file_is_not_opened(store: Store, outside: Path
     with pytest.raises(CorruptData, match="is a link"):
         ACTS[act](store, "a/log.txt")
     place.unlink()
-    place.symlink_to(outside / "new")  # a log is made where there is none
+    place.symlink_to(outside / "new")  # a log is made if there is none
     with pytest.raises(CorruptData, match="is a link"):
         ACTS[act](store, "a/log.txt")
     assert [path.name for path in outside.iterdir()] == ["precious"]

@@ -1,4 +1,4 @@
-"""All attempts of an experiment read the same text, or they are refused."""
+"""All attempts of an experiment read the same text, or they are rejected."""
 
 import dataclasses
 from collections.abc import Callable

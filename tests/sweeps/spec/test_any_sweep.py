@@ -57,7 +57,7 @@ def _sweep(data: st.DataObject) -> Sweep:
 
 
 def _check_plan(sweep: Sweep) -> None:
-    """What is accepted can be planned, stored, read again and typed, or is refused by one sentence."""
+    """What is accepted can be planned, stored, read again and typed, or is rejected by one sentence."""
     plan = make_plan(sweep)
     assert plan_from_json(json.loads(json.dumps(plan_to_json(plan), allow_nan=False))) == plan
     for leg in plan.legs:

@@ -1,4 +1,4 @@
-"""A sweep file can import modules beside it, and no other sweep notices."""
+"""A sweep file can import modules next to it, and no other sweep notices."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A sweep expands to its grid in order, and what cannot be is refused when it is built."""
+"""A sweep expands to its grid in order, and what cannot be is rejected when it is built."""
 
 import itertools
 from typing import Any

@@ -14,7 +14,7 @@ from sweeps.results.report.figures.svg import MONO_PX, NARROW, ROLE_MARKS, Canva
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One leg's values by block, and the numbers beside its bar."""
+    """One leg's values by block, and the numbers next to its bar."""
 
     label: str
     role: str

@@ -167,7 +167,7 @@ def _values(snapshot: Snapshot, leg: Leg, metric: str) -> list[float]:
 
 
 def _baseline_gates(snapshot: Snapshot, metric: str) -> list[tuple[str, float]]:
-    """The gates on a metric with a bound of their own against the baseline: in words, and as a ratio."""
+    """The gates on a metric with their own bound against the baseline: in words, and as a ratio."""
     baseline = snapshot.plan.baseline.name
     gates = [g for g in snapshot.plan.gates if g.metric == metric and g.reference in ("baseline", baseline)]
     most = [(f"at most x {gate.at_most:g}", gate.at_most) for gate in gates if gate.at_most is not None]

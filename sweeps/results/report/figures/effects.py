@@ -48,7 +48,7 @@ class Panel:
 
 
 def effect_chart(panels: Sequence[Panel], *, width: int, title: str, description: str) -> Drawing:
-    """Panels beside each other on a wide page, below each other on a narrow one."""
+    """Panels next to each other on a wide page, below each other on a narrow one."""
     canvas = Canvas()
     if width <= NARROW:
         y = 0.0

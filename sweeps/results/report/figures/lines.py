@@ -1,7 +1,7 @@
 """Curves over the steps of training: one plot while few legs share it, a small plot for each leg when there are many.
 
 Legs differ by colour, dash and shape. What does not count for timing is drawn faintly on a shaded ground. Such a point,
-and one that says so, may leave the frame: a first step that compiles for a minute would flatten all that matters. No
+and one that says so, can leave the frame: a first step that compiles for a minute would flatten all that matters. No
 other point ever does.
 """
 
@@ -257,7 +257,7 @@ def _legend(canvas: Canvas, legs: Sequence[tuple[str, int]], top: float, width: 
 
 
 def _framing(points: Sequence[Point], log_y: bool, width: int) -> Framing:
-    """Axes that enclose all points that must be seen; the others only where there is nothing else."""
+    """Axes that enclose all points that must be seen; the others only if there is nothing else."""
     counted = [p.y for p in points if not p.faint and not p.may_leave] or [p.y for p in points]
     low, high = min(counted), max(counted)
     log = log_y and high / low >= _LOG_FROM
@@ -276,7 +276,7 @@ def _framing(points: Sequence[Point], log_y: bool, width: int) -> Framing:
 
 
 def _drawable(points: Sequence[Point], positive: bool, max_points: int) -> list[Point]:
-    """Few enough points, with a gap where there is no number to draw."""
+    """Few enough points, with a gap if there is no number to draw."""
     clean = [p if math.isfinite(p.y) and (p.y > 0 or not positive) else replace(p, y=math.nan) for p in points]
     return _thinned(clean, max_points)
 

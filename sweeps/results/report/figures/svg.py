@@ -1,6 +1,6 @@
 """A drawing as SVG, written by hand so that the same numbers give the same bytes on any machine.
 
-A drawing is made once and used twice: as a file of its own with its style inside, and inline in a page that carries the
+A drawing is made once and used twice: as its own file with its style inside, and inline in a page that carries the
 style once. It follows the viewer's light or dark theme and has a title and a description for who cannot see it. What a
 colour says, a shape or a dash says too.
 """
@@ -191,7 +191,7 @@ def shape(kind: int, x: float, y: float, r: float) -> str:
 
 
 def name_lines(name: str, max_chars: int) -> list[str]:
-    """A name on at most two lines, parted after a separator where there is one; a longer one loses its middle."""
+    """A name on at most two lines, parted after a separator if there is one; a longer one loses its middle."""
     if len(name) <= max_chars:
         return [name]
     if len(name) > 2 * max_chars:

@@ -1,4 +1,4 @@
-"""One table or list over several experiments: a column or a word names the experiment where there is more than one.
+"""One table or list over several experiments: a column or a word names the experiment if there is more than one.
 
 Every leg is compared with the baseline of its own experiment: ratios between experiments would compare hosts and days.
 """
@@ -12,7 +12,7 @@ Snapshots = Sequence[Snapshot]
 
 
 def across(snapshots: Snapshots, make: Callable[[Snapshot], Table]) -> Table:
-    """One table of all experiments; a column names them where there are several."""
+    """One table of all experiments; a column names them if there are several."""
     tables = [make(snapshot) for snapshot in snapshots]
     if len(tables) == 1:
         return tables[0]
@@ -26,7 +26,7 @@ def across(snapshots: Snapshots, make: Callable[[Snapshot], Table]) -> Table:
 
 
 def listed(snapshots: Snapshots, make: Callable[[Snapshot], list[Words]], empty: str = "") -> Bullets:
-    """One list of all experiments, each line with the experiment's name where there are several."""
+    """One list of all experiments, each line with the experiment's name if there are several."""
     several = len(snapshots) > 1
     lines = [(Code(s.manifest.id), ", ", *line) if several else line for s in snapshots for line in make(s)]
     return Bullets(lines=lines, empty=empty)

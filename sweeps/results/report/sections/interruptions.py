@@ -7,7 +7,7 @@ from sweeps.spec.words import counted
 
 
 def interruption_lines(snapshot: Snapshot) -> list[Words]:
-    """What was cut off or failed, where it went on, and how many steps were repeated."""
+    """What was cut off or failed, where it continued, and how many steps were repeated."""
     lines: list[Words] = []
     for trial in snapshot.trials:
         last = len(trial.attempts) - 1

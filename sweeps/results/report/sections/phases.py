@@ -7,7 +7,7 @@ from sweeps.results.report.sections.across import Snapshots, across
 
 
 def phase_sections(snapshots: Snapshots) -> list[Section]:
-    """The table with its note; nothing where no step reports its phases."""
+    """The table with its note; nothing if no step reports its phases."""
     if not any(map(knows_phases, snapshots)):
         return []
     note = (

@@ -64,7 +64,7 @@ def artifact_lines(snapshot: Snapshot) -> list[Words]:
 
 
 def _code(snapshot: Snapshot) -> Words:
-    """The commits that ran what is measured, each with its trials where there are several."""
+    """The commits that ran what is measured, each with its trials if there are several."""
     trials_of: dict[tuple[str, bool], list[str]] = {}
     for trial in snapshot.trials:
         if trial.steps:

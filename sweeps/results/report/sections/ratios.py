@@ -18,7 +18,7 @@ from sweeps.spec.metrics import LEADING, METRIC
 
 
 def ratio_table(snapshot: Snapshot) -> Table:
-    """One line per leg: its role, in how many blocks it is beside the baseline, and its ratios to it."""
+    """One line per leg: its role, in how many blocks it is next to the baseline, and its ratios to it."""
     numbers = ["blocks", *(metric.label for metric in LEADING), "min to baseline's loss", "dropped %"]
     columns = [Column(heading="leg"), Column(heading="role"), *(Column(heading=n, kind="number") for n in numbers)]
     rows = [_row(snapshot, leg) for leg in snapshot.plan.legs]
@@ -47,7 +47,7 @@ def ratio_cell(comparison: Comparison, num_blocks: int) -> Cell:
 
 
 def mean_cell(mean: Mean, digits: int, num_blocks: int) -> Cell:
-    """A mean, with its number of blocks where that is not the line's."""
+    """A mean, with its number of blocks if that is not the line's."""
     cell = number_cell(mean.value, digits)
     if mean.value is None or mean.num_blocks == num_blocks:
         return cell

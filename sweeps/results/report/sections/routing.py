@@ -10,7 +10,7 @@ from sweeps.spec.legs import Leg
 
 
 def routing_sections(snapshots: Snapshots) -> list[Section]:
-    """The table with its note; nothing where no step reports on its layers."""
+    """The table with its note; nothing if no step reports on its layers."""
     if not any(leg_routing(s, leg) for s in snapshots for leg in s.plan.legs):
         return []
     note = (

@@ -1,4 +1,4 @@
-"""A launch without a place for its workers is refused by one sentence, before anything is started."""
+"""A launch without a place for its workers is rejected by one sentence, before anything is started."""
 
 import shutil
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_a_clusters_cpus_are_counted() -> None:
         ([(2.01, 0.0)], 2, 0),
         ([(3.0, 2.0)], 2, 2),
         ([(2.0, 8.0)], 1, 1),
-        ([(2.0, 0.0), (1.0, 1.0)], 2, 1),  # the driver beside a worker without a GPU
+        ([(2.0, 0.0), (1.0, 1.0)], 2, 1),  # the driver next to a worker without a GPU
         ([(2.5, 2.0), (2.0, 2.0)], 4, 4),  # the driver on the half CPU
         ([(0.5, 4.0), (0.5, 4.0)], 0, 0),  # CPUs of several nodes do not add up to one
         ([(0.0, 8.0)], 0, 0),

@@ -1,4 +1,4 @@
-"""Who may be on a leg's GPUs: a truth table, and how CUDA_VISIBLE_DEVICES is read."""
+"""Who can be on a leg's GPUs: a truth table, and how CUDA_VISIBLE_DEVICES is read."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A cluster of which a node does not reach the storage is refused, with the node and its reason."""
+"""A cluster of which a node does not reach the storage is rejected, with the node and its reason."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from sweeps.spec.errors import NoCluster
 
 
 def test_nodes_without_the_experiment_are_named_with_their_reasons() -> None:
-    two = "10.0.0.2 (two)"  # twice, for several nodes may be on one host
+    two = "10.0.0.2 (two)"  # twice, for several nodes can be on one host
     found = [("10.0.0.1 (one)", None), (two, "it holds no manifest.json there"), (two, "late")]
     with pytest.raises(NoCluster, match=r"/shared/e \(10\.0\.0\.2 \(two\): it holds no.*; 10\.0\.0\.2 \(two\): late"):
         check_answers("/shared/e", found)

@@ -1,4 +1,4 @@
-"""In a submitted job a relative place is refused; elsewhere it is not."""
+"""In a submitted job a relative place is rejected; elsewhere it is not."""
 
 import json
 

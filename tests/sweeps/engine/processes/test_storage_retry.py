@@ -1,4 +1,4 @@
-"""What is done again while storage refuses, and for how long."""
+"""What is done again while storage fails, and for how long."""
 
 import errno
 from collections.abc import Callable

@@ -229,7 +229,7 @@ def test_refused_rows_wait_for_storage_but_not_past_a_checkpoint(
 
 @pytest.fixture
 def outage(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """From the call on, storage refuses this many times whatever it is asked; each costs a hundredth of a second."""
+    """From the call on, storage fails this many times whatever it is asked; each costs a hundredth of a second."""
     monkeypatch.setattr(storage_retry, "PAUSE_S", 0.01)
     left = [0]
 

@@ -12,7 +12,7 @@ from sweeps.records.store import Store
 
 
 class RankState:
-    """What one of two ranks has: a file of its own, and the first one the file that is last."""
+    """What one of two ranks has: its own file, and the first one the file that is last."""
 
     step = 3
 
@@ -74,4 +74,4 @@ def test_a_rank_that_does_not_write_the_index_removes_nothing(tmp_path: Path) ->
     store = Store(str(tmp_path))
     with pytest.raises(OSError, match="No space left"):
         store_checkpoint(RankState(1, refuse=True), store, "a000/step_000003", None, "", removes=False)
-    assert store.list("a000") == ["step_000003"]  # the first rank may be about to complete it
+    assert store.list("a000") == ["step_000003"]  # the first rank can be about to complete it

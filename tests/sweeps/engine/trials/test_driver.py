@@ -30,7 +30,7 @@ OWN, LOST = ValueError("mine"), ActorDiedError()
         ("Superseded", [OWN], "interrupted"),
         ("DriftError", [OWN, OWN], "interrupted"),  # another text is there now: for a later restore to try again
         ("TextError", [OWN], "interrupted"),
-        (None, [StorageLost("refused"), OWN], "interrupted"),  # storage refused the record of it too
+        (None, [StorageLost("refused"), OWN], "interrupted"),  # storage failed the record of it too
         ("RuntimeError", [Superseded("a newer one"), OWN], "interrupted"),  # another rank was first to store
     ],
 )

@@ -42,7 +42,7 @@ def test_a_legs_time_is_that_of_its_attempts_since_the_last_failure(
 
 @pytest.fixture
 def experiment(make_experiment: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch) -> Experiment:
-    """Whose legs may take a tenth of a second, and a tenth more to stop."""
+    """Whose legs can take a tenth of a second, and a tenth more to stop."""
     made = make_experiment()
     vars(made)["plan"] = dataclasses.replace(made.plan, leg_timeout_s=0.1)
     made.trial(TRIAL).start_attempt(num_workers=1)

@@ -12,7 +12,7 @@ def test_the_first_signal_is_noted_and_the_second_raises(monkeypatch: pytest.Mon
     state = StopState(grace_s=60)
     with signals_into(state):
         os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)  # the same wish, sent to the process and to its group
+        os.kill(os.getpid(), signal.SIGTERM)  # the same request, sent to the process and to its group
         assert state.first is signal.SIGTERM
         assert state.was_asked
         monkeypatch.setattr("sweeps.engine.watching.stop.ECHO_S", 0.0)

@@ -1,4 +1,4 @@
-"""Saves leave a leg its timing; where a timing is missing all the same, the reason is told."""
+"""Saves leave a leg its timing; where a timing is missing anyway, the reason is told."""
 
 from collections.abc import Callable
 
@@ -22,7 +22,7 @@ Complete = Callable[..., None]
 
 
 def with_saves(make_row: MakeRow, num_steps: int, every: int, num_beside: int) -> list[StepRow]:
-    """A run's rows with a save every so many steps, each beside the next `num_beside` steps."""
+    """A run's rows with a save every so many steps, each during the next `num_beside` steps."""
 
     def flags(step: int) -> tuple[str, ...]:
         warmup = ("warmup",) if step < 20 else ()

@@ -1,4 +1,4 @@
-"""The report leads with what may be concluded, holds every run, and is the same bytes for the same data."""
+"""The report leads with what can be concluded, holds every run, and is the same bytes for the same data."""
 
 import dataclasses
 import re
@@ -297,7 +297,7 @@ def test_skipped_steps_are_counted_and_told(make_experiment: Make, complete: Com
 
 @pytest.fixture
 def fallen_back(make_experiment: Make, complete: Complete, make_row: MakeRow) -> Experiment:
-    """All four legs are completed; the candidate went on uncompiled, and is a little slower than the baseline."""
+    """All four legs are completed; the candidate continued uncompiled, and is a little slower than the baseline."""
     experiment = make_experiment()
     for name, dt_ms in (("static-b1", 200.0), ("none_cap1p25-b1", 400.0), ("bf16-b1", 50.0)):
         complete(experiment, name, steps_of(make_row, name, dt_ms, 4.0, 1000.0))

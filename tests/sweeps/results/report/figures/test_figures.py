@@ -18,7 +18,7 @@ LONG = "a_leg_with_a_name_of_a_hundred_characters_" + "x" * 58
 
 
 def checked(drawing: Drawing) -> str:
-    """The document, which must be XML, and no text of it may lie outside to the left or right."""
+    """The document, which must be XML, and no text of it can lie outside to the left or right."""
     document = drawing.document()
     for element in ElementTree.fromstring(document).iter():
         if element.tag in (f"{SVG}text", f"{SVG}tspan") and element.text:

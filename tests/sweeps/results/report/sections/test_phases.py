@@ -1,4 +1,4 @@
-"""The report tells where a leg's steps spend their time."""
+"""The report says where a leg's steps spend their time."""
 
 from collections.abc import Callable
 
