@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def data(
     source: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="A folder of Parquet shards; by default the text in the package."),
+        typer.Option(metavar="DIR", help="Folder of Parquet shards. Default: the text in the package."),
     ] = None,
 ) -> None:
     """Prepare the text and its tokenizer, and describe them."""

@@ -16,7 +16,10 @@ def doctor(
     as_json: AsJson = False,
     storage: Storage = None,
 ) -> int:
-    """Check Python, torch, GPUs, Ray, storage and data; GPUs that nobody uses are measured."""
+    """Check Python, torch, GPUs, Ray, storage and data.
+
+    Idle GPUs are measured: matrix products, then an all-reduce over all of them.
+    """
     from cli.checks import all_checks
     from cli.console import has_colour, note, out, out_coloured
 

@@ -10,11 +10,14 @@ from cli.options import Exp, Storage
 def export(
     exp: Exp,
     to: Annotated[
-        str | None, typer.Option("--out", metavar="DIR", help="Where to write; by default EXP/export.")
+        str | None, typer.Option("--out", metavar="DIR", help="Folder for the tables. Default: EXP/export.")
     ] = None,
     storage: Storage = None,
 ) -> None:
-    """Write legs.parquet and steps.parquet; docs/parquet.md explains every column."""
+    """Write legs.parquet and steps.parquet.
+
+    docs/parquet.md explains every column.
+    """
     from cli.console import out
     from cli.stored import open_snapshot, writing
     from sweeps.results.tables.parquet import export_snapshot, export_store

@@ -26,9 +26,9 @@ _CHUNK_BYTES = 2**20
 def logs(
     exp: Exp,
     leg: Annotated[
-        str | None, typer.Argument(metavar="LEG", help="A leg, by default the running or the last one.")
+        str | None, typer.Argument(metavar="LEG", help="Name of a leg. Default: the running or the last one.")
     ] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new output.")] = False,
     storage: Storage = None,
 ) -> None:
     """Print a leg's log."""

@@ -20,7 +20,7 @@ NumWorkers = Annotated[
 ]
 NumSteps = Annotated[int | None, typer.Option(metavar="N", help="Optimizer steps per leg.")]
 Blocks = Annotated[str, typer.Option(metavar="N|auto", help="Times every leg runs; auto: until the gates are decided.")]
-MaxBlocks = Annotated[int, typer.Option(metavar="N", help="The most blocks that gates may take, 3 to 12.")]
+MaxBlocks = Annotated[int, typer.Option(metavar="N", help="Most blocks that gates can take, 3 to 12.")]
 Legs = Annotated[str | None, typer.Option(metavar="NAME,...", help="Only these legs.")]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of all legs; repeatable.")

@@ -13,14 +13,14 @@ def report(
         list[str], typer.Argument(metavar="EXP...", help="Experiments: ids, prefixes of them, folders or addresses.")
     ],
     out_md: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Write the Markdown here, its figures beside it.")
+        Path | None, typer.Option(metavar="PATH", help="Write the Markdown here, its figures next to it.")
     ] = None,
     out_html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the HTML here, one file.")] = None,
     storage: Storage = None,
 ) -> None:
     """Write the report; several experiments make one summary.
 
-    Without a PATH both forms go to EXP/report, of several experiments to ./report; with one, only what it names.
+    Without --out-md and --out-html, write both to EXP/report; for several experiments to ./report.
     """
     from cli.console import out
     from cli.stored import open_snapshot, writing

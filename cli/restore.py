@@ -23,7 +23,10 @@ def restore(
         str | None, typer.Option(metavar="N|auto", help="Add blocks up to N, or until the gates are decided.")
     ] = None,
 ) -> int:
-    """Continue an experiment: the interrupted leg resumes from its checkpoint, completed ones stay."""
+    """Run what an experiment has not completed.
+
+    The interrupted leg resumes from its checkpoint; completed and failed legs are skipped.
+    """
     from cli.choices import choose_to_drop, names_of
     from cli.console import warn
     from cli.running import check_places, planned_workers, run_and_tell, run_options

@@ -21,7 +21,7 @@ def retry(
     grace_s: Grace = 60.0,
     stop_after: StopAfter = None,
 ) -> int:
-    """Try failed legs again, then continue the experiment as restore does."""
+    """Run failed legs again, then do what restore does."""
     from cli.choices import choose_to_retry, names_of
     from cli.console import note
     from cli.running import check_places, planned_workers, run_and_tell, run_options

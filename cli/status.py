@@ -11,7 +11,7 @@ from cli.options import AsJson, Exp, Storage
 def status(
     exp: Exp,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until nobody runs it.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until the experiment stops.")] = False,
     storage: Storage = None,
 ) -> None:
     """Print the state of every trial and its numbers so far."""

@@ -16,7 +16,10 @@ def stop(
     exp: Exp,
     storage: Storage = None,
 ) -> None:
-    """Stop a running experiment after its current step, with a checkpoint; restore continues it."""
+    """Stop a running experiment after its step, with a checkpoint.
+
+    restore resumes it.
+    """
     from cli.console import note
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment

@@ -11,10 +11,14 @@ import pytest
 import typer
 
 from cli.console import error, guarded, has_colour, table, warn
+from cli.main import app
 from nanochat.config import ConfigError
 from sweeps.spec.errors import LegsFailed, Locked, SweepError
 
 PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
+
+
+MAX_HELP_CHARS = 65  # --help cuts longer ones at 80 columns
 
 
 def call(*words: str) -> subprocess.CompletedProcess[str]:
@@ -95,6 +99,15 @@ def test_every_ending_has_its_exit_code(problem: BaseException, code: int, capsy
     assert printed.out == ""
     assert ("Traceback" in printed.err) == (code == 1)
     assert isinstance(problem, KeyboardInterrupt) or "x" in printed.err
+
+
+def test_no_help_text_is_cut_in_the_list_of_commands() -> None:
+    first = {}
+    for command in app.registered_commands:
+        assert command.callback is not None
+        first[command.callback.__name__] = (command.callback.__doc__ or "").split("\n\n")[0].split(". ")[0].strip()
+    assert len(first) > 10
+    assert {name: text for name, text in first.items() if not text or len(text) > MAX_HELP_CHARS} == {}
 
 
 def test_a_verbs_number_is_the_exit_code() -> None:
