@@ -123,7 +123,7 @@ def gpus(probe: dict[str, Any]) -> list[Check]:
     checks = [torch, _gpu_speeds(found)]
     if len(found) > 1:
         checks.append(_all_reduce(probe["all_reduce_gb_per_s"], len(found)))
-    return checks
+    return [*checks, _kernels(probe["no_faster_kernels"])]
 
 
 def _no_gpu(probe: dict[str, Any]) -> Check:
@@ -159,6 +159,13 @@ def _gpu_speeds(found: list[dict[str, Any]]) -> Check:
     values = {"bf16_tflop_per_s": {str(i): speed for i, speed in speeds.items()}, "slow": list(slow)}
     level = "warning" if advice else "ok"
     return Check(name="GPUs", level=level, seen=seen, advice="; ".join(advice) or None, values=values)
+
+
+def _kernels(problems: list[str]) -> Check:
+    """Which kernels a run gets on these GPUs. torch's own give the same results more slowly, so nothing is wrong."""
+    if problems:
+        return Check(name="kernels", level="ok", seen="torch's own", advice="; ".join(problems))
+    return Check(name="kernels", level="ok", seen="faster ones (QuACK, FlashAttention-4)")
 
 
 def _by_whom(gpu: dict[str, Any]) -> str:

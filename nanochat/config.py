@@ -24,7 +24,8 @@ LinearsPrecision = Literal["bf16", "fp8", "fp8_head", "fp8_attention", "fp8_qkv"
 Fp8Recipe = Literal["tensorwise", "rowwise"]
 CompileMode = Literal["static", "dynamic", "none"]
 CompileFallback = Literal["error", "none"]
-AttentionBackend = Literal["auto", "sdpa", "flash"]
+AttentionBackend = Literal["auto", "sdpa", "flash", "flash4"]
+KernelsSetting = Literal["auto", "torch"]
 
 
 MAX_DEPTH = 10_000
@@ -140,6 +141,7 @@ class CompileConfig:
 
     mode: CompileMode = "static"
     fallback: CompileFallback = "error"  # none: the run goes on uncompiled, and is marked
+    kernels: KernelsSetting = "auto"  # torch: none of the faster kernels for Hopper, attention apart
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,7 +116,7 @@ FLAGS: tuple[Flag | Switch, ...] = (
     Flag("--device-type", "run.device", str, "cpu or cuda, empty: cuda if there is one", ""),
     Flag("--window-pattern", "model.window_pattern", str, "per layer, tiled: S half the context, L all of it"),
     Flag("--vocab-size", "model.vocab_size", int, "entries of the model's vocabulary"),
-    Flag("--attention", "model.attention", str, "auto, sdpa or flash"),
+    Flag("--attention", "model.attention", str, "auto, sdpa, flash or flash4"),
     Flag("--target-flops", "schedule.target_flops", float, "length of the run in FLOPs", "-1.0"),
     Flag(
         "--target-param-data-ratio",
@@ -143,6 +143,7 @@ FLAGS: tuple[Flag | Switch, ...] = (
     Flag("--seed", "run.seed", int, "seed of everything random"),
     Flag("--log-every", "run.log_every", int, "steps between log lines"),
     Flag("--compile-fallback", "compile.fallback", str, "where compiling fails: error, or none: go on uncompiled"),
+    Flag("--kernels", "compile.kernels", str, "auto, or torch: no faster kernels for Hopper; see --attention"),
     Flag("--router-bias-rate", "moe.router_bias_rate", float, "step of the routers' bias to even load, 0.0: none"),
     Flag("--router-z-loss-coeff", "moe.router_z_loss_coeff", float, "weight of the routers' z-loss"),
     Switch("--deterministic", {"run.deterministic": True}, "bit-equal repeats on a GPU, slower"),

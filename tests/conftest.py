@@ -35,6 +35,10 @@ from tests.helpers.rows import row
 # Graphs are compiled once for all tests, wherever a test keeps its corpora.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled" / "torchinductor"))
 
+# Triton's language is imported once per process, for a GPU or for its interpreter. Without a GPU, for the interpreter.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 LONGEST = "test_readme.py"
 ROOT = Path(__file__).parent.parent
 MAKE_ADDS = ("OMP_NUM_THREADS", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")  # what `make test` adds to the environment

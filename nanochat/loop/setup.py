@@ -25,12 +25,14 @@ from nanochat.loop.parameters import param_specs
 from nanochat.machine.caches import use_private_folders
 from nanochat.machine.device import Device, open_device
 from nanochat.machine.ranks import Ranks
-from nanochat.model import compiling
+from nanochat.model import compiling, kernel_choice
 from nanochat.model.attention import resolve_backend
 from nanochat.model.fp8 import convert_linears
 from nanochat.model.gpt import GPT
+from nanochat.model.kernel_choice import Kernels
 from nanochat.model.roles import multiplies_in_fp8, role_of
 from nanochat.optimizer import schedule
+from nanochat.optimizer.accumulation import adds_in_fp32
 from nanochat.optimizer.sharded import ShardedOptimizer
 from nanochat.stats import Hooks, StartFacts, TextFacts
 
@@ -196,14 +198,15 @@ def _core_tasks(evaluation: EvalConfig, ranks: Ranks) -> tuple[Task, ...] | None
     return open_bundle(folder)
 
 
-def _build_model(config: TrainConfig, device: Device, backend: str) -> GPT:
+def _build_model(config: TrainConfig, device: Device, attention: str, kernels: Kernels) -> GPT:
     """The model with fp32 initial weights, drawn on the CPU: the same on every device and any number of ranks."""
     with torch.device("meta"):  # else torch's own initial values would be drawn first, for nothing
-        model = GPT(config, backend)
+        model = GPT(config, attention, kernels)
     model.to_empty(device="cpu")
     seed_everything(config.run.seed)
     model.initialize(device.torch_device, device.compute_dtype)
-    convert_linears(model, config.precision, emulate=not device.is_cuda)
+    if not kernels.makes_fp8(config.precision):
+        convert_linears(model, config.precision, emulate=not device.is_cuda)
     return model.to(device.torch_device)
 
 
@@ -218,16 +221,22 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
     sizes.check_world_size(config, ranks.world_size)
     sizes.check_width(config, in_bf16=device.compute_dtype == torch.bfloat16, has_fp8_units=device.is_cuda)
     attention = resolve_backend(config.model.attention, device.torch_device, config.model.head_dim)
+    kernels = kernel_choice.choose(config.compile.kernels, device.torch_device, _widths(config))
+    if ranks.is_first:
+        for note in kernel_choice.notes(config.compile.kernels, device.torch_device):
+            print(note, flush=True)
     corpus = _open_text(config, hooks, ranks)
     tokenizer = load_tokenizer(corpus)
     train_lanes, val_lanes = _lanes(config, corpus, tokenizer, ranks)
-    model = _build_model(config, device, attention)
+    model = _build_model(config, device, attention, kernels)
     total = sizes.batch_tokens(config)
     optimizer = ShardedOptimizer(
         param_specs(model, config.optim, total),
         ranks,
         compute_dtype=device.compute_dtype,
         compile_updates=device.is_cuda and config.compile.mode != "none",
+        grads_in_fp32=adds_in_fp32(sizes.num_lanes(config) // ranks.world_size),
+        by_half=kernels.products == "quack",
     )
     decay_scale = schedule.weight_decay_scale(total, 1.0, sizes.scaling_ratio(config))
     run = Run(
@@ -244,7 +253,7 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
         progress=Progress(),
         num_steps=sizes.num_steps(config),
         peak_weight_decay=config.optim.weight_decay * decay_scale,
-        backends=_backends(config, device, attention),
+        backends=_backends(config, device, attention, kernels),
         text=corpus.facts(),
         text_tokens=count_tokens(corpus, tokenizer) if ranks.is_first else None,
     )
@@ -254,21 +263,34 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
     return run
 
 
-def _backends(config: TrainConfig, device: Device, attention: str) -> dict[str, str]:
+def _widths(config: TrainConfig) -> tuple[int, ...]:
+    """The sizes that rows of the model's larger matrices have."""
+    width = config.model.width
+    return (width,) if config.moe is None else (width, config.moe.hidden_mult * width)
+
+
+def _backends(config: TrainConfig, device: Device, attention: str, kernels: Kernels) -> dict[str, str]:
     """The kernel of each part of the model; `mlp` and `experts` only where layers have them."""
     has_experts = [sizes.is_moe_layer(config, layer) for layer in range(config.model.depth)]
-    mlp = "fp8" if multiplies_in_fp8(role_of("mlp.up"), config.precision) else "bf16"
+    fp8_by = "quack" if kernels.makes_fp8(config.precision) else "torch"
+    mlp = _kernel_name("fp8" if multiplies_in_fp8(role_of("mlp.up"), config.precision) else "bf16", device, fp8_by)
+    experts = _kernel_name(config.precision.experts, device, fp8_by, kernels.products)
     return {
         "attention": attention,
-        "linears": _kernel_name(config.precision.linears, device),
-        **({"mlp": _kernel_name(mlp, device)} if not all(has_experts) else {}),
-        **({"experts": _kernel_name(config.precision.experts, device)} if any(has_experts) else {}),
+        "linears": _kernel_name(config.precision.linears, device, fp8_by),
+        **({"mlp": mlp} if not all(has_experts) else {}),
+        **({"experts": experts} if any(has_experts) else {}),
+        "loss": kernels.loss,
         "compute": str(device.compute_dtype).removeprefix("torch."),
     }
 
 
-def _kernel_name(precision: str, device: Device) -> str:
-    return f"{precision} (emulated)" if precision.startswith("fp8") and not device.is_cuda else precision
+def _kernel_name(precision: str, device: Device, fp8_by: str, bf16_by: str = "torch") -> str:
+    """The precision and, where it is not torch's, the library that multiplies in it."""
+    if precision.startswith("fp8") and not device.is_cuda:
+        return f"{precision} (emulated)"
+    library = fp8_by if precision.startswith("fp8") else bf16_by
+    return precision if library == "torch" else f"{precision} {library}"
 
 
 def _continue_from_checkpoint(run: Run, hooks: Hooks) -> None:

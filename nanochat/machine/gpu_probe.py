@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from nanochat.machine import kernel_libraries
+
 MATRIX_SIZE = 8192
 WARMUP_S = 1.0
 NUM_WINDOWS, WINDOW_S = 5, 0.2
@@ -34,6 +36,7 @@ def probe() -> dict[str, Any]:
         "num_driver_gpus": len(cards),
         "gpus": [],
         "all_reduce_gb_per_s": None,
+        "no_faster_kernels": [],
     }
     if not torch.cuda.is_available():
         return seen
@@ -43,6 +46,7 @@ def probe() -> dict[str, Any]:
         gpu = {"index": index, "name": properties.name, "memory_mib": properties.total_memory / 2**20, **used}
         gpu["is_busy"] = bool(used["pids"]) or used["used_mib"] > BUSY_ABOVE_MIB
         seen["gpus"].append(gpu)
+    seen["no_faster_kernels"] = kernel_libraries.problems(torch.device("cuda", 0))
     is_idle = not any(gpu["is_busy"] for gpu in seen["gpus"])
     for gpu in seen["gpus"]:
         gpu["bf16_tflop_per_s"] = None if gpu["is_busy"] else matmul_tflop_per_s(torch.device("cuda", gpu["index"]))

@@ -1,8 +1,9 @@
 """Causal attention inside a window, and rotary position embedding.
 
-A layer with a short window attends to itself and the `window` tokens before it. On a GPU both kinds of layer use the
-flash kernel that torch ships, whose aten entry takes a window (the public scaled_dot_product_attention does not and
-would fall back to a slow masked kernel). On a CPU, scaled_dot_product_attention with a mask gives the same function.
+A layer with a short window attends to itself and the `window` tokens before it. On Hopper both kinds of layer use
+FlashAttention-4 if it is installed, on other GPUs the flash kernel that torch ships, whose aten entry takes a window
+(the public scaled_dot_product_attention does not and would fall back to a slow masked kernel). On a CPU,
+scaled_dot_product_attention with a mask gives the same function.
 
 Legend: B rows, T positions, H heads, K head_dim.
 """
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.config import ConfigError
+from nanochat.kernels import flash4
+from nanochat.machine.kernel_libraries import unusable
 
 _MAX_FLASH_HEAD_DIM = 256  # of torch's kernel
 
@@ -61,18 +64,26 @@ def attend_flash(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int, backend: str) -> Tensor:
     """Causal attention of (B, T, H, K) inputs by the backend that `resolve_backend` named."""
+    if backend == "flash4":
+        return flash4.attend_flash4(q, k, v, window)
     return attend_flash(q, k, v, window) if backend == "flash" else attend_sdpa(q, k, v, window)
 
 
 def resolve_backend(requested: str, device: torch.device, head_dim: int) -> str:
-    """`auto` is flash where there is a kernel of it, else sdpa. Raises ConfigError for a flash that cannot be."""
-    has_kernel = device.type == "cuda" and head_dim % 8 == 0 and head_dim <= _MAX_FLASH_HEAD_DIM
+    """`auto` is the fastest that runs here: flash4, else flash, else sdpa.
+
+    Raises ConfigError for a kernel that was asked for and cannot run.
+    """
+    has_flash = device.type == "cuda" and head_dim % 8 == 0 and head_dim <= _MAX_FLASH_HEAD_DIM
+    no_flash4 = unusable("flash-attn-4", device) or flash4.head_problem(head_dim)
     if requested == "auto":
-        return "flash" if has_kernel else "sdpa"
-    if requested == "flash" and not has_kernel:
+        return "flash4" if no_flash4 is None else "flash" if has_flash else "sdpa"
+    if requested == "flash" and not has_flash:
         raise ConfigError(
             f"model.attention is flash, whose kernel runs on GPUs with a head_dim that is a multiple of 8 and at most "
             f"{_MAX_FLASH_HEAD_DIM}; this is a "
             f"{device.type} and head_dim is {head_dim}: take auto"
         )
+    if requested == "flash4" and no_flash4 is not None:
+        raise ConfigError(f"model.attention is flash4, which cannot run here: {no_flash4}; take auto")
     return requested

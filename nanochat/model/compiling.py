@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from nanochat.config import CompileMode
-from nanochat.kernels.grouped import prepare_for_compiler
+from nanochat.kernels import grouped, hopper_layers, rotary
 from nanochat.model.gpt import GPT
 
 # In training and in evaluation: windowed or not, with a value embedding or not, with experts or not. All share one code
@@ -27,7 +27,9 @@ def compile_model(model: GPT, mode: CompileMode) -> None:
     """Compiles every block and the head in place; `none` leaves the model as it is."""
     if mode == "none":
         return
-    prepare_for_compiler()
+    grouped.prepare_for_compiler()
+    hopper_layers.prepare_for_compiler()
+    rotary.prepare_for_compiler()
     leave_the_shared_folder()
     # A recompile past dynamo's limit would run the layer uncompiled with only a warning.
     torch._dynamo.config.fail_on_recompile_limit_hit = True

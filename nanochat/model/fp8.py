@@ -15,11 +15,14 @@ import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat.config import PrecisionConfig
+from nanochat.kernels.hopper_layers import Fp8Experts, Fp8Linears, fp8_linears
 from nanochat.kernels.quantizing import E4M3, E5M2, QuantizedWeight
+from nanochat.model.kernel_choice import Kernels
 from nanochat.model.roles import ROLES, multiplies_in_fp8, role_of
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 def convert_linears(model: nn.Module, precision: PrecisionConfig, emulate: bool) -> int:
     """Converts every nn.Linear whose role is to multiply in FP8 to torchao's Float8Linear; returns how many.
+
+    Not for a model whose FP8 products QuACK makes (`QuackLinears`).
 
     All three products of a converted linear are in FP8, or the forward one alone, as its role says. Without a role in
     FP8 torchao is not imported.
@@ -63,16 +68,59 @@ def _forward_only(config: "Float8LinearConfig") -> "Float8LinearConfig":
     )
 
 
+class QuackLinears(nn.Module):
+    """FP8 linears of one input by QuACK, as one product: their copies, which the first refresh allocates."""
+
+    def __init__(self, *, normed: bool, backward: bool) -> None:
+        super().__init__()
+        self._normed, self._backward = normed, backward
+        self.fp8: Fp8Linears | None = None
+        self._served: set[int] = set()
+
+    @staticmethod
+    def wanted(role: str, precision: PrecisionConfig, kernels: Kernels, *, normed: bool) -> "QuackLinears | None":
+        """Such linears if the role's product is to be in FP8 and QuACK makes it. `normed`: their input is RMSNorm's."""
+        found = role_of(role)
+        if not (kernels.makes_fp8(precision) and multiplies_in_fp8(found, precision)):
+            return None
+        return QuackLinears(normed=normed, backward=found.fp8_backward)
+
+    @torch.no_grad()
+    def refresh(self, *linears: nn.Linear) -> None:
+        """Quantises the present weights of these linears, always the same ones."""
+        weights = [linear.weight for linear in linears]
+        if self.fp8 is None:
+            self.fp8 = Fp8Linears(weights, normed=self._normed, backward=self._backward)
+            self._served = {id(linear) for linear in linears}
+        self.fp8.refresh(weights)
+
+    def serves(self, linear: nn.Module) -> bool:
+        """True if this is where the linear's product is made."""
+        return id(linear) in self._served
+
+    def forward(self, x: Tensor, *linears: nn.Linear) -> Tensor:
+        """x (..., K) -> the linears' products side by side (..., M)."""
+        assert self.fp8 is not None, "refresh comes first"
+        out = fp8_linears(x.reshape(-1, x.shape[-1]), [linear.weight for linear in linears], self.fp8)
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+
 def conversion_line(model: nn.Module, recipe: str) -> str:
     """For the log: how many matrices of which role multiply in FP8 or not; right once experts have their copies."""
     from torchao.float8.float8_linear import Float8Linear
 
+    by_quack = [module for module in model.modules() if isinstance(module, QuackLinears)]
     converted, skipped = Counter[str](), Counter[str]()
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2:
             path, _, last = name.rpartition(".")
             owner = model.get_submodule(path)
-            is_fp8 = isinstance(owner, Float8Linear) or isinstance(getattr(owner, f"{last}_fp8", None), QuantizedWeight)
+            is_fp8 = (
+                isinstance(owner, Float8Linear)
+                or isinstance(getattr(owner, f"{last}_fp8", None), QuantizedWeight)
+                or isinstance(getattr(owner, "fp8", None), Fp8Experts)
+                or any(quack.serves(owner) for quack in by_quack)
+            )
             (converted if is_fp8 else skipped)[role_of(name).name] += 1
 
     def told(counts: Counter[str]) -> str:

@@ -13,9 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanochat.config import ModelConfig, TrainConfig
+from nanochat.config import ModelConfig, PrecisionConfig, TrainConfig
+from nanochat.kernels import rotary
+from nanochat.kernels.capped_loss import head_loss
 from nanochat.model.attention import attend, rotary_tables, rotate
-from nanochat.model.fp8 import project
+from nanochat.model.fp8 import QuackLinears, project
+from nanochat.model.kernel_choice import PLAIN, Kernels
 from nanochat.model.moe import Experts, MoE, Router, RouterLosses, stat_names
 from nanochat.model.roles import Constant, Normal, Uniform, role_of
 from nanochat.sizes import GATE_INPUTS, is_moe_layer
@@ -36,9 +39,9 @@ def _embedding(num_entries: int, width: int) -> nn.Embedding:
 class Attention(nn.Module):
     """Causal self-attention; on every second layer a gated embedding of the token itself is added to its value."""
 
-    def __init__(self, model: ModelConfig, layer: int, backend: str) -> None:
+    def __init__(self, config: TrainConfig, layer: int, backend: str, kernels: Kernels) -> None:
         super().__init__()
-        width = model.width
+        model, width = config.model, config.model.width
         self.num_heads, self.head_dim = model.num_heads, model.head_dim
         self.window, self.backend = model.window_tokens(layer), backend
         self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
@@ -47,45 +50,86 @@ class Attention(nn.Module):
         if model.has_value_embedding(layer):
             self.value_embed = _embedding(model.padded_vocab_size, width)
             self.value_gate = nn.Linear(GATE_INPUTS, model.num_heads, bias=False)
+        self.qkv_fp8 = QuackLinears.wanted("attention.q", config.precision, kernels, normed=True)
+        self.out_fp8 = QuackLinears.wanted("attention.out", config.precision, kernels, normed=False)
+        self.is_fused = kernels.own and rotary.head_problem(model.head_dim) is None
+
+    def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, D) -> queries, keys and values (B, T, H, K), as one product unless each is converted by itself."""
+        heads = (*x.shape[:2], self.num_heads, self.head_dim)
+        linears = (self.q, self.k, self.v)
+        if self.qkv_fp8 is not None and self.training:
+            together = self.qkv_fp8(x, *linears)  # (B, T, 3 D)
+        elif self.training and type(self.q) is not nn.Linear:
+            q, k, v = (project(linear, x).view(heads) for linear in linears)
+            return q, k, v
+        else:
+            together = F.linear(x, torch.cat([linear.weight for linear in linears]))
+        q, k, v = (part.view(heads) for part in together.chunk(3, dim=-1))
+        return q, k, v
 
     def forward(self, x: Tensor, ids: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x (B, T, D), ids (B, T), tables (1, T, 1, K/2) -> (B, T, D)."""
-        heads = (*x.shape[:2], self.num_heads, self.head_dim)
-        q, k, v = (project(linear, x).view(heads) for linear in (self.q, self.k, self.v))  # (B, T, H, K)
+        if self.is_fused and self.training and type(self.q) is nn.Linear:
+            weights = (self.q.weight, self.k.weight, self.v.weight)
+            fp8 = None if self.qkv_fp8 is None else self.qkv_fp8.fp8
+            q, k, v = rotary.queries_keys_values(x, weights, cos, sin, self.num_heads, fp8)
+        else:
+            q, k, v = self._qkv(x)
+            q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
         if self.value_embed is not None and self.value_gate is not None:
             gate = 2 * torch.sigmoid(self.value_gate(x[..., :GATE_INPUTS]))  # (B, T, H)
-            v = v + gate[..., None] * self.value_embed(ids).view(heads)
-        q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
-        return project(self.out, attend(q, k, v, self.window, self.backend).reshape(x.shape))
+            v = v + gate[..., None] * self.value_embed(ids).view(v.shape)
+        attended = attend(q, k, v, self.window, self.backend).reshape(x.shape)
+        if self.out_fp8 is not None and self.training:
+            return self.out_fp8(attended, self.out)
+        return project(self.out, attended)
+
+    def refresh_fp8(self) -> None:
+        """Quantises the weights for the next micro-steps."""
+        if self.qkv_fp8 is not None:
+            self.qkv_fp8.refresh(self.q, self.k, self.v)
+        if self.out_fp8 is not None:
+            self.out_fp8.refresh(self.out)
 
 
 class MLP(nn.Module):
     """D -> 4D -> D with squared ReLU."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, precision: PrecisionConfig, kernels: Kernels = PLAIN) -> None:
         super().__init__()
         self.up = nn.Linear(width, 4 * width, bias=False)
         self.down = nn.Linear(4 * width, width, bias=False)
+        self.up_fp8 = QuackLinears.wanted("mlp.up", precision, kernels, normed=True)
+        self.down_fp8 = QuackLinears.wanted("mlp.down", precision, kernels, normed=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        """(B, T, D), which must have been normed -> (B, T, D)."""
+        if self.training and self.up_fp8 is not None and self.down_fp8 is not None:
+            return self.down_fp8(F.relu(self.up_fp8(x, self.up)).square(), self.down)
         return project(self.down, F.relu(project(self.up, x)).square())
+
+    def refresh_fp8(self) -> None:
+        """Quantises the weights for the next micro-steps."""
+        if self.up_fp8 is not None and self.down_fp8 is not None:
+            self.up_fp8.refresh(self.up)
+            self.down_fp8.refresh(self.down)
 
 
 class Block(nn.Module):
     """Attention and MLP or experts around the residual stream, which is first remixed with the embedding."""
 
-    def __init__(self, config: TrainConfig, layer: int, backend: str) -> None:
+    def __init__(self, config: TrainConfig, layer: int, backend: str, kernels: Kernels) -> None:
         super().__init__()
         self.residual_scale = nn.Parameter(torch.empty(()))
         self.embedding_scale = nn.Parameter(torch.empty(()))
-        self.attention = Attention(config.model, layer, backend)
+        self.attention = Attention(config, layer, backend, kernels)
         self.num_stats = len(stat_names(config.moe))
         self.mlp: MLP | MoE
         if config.moe is not None and is_moe_layer(config, layer):
-            self.mlp = MoE(config.model.width, config.moe, config.precision)
+            self.mlp = MoE(config.model.width, config.moe, config.precision, kernels)
         else:
-            self.mlp = MLP(config.model.width)
+            self.mlp = MLP(config.model.width, config.precision, kernels)
 
     def forward(
         self, x: Tensor, x0: Tensor, ids: Tensor, cos: Tensor, sin: Tensor, capacity: int | None
@@ -108,10 +152,12 @@ class Block(nn.Module):
 class Head(nn.Module):
     """From the residual stream to the loss: norm, unembedding, soft cap, cross-entropy."""
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, precision: PrecisionConfig, kernels: Kernels) -> None:
         super().__init__()
         self.lm_head = nn.Linear(model.width, model.padded_vocab_size, bias=False)
         self.vocab_size = model.vocab_size
+        self.is_fused = kernels.own
+        self.head_fp8 = QuackLinears.wanted("head.lm_head", precision, kernels, normed=True)
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, vocab_size) fp32, capped."""
@@ -120,21 +166,37 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor, targets: Tensor) -> Tensor:
         """(B, T, D), (B, T) -> cross-entropy of each position (B, T) fp32, in nats; 0 where the target is -1."""
+        if self.is_fused:
+            fp8 = self.head_fp8 if self.training else None
+            return head_loss(
+                norm(x).view(-1, x.shape[-1]),
+                self.lm_head.weight,
+                targets.reshape(-1),
+                self.vocab_size,
+                LOGIT_CAP,
+                torch.is_grad_enabled(),
+                None if fp8 is None else fp8.fp8,
+            ).view(targets.shape)
         logits = self.logits(x)
         flat = F.cross_entropy(logits.view(-1, self.vocab_size), targets.view(-1), ignore_index=-1, reduction="none")
         return flat.view(targets.shape)
+
+    def refresh_fp8(self) -> None:
+        """Quantises the weights for the next micro-steps."""
+        if self.head_fp8 is not None:
+            self.head_fp8.refresh(self.lm_head)
 
 
 class GPT(nn.Module):
     """The whole model."""
 
-    def __init__(self, config: TrainConfig, attention_backend: str) -> None:
+    def __init__(self, config: TrainConfig, attention_backend: str, kernels: Kernels = PLAIN) -> None:
         super().__init__()
         model = config.model
         self.config = config
         self.wte = _embedding(model.padded_vocab_size, model.width)
-        self.blocks = nn.ModuleList(Block(config, layer, attention_backend) for layer in range(model.depth))
-        self.head = Head(model)
+        self.blocks = nn.ModuleList(Block(config, layer, attention_backend, kernels) for layer in range(model.depth))
+        self.head = Head(model, config.precision, kernels)
         self.cos: Tensor
         self.sin: Tensor
         self.register_buffer("cos", torch.empty(0), persistent=False)
@@ -200,7 +262,7 @@ class GPT(nn.Module):
         return {f"router_bias.{layer}": router.bias for layer, router in routers if router.bias is not None}
 
     def refresh_fp8(self) -> None:
-        """Quantises the experts' weights anew; call it after every optimizer step and after loading."""
+        """Quantises the weights of FP8 products; call it after every optimizer step and after loading."""
         for module in self.modules():
-            if isinstance(module, Experts):
+            if isinstance(module, Experts | Attention | MLP | Head):
                 module.refresh_fp8()

@@ -58,7 +58,13 @@ class _Group:
     """
 
     def __init__(
-        self, name: str, specs: list[ParamSpec], item_shape: tuple[int, ...], dtype: torch.dtype, ranks: Ranks
+        self,
+        name: str,
+        specs: list[ParamSpec],
+        item_shape: tuple[int, ...],
+        dtype: torch.dtype,
+        grad_dtype: torch.dtype,
+        ranks: Ranks,
     ):
         self.name, self.ranks, self.specs, self.item_shape = name, ranks, specs, item_shape
         item_size = math.prod(item_shape)
@@ -73,12 +79,13 @@ class _Group:
         for spec, start in zip(specs, self.layout.starts, strict=True):
             initial.view(-1)[start * item_size :][: spec.param.numel()].copy_(spec.param.detach().reshape(-1))
         self.params = initial.to(dtype, copy=True)  # (n, ...)
-        self.grads = torch.zeros_like(self.params)  # (n, ...)
+        self.grads = torch.zeros_like(self.params, dtype=grad_dtype)  # (n, ...)
         self._grad_views: list[Tensor] = []
         for spec, start in zip(specs, self.layout.starts, strict=True):
             where = slice(start * item_size, start * item_size + spec.param.numel())
             spec.param.data = self.params.view(-1)[where].view(spec.param.shape)
             self._grad_views.append(self.grads.view(-1)[where].view(spec.param.shape))
+            spec.param.grad_dtype = grad_dtype
             spec.param.grad = self._grad_views[-1]
 
         has_master = specs[0].master and dtype != torch.float32
@@ -146,9 +153,15 @@ class _Group:
 
 class _MuonGroup(_Group):
     def __init__(
-        self, name: str, specs: list[ParamSpec], item_shape: tuple[int, ...], dtype: torch.dtype, ranks: Ranks
+        self,
+        name: str,
+        specs: list[ParamSpec],
+        item_shape: tuple[int, ...],
+        dtype: torch.dtype,
+        grad_dtype: torch.dtype,
+        ranks: Ranks,
     ):
-        super().__init__(name, specs, item_shape, dtype, ranks)
+        super().__init__(name, specs, item_shape, dtype, grad_dtype, ranks)
         rows, cols = item_shape
         lr = torch.zeros(self.layout.num_items, 1, 1, device=ranks.device)
         for spec, start in zip(specs, self.layout.starts, strict=True):
@@ -162,9 +175,9 @@ class _MuonGroup(_Group):
             "second_moment": torch.zeros(self.num_own, *neurons, **like),
         }
 
-    def peaks(self) -> Tensor:
+    def peaks(self, kernels: Kernels) -> Tensor:
         """The largest gradient of each matrix."""
-        return _largest(self.own_grad, (-2, -1))
+        return kernels.largest(self.own_grad, (-2, -1))
 
     def update(self, kernels: Kernels, peaks: Tensor, now: "_Now") -> None:
         active = ((peaks > 0) * now.active).view(-1, 1, 1)
@@ -184,17 +197,23 @@ class _MuonGroup(_Group):
 
 class _AdamWGroup(_Group):
     def __init__(
-        self, name: str, specs: list[ParamSpec], item_shape: tuple[int, ...], dtype: torch.dtype, ranks: Ranks
+        self,
+        name: str,
+        specs: list[ParamSpec],
+        item_shape: tuple[int, ...],
+        dtype: torch.dtype,
+        grad_dtype: torch.dtype,
+        ranks: Ranks,
     ):
-        super().__init__(name, specs, item_shape, dtype, ranks)
+        super().__init__(name, specs, item_shape, dtype, grad_dtype, ranks)
         self.lr = specs[0].lr
         self.betas = tuple(torch.tensor(beta, dtype=torch.float64, device=ranks.device) for beta in specs[0].betas)
         like = {"dtype": torch.float32, "device": ranks.device}
         self.state = {n: torch.zeros(self.num_own, **like) for n in ("exp_avg", "exp_avg_sq")}
 
-    def peaks(self) -> Tensor:
+    def peaks(self, kernels: Kernels) -> Tensor:
         """The largest gradient, one number."""
-        return _largest(self.own_grad, (0,)).view(1)
+        return kernels.largest(self.own_grad, (0,)).view(1)
 
     def update(self, kernels: Kernels, peaks: Tensor, now: "_Now") -> None:
         biases = tuple((1 - beta**now.step).float() for beta in self.betas)
@@ -233,24 +252,34 @@ class ShardedOptimizer:
     """Owns the parameters' storage from construction on; see the file's docstring."""
 
     def __init__(
-        self, specs: list[ParamSpec], ranks: Ranks, *, compute_dtype: torch.dtype, compile_updates: bool = False
+        self,
+        specs: list[ParamSpec],
+        ranks: Ranks,
+        *,
+        compute_dtype: torch.dtype,
+        compile_updates: bool = False,
+        grads_in_fp32: bool = False,
+        by_half: bool = False,
     ) -> None:
         """Moves every parameter into its group's buffer. `specs` are in the model's order.
 
         All ranks must have initialised equally. `compile_updates` fuses the elementwise work; it pays on a GPU only.
+        `grads_in_fp32` adds micro-steps up in fp32 whatever the model computes in (`accumulation`).
+        `by_half` is explained in `updates.orthogonal_factor`.
         """
         self.ranks = ranks
         self._num_steps_done = torch.zeros((), dtype=torch.float64, device=ranks.device)
-        self._groups = sorted(_make_groups(specs, ranks, compute_dtype), key=_update_order)
+        self._groups = sorted(_make_groups(specs, ranks, compute_dtype, grads_in_fp32), key=_update_order)
         self._mesh: DeviceMesh | None = None
-        self._kernels = Kernels.compiled() if compile_updates else Kernels()
+        self._plain_kernels = Kernels(by_half=by_half)
+        self._kernels = Kernels.compiled(by_half=by_half) if compile_updates else self._plain_kernels
         place = {spec.name: i for i, spec in enumerate(specs)}
         parcels = [named for group in self._groups for named in group.parcels()]
         self.reduction = Reduction(ranks, [p for _, p in sorted(parcels, key=lambda named: -place[named[0]])])
 
     def uncompile_updates(self) -> None:
         """From now on the update rules run as they are written."""
-        self._kernels = Kernels()
+        self._kernels = self._plain_kernels
 
     @torch.no_grad()
     def zero_grad(self) -> None:
@@ -272,7 +301,7 @@ class ShardedOptimizer:
         for group in self._groups:
             group.check_gradients()
         self._wait(self.reduction.handles(), mark)
-        peaks = [group.peaks() for group in self._groups]
+        peaks = [group.peaks(self._kernels) for group in self._groups]
         finite = torch.isfinite(torch.cat(peaks)).all().float().view(1)
         self._wait([self.ranks.all_reduce_min(finite)], mark)
         now = self._now(finite.view(()), lr_mult, momentum, weight_decay)
@@ -288,7 +317,7 @@ class ShardedOptimizer:
         """Runs every update with nothing active, which changes nothing: compiles them. Not collective."""
         now = self._now(torch.zeros((), device=self.ranks.device), lr_mult=0.0, momentum=0.0, weight_decay=0.0)
         for group in self._groups:
-            group.update(self._kernels, group.peaks(), now)
+            group.update(self._kernels, group.peaks(self._kernels), now)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Values and moments by stable names, without copies: loading into these tensors loads the optimizer.
@@ -351,16 +380,13 @@ def _update_order(group: "_Group") -> tuple[bool, int]:
     return isinstance(group, _MuonGroup), -group.params.numel()
 
 
-def _largest(grads: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """max |g| over `dims` in fp32, NaN where one is NaN. torch's own infinity norm is ten times slower on a CPU."""
-    return torch.maximum(grads.amax(dims), -grads.amin(dims)).float()
-
-
 def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _make_groups(specs: list[ParamSpec], ranks: Ranks, compute_dtype: torch.dtype) -> list[_MuonGroup | _AdamWGroup]:
+def _make_groups(
+    specs: list[ParamSpec], ranks: Ranks, compute_dtype: torch.dtype, grads_in_fp32: bool
+) -> list[_MuonGroup | _AdamWGroup]:
     members: dict[str, list[ParamSpec]] = {}
     seen: dict[int, str] = {}
     for spec in specs:
@@ -379,11 +405,12 @@ def _make_groups(specs: list[ParamSpec], ranks: Ranks, compute_dtype: torch.dtyp
                     f"{spec.name} and {first.name} are both in group {name} but not with equal lr and betas"
                 )
         dtype = first.dtype or compute_dtype
+        grad_dtype = torch.float32 if grads_in_fp32 else dtype
         if first.kind == "muon":
             shape = tuple(first.param.shape[-2:])
-            groups.append(_MuonGroup(name, group_specs, shape, dtype, ranks))
+            groups.append(_MuonGroup(name, group_specs, shape, dtype, grad_dtype, ranks))
         else:
-            groups.append(_AdamWGroup(name, group_specs, (), dtype, ranks))
+            groups.append(_AdamWGroup(name, group_specs, (), dtype, grad_dtype, ranks))
     return groups
 
 

@@ -20,12 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanochat.kernels.hopper_products import symmetric_product
+
 NORMUON_BETA2 = 0.95
 ADAMW_EPS = 1e-10
 _POLAR_ITERATIONS = 5
 _POLAR_LOWEST = 1e-3  # singular values below this share of the norm are not promised to reach one
 _POLAR_CUSHION = 0.02407  # the interval's ends stay within this ratio: milder first polynomials
 _POLAR_MARGIN = 1.01  # head-room for bf16's rounding, except after the last iteration
+
+_SYMMETRIC_TILE = 128  # rows; what such a kernel works on at a time
 
 
 def _best_odd_quintic(low: float, high: float) -> tuple[float, float, float]:
@@ -63,12 +67,21 @@ def _polar_coefficients() -> tuple[tuple[float, float, float], ...]:
 POLAR_COEFFICIENTS = _polar_coefficients()
 
 
-def orthogonal_factor(y: Tensor) -> Tensor:
-    """About U V^T of each matrix U S V^T of `y` (n, r, c), whose Frobenius norms are at most one, in its dtype."""
+def orthogonal_factor(y: Tensor, *, by_half: bool = False) -> Tensor:
+    """About U V^T of each matrix U S V^T of `y` (n, r, c), whose Frobenius norms are at most one, in its dtype.
+
+    `by_half`: on Hopper with QuACK, products that are symmetric are computed by half, if a half is worth a kernel.
+    """
     tall = y.size(-2) > y.size(-1)
+    by_half = by_half and min(y.size(-2), y.size(-1)) % _SYMMETRIC_TILE == 0
     for a, b, c in POLAR_COEFFICIENTS:
-        gram = y.mT @ y if tall else y @ y.mT  # the smaller side
-        poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        left, right = (y.mT, y) if tall else (y, y.mT)  # the smaller side
+        if by_half:
+            gram = symmetric_product(left, right)
+            poly = symmetric_product(gram, gram, c, gram, b)
+        else:
+            gram = left @ right
+            poly = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         y = torch.baddbmm(y, y, poly, beta=a) if tall else torch.baddbmm(y, poly, y, beta=a)
     return y
 
@@ -102,6 +115,11 @@ def muon_apply(
     value.sub_(lr * active * (update + weight_decay * value * agrees))
 
 
+def largest(grads: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """max |g| over `dims` in fp32, NaN where one is NaN. torch's own infinity norm is ten times slower on a CPU."""
+    return torch.maximum(grads.amax(dims), -grads.amin(dims)).float()
+
+
 def adamw_apply(
     value: Tensor,
     grad: Tensor,
@@ -128,14 +146,21 @@ class Kernels:
     direction: Callable[..., Tensor] = muon_direction
     apply: Callable[..., None] = muon_apply
     adamw: Callable[..., None] = adamw_apply
+    largest: Callable[[Tensor, tuple[int, ...]], Tensor] = largest
+    by_half: bool = False
 
     @staticmethod
-    def compiled() -> "Kernels":
-        """For GPUs. Sizes are symbolic, so all groups share a few graphs; the matrix products stay as they are."""
+    def compiled(*, by_half: bool) -> "Kernels":
+        """For GPUs. Sizes are symbolic, so all groups share a few graphs; the matrix products stay as they are.
+
+        `by_half` is explained in `orthogonal_factor`.
+        """
         return Kernels(
             direction=torch.compile(muon_direction, dynamic=True),
             apply=torch.compile(muon_apply, dynamic=True),
             adamw=torch.compile(adamw_apply, dynamic=True),
+            largest=torch.compile(largest, dynamic=True),
+            by_half=by_half,
         )
 
     def muon(
@@ -153,5 +178,5 @@ class Kernels:
     ) -> None:
         """One Muon step of `value` (n, r, c), in place, with its state; `lr` and `active` are (n, 1, 1)."""
         direction = self.direction(grad, momentum_buffer, active=active, momentum=momentum)
-        update = orthogonal_factor(direction.to(work_dtype))
+        update = orthogonal_factor(direction.to(work_dtype), by_half=self.by_half and work_dtype == torch.bfloat16)
         self.apply(value, update, second_moment, lr=lr, active=active, weight_decay=weight_decay)

@@ -42,11 +42,11 @@ def probe(*speeds: float | None, **changes: Any) -> dict[str, Any]:
     ]
     reduced = 350.0 if None not in speeds and len(speeds) > 1 else None
     seen = {"torch": "2.13.0", "cuda_build": "13.0", "driver": "580.1", "num_driver_gpus": len(speeds), "gpus": found}
-    return {**seen, "all_reduce_gb_per_s": reduced, **changes}
+    return {**seen, "all_reduce_gb_per_s": reduced, "no_faster_kernels": [], **changes}
 
 
 def test_good_gpus_are_two_lines_and_a_bandwidth() -> None:
-    torch, cards, reduce = gpus(probe(650.2, 652.0, 648.9, 649.0))
+    torch, cards, reduce, _ = gpus(probe(650.2, 652.0, 648.9, 649.0))
     assert (torch.level, torch.seen) == ("ok", "2.13.0, built for CUDA 13.0, driver 580.1")
     assert (cards.level, cards.advice) == ("ok", None)
     assert cards.seen == "4 x NVIDIA H100; bf16 matmul 650 652 649 649 TFLOP/s"
@@ -54,23 +54,31 @@ def test_good_gpus_are_two_lines_and_a_bandwidth() -> None:
 
 
 def test_a_gpu_more_than_3_percent_under_the_median_is_named() -> None:
-    _, cards, _ = gpus(probe(650.0, 650.0, 624.0, 650.0))
+    _, cards, *_ = gpus(probe(650.0, 650.0, 624.0, 650.0))
     assert cards.advice == "GPU 2 is 4.0 % under the median: look at its clocks and temperature"
     assert (cards.level, cards.values["slow"]) == ("warning", [2])
-    _, cards, _ = gpus(probe(650.0, 650.0, 631.0, 650.0))
+    _, cards, *_ = gpus(probe(650.0, 650.0, 631.0, 650.0))
     assert (cards.level, cards.values["slow"]) == ("ok", [])
 
 
 def test_a_gpu_in_use_is_named_with_its_process_and_nothing_is_reduced() -> None:
-    _, cards, reduce = gpus(probe(650.0, None))
+    _, cards, reduce, _ = gpus(probe(650.0, None))
     assert cards.level == "warning"
     assert cards.advice == "GPU 1 is in use (process 4711), so it was not measured"
     assert (reduce.level, reduce.seen) == ("warning", "not measured, because GPUs are in use")
 
 
 def test_one_gpu_has_no_bandwidth() -> None:
-    _, card = gpus(probe(650.0))
+    _, card, _ = gpus(probe(650.0))
     assert card.seen == "NVIDIA H100; bf16 matmul 650 TFLOP/s"
+
+
+def test_the_kernels_are_named_and_what_is_missing_for_faster_ones() -> None:
+    *_, kernels = gpus(probe(650.0))
+    assert (kernels.level, kernels.seen, kernels.advice) == ("ok", "faster ones (QuACK, FlashAttention-4)", None)
+    missing = "quack-kernels is not installed: pip install 'nanochat-sweep[hopper]'"
+    *_, kernels = gpus(probe(650.0, no_faster_kernels=[missing]))
+    assert (kernels.level, kernels.seen, kernels.advice) == ("ok", "torch's own", missing)
 
 
 def test_without_a_gpu_it_says_what_works() -> None:
@@ -195,6 +203,7 @@ def test_the_report_has_a_line_per_check_and_exit_code_0_with_warnings(program: 
         "torch",
         "GPUs",
         "all-reduce",
+        "kernels",
         "Ray",
         "session",
         "PATH",

@@ -93,6 +93,7 @@ EFFECTS: dict[str, tuple[str, list[str], list[str]]] = {
 ELSEWHERE = {
     "--use-moe": "test_a_model_without_experts_has_no_router_columns",
     "--compile-mode": "test_compiled_by_inductor_a_run_trains_like_an_uncompiled_one",
+    "--kernels": "test_on_hopper_the_faster_kernels_serve_unless_torchs_are_asked_for",
     "--compile-fallback": "test_with_the_fallback_a_run_goes_on_exactly_as_if_uncompiled_and_marks_every_row",
 }
 

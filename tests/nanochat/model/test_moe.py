@@ -24,6 +24,7 @@ from nanochat.model.moe import (
     router_stats,
     sort_by_expert,
     stat_names,
+    top_choices,
 )
 
 WIDTH = 16
@@ -366,7 +367,7 @@ def test_no_queue_is_ever_longer_than_its_capacity_and_the_lowest_weights_are_dr
     case: tuple[Tensor, Tensor, int, int],
 ):
     weights, experts, num_experts, capacity = case
-    order, rank, counts = sort_by_expert(weights, experts, num_experts)
+    order, rank, counts = sort_by_expert(weights, experts, num_experts, by_weight=True)
     token_of_row, row_of_assignment, offsets = dispatch_bounded(order, rank, experts, num_experts, capacity)
     kept = _kept(experts.tolist(), weights.tolist(), capacity)
     num_tokens, num_rows = len(weights), num_experts * capacity
@@ -384,10 +385,21 @@ def test_no_queue_is_ever_longer_than_its_capacity_and_the_lowest_weights_are_dr
 
 
 @settings(deadline=None, max_examples=60)
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(1, 8), st.integers(0, 10**6))
+def test_the_chosen_experts_have_the_largest_scores_and_the_first_of_equal_ones_wins(
+    k: int, num_experts: int, num_levels: int, seed: int
+):
+    k = min(k, num_experts)
+    scores = torch.randint(0, num_levels, (20, num_experts), generator=torch.Generator().manual_seed(seed)) / 8
+    stable = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :k]
+    assert torch.equal(top_choices(scores, k), stable)
+
+
+@settings(deadline=None, max_examples=60)
 @given(assignments())
 def test_exact_dispatch_gives_every_assignment_one_row_in_its_experts_group(case: tuple[Tensor, Tensor, int, int]):
     weights, experts, num_experts, _ = case
-    order, _, counts = sort_by_expert(weights, experts, num_experts)
+    order, _, counts = sort_by_expert(weights, experts, num_experts, by_weight=False)
     token_of_row, row_of_assignment, offsets = dispatch_exact(order, counts, experts.shape[1])
     assert offsets is not None
     assert row_of_assignment.reshape(-1).sort().values.tolist() == list(range(experts.numel()))

@@ -1,0 +1,274 @@
+"""Kernels written in Triton, which comes with torch for GPUs. Imported at their first launch; each is launched, and its
+arguments are explained, in the module that is named with it.
+
+On a CPU Triton interprets them if the environment says TRITON_INTERPRET=1 before the import; so the tests run them.
+"""
+
+import triton
+import triton.language as tl
+
+
+def cdiv(number: int, divisor: int) -> int:
+    """number / divisor, rounded up."""
+    return -(-number // divisor)
+
+
+def next_power_of_2(number: int) -> int:
+    """The smallest power of two that is no smaller than `number`, which is positive."""
+    return 1 << (number - 1).bit_length()
+
+
+@triton.jit
+def in_range(x):
+    """The nearest number in e4m3's range."""
+    return tl.minimum(tl.maximum(x, -448.0), 448.0)
+
+
+# capped_loss.py
+
+
+@triton.jit
+def tanh_of(x, APPROXIMATE: tl.constexpr):
+    """By the GPU's own instruction, to 11 bits, which is finer than a logit in bf16; else exactly."""
+    if APPROXIMATE:
+        return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    return 1 - 2 / (tl.exp(2 * x) + 1)
+
+
+@triton.jit
+def capped_loss_kernel(
+    logits_ptr,
+    targets_ptr,
+    losses_ptr,
+    row_stride,
+    vocab_size,
+    num_columns,
+    cap,
+    WRITE_GRAD: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One row per program."""
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    logits_ptr += row * row_stride
+    inverse_cap = 1 / cap
+    target = tl.load(targets_ptr + row)
+    sums = tl.zeros([BLOCK], dtype=tl.float32)
+    for start in range(0, vocab_size, BLOCK):
+        column = start + columns
+        raw = tl.load(logits_ptr + column, mask=column < vocab_size, other=0.0).to(tl.float32)
+        sums += tl.where(column < vocab_size, tl.exp(cap * tanh_of(raw * inverse_cap, APPROXIMATE)), 0.0)
+    total = tl.sum(sums, axis=0)
+    is_counted = target >= 0
+    raw_of_target = tl.load(logits_ptr + tl.where(is_counted, target, 0)).to(tl.float32)
+    loss = tl.log(total) - cap * tanh_of(raw_of_target * inverse_cap, APPROXIMATE)
+    tl.store(losses_ptr + row, tl.where(is_counted, loss, 0.0))
+    if WRITE_GRAD:
+        tl.debug_barrier()  # the target's logit has been read by all before it is replaced
+        scale = tl.where(is_counted, 1 / total, 0.0)
+        hit = tl.where(is_counted, 1.0, 0.0)
+        for start in range(0, num_columns, BLOCK):
+            column = start + columns
+            raw = tl.load(logits_ptr + column, mask=column < vocab_size, other=0.0).to(tl.float32)
+            tanh = tanh_of(raw * inverse_cap, APPROXIMATE)
+            grad = tl.exp(cap * tanh) * scale - tl.where(column == target, hit, 0.0)
+            grad = tl.where(column < vocab_size, grad * (1 - tanh * tanh), 0.0)
+            tl.store(logits_ptr + column, grad.to(logits_ptr.dtype.element_ty), mask=column < num_columns)
+
+
+# fp8_weights.py
+
+
+@triton.jit
+def extremes_kernel(weight_ptr, extremes_ptr, num_rows, K, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """Raises extremes (2,): the largest magnitude, and the largest sum of a row's squares."""
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    largest = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
+    squares = tl.zeros([ROWS, BLOCK], dtype=tl.float32)
+    for start in range(0, K, BLOCK):
+        columns = start + tl.arange(0, BLOCK)[None, :]
+        inside = (rows < num_rows) & (columns < K)
+        x = tl.load(weight_ptr + rows.to(tl.int64) * K + columns, mask=inside, other=0.0).to(tl.float32)
+        largest = tl.maximum(largest, tl.abs(x))
+        squares += x * x
+    tl.atomic_max(extremes_ptr, tl.max(largest))
+    tl.atomic_max(extremes_ptr + 1, tl.max(tl.sum(squares, axis=1)))
+
+
+@triton.jit
+def copies_kernel(
+    weight_ptr,
+    q_ptr,
+    qt_ptr,
+    extremes_ptr,
+    first_row,
+    M,
+    K,
+    rows_of_copy,
+    HAS_TRANSPOSED: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Writes rows first_row ... of the copies of each expert."""
+    expert = tl.program_id(2).to(tl.int64)
+    m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    k = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    inside = (m[:, None] < M) & (k[None, :] < K)
+    x = tl.load(weight_ptr + expert * M * K + m[:, None] * K + k[None, :], mask=inside, other=0.0).to(tl.float32)
+    scale = 448.0 / tl.maximum(tl.load(extremes_ptr), 1e-12)
+    q = in_range(x * scale)
+    row = first_row + m
+    tl.store(
+        q_ptr + expert * rows_of_copy * K + row[:, None] * K + k[None, :],
+        q.to(q_ptr.dtype.element_ty),
+        mask=inside,
+    )
+    if HAS_TRANSPOSED:
+        tl.store(
+            qt_ptr + expert * rows_of_copy * K + k[:, None] * rows_of_copy + row[None, :],
+            tl.trans(q).to(qt_ptr.dtype.element_ty),
+            mask=(k[:, None] < K) & (row[None, :] < first_row + M),
+        )
+
+
+# rotary.py
+
+
+@triton.jit
+def rotate_and_norm_kernel(
+    qkv_ptr,
+    cos_ptr,
+    sin_ptr,
+    q_ptr,
+    k_ptr,
+    rstd_ptr,
+    T,
+    row_stride,
+    eps,
+    H: tl.constexpr,
+    HALF: tl.constexpr,
+    HEADS: tl.constexpr,
+):
+    """One token per program: its queries' heads, then its keys'."""
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.arange(0, HEADS)[:, None]
+    channel = tl.arange(0, HALF)[None, :]
+    inside = head < 2 * H
+    source = qkv_ptr + token * row_stride + head * (2 * HALF) + channel
+    first = tl.load(source, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(source + HALF, mask=inside, other=0.0).to(tl.float32)
+    cos = tl.load(cos_ptr + (token % T) * HALF + channel).to(tl.float32)
+    sin = tl.load(sin_ptr + (token % T) * HALF + channel).to(tl.float32)
+    turned1 = first * cos + second * sin
+    turned2 = second * cos - first * sin
+    rstd = tl.rsqrt(tl.sum(turned1 * turned1 + turned2 * turned2, axis=1) / (2 * HALF) + eps)
+    turned1 *= rstd[:, None]
+    turned2 *= rstd[:, None]
+    flat_head = tl.arange(0, HEADS)
+    tl.store(rstd_ptr + token * (2 * H) + flat_head, rstd, mask=flat_head < 2 * H)
+    to_q = q_ptr + token * (H * 2 * HALF) + head * (2 * HALF) + channel
+    is_q = head < H
+    tl.store(to_q, turned1.to(q_ptr.dtype.element_ty), mask=is_q)
+    tl.store(to_q + HALF, turned2.to(q_ptr.dtype.element_ty), mask=is_q)
+    to_k = k_ptr + token * (H * 2 * HALF) + (head - H) * (2 * HALF) + channel
+    is_k = (head >= H) & inside
+    tl.store(to_k, turned1.to(k_ptr.dtype.element_ty), mask=is_k)
+    tl.store(to_k + HALF, turned2.to(k_ptr.dtype.element_ty), mask=is_k)
+
+
+@triton.jit
+def rotate_and_norm_backward_kernel(
+    dq_ptr,
+    dk_ptr,
+    dv_ptr,
+    q_ptr,
+    k_ptr,
+    rstd_ptr,
+    cos_ptr,
+    sin_ptr,
+    out_ptr,
+    out8_ptr,
+    scale_ptr,
+    T,
+    H: tl.constexpr,
+    HALF: tl.constexpr,
+    HEADS: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    IN_FP8: tl.constexpr,
+):
+    """One token per program: the gradients of its queries, keys and values before the turn, side by side."""
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.arange(0, HEADS)[:, None]
+    channel = tl.arange(0, HALF)[None, :]
+    is_q = head < H
+    is_k = (head >= H) & (head < 2 * H)
+    of_q = token * (H * 2 * HALF) + head * (2 * HALF) + channel
+    of_k = of_q - H * (2 * HALF)
+    d1 = tl.load(dq_ptr + of_q, mask=is_q, other=0.0).to(tl.float32)
+    d1 += tl.load(dk_ptr + of_k, mask=is_k, other=0.0).to(tl.float32)
+    d2 = tl.load(dq_ptr + of_q + HALF, mask=is_q, other=0.0).to(tl.float32)
+    d2 += tl.load(dk_ptr + of_k + HALF, mask=is_k, other=0.0).to(tl.float32)
+    y1 = tl.load(q_ptr + of_q, mask=is_q, other=0.0).to(tl.float32)
+    y1 += tl.load(k_ptr + of_k, mask=is_k, other=0.0).to(tl.float32)
+    y2 = tl.load(q_ptr + of_q + HALF, mask=is_q, other=0.0).to(tl.float32)
+    y2 += tl.load(k_ptr + of_k + HALF, mask=is_k, other=0.0).to(tl.float32)
+    flat_head = tl.arange(0, HEADS)
+    rstd = tl.load(rstd_ptr + token * (2 * H) + flat_head, mask=flat_head < 2 * H, other=0.0)
+    along = (tl.sum(d1 * y1 + d2 * y2, axis=1) / (2 * HALF))[:, None]
+    d1, d2 = (d1 - y1 * along) * rstd[:, None], (d2 - y2 * along) * rstd[:, None]
+    cos = tl.load(cos_ptr + (token % T) * HALF + channel).to(tl.float32)
+    sin = tl.load(sin_ptr + (token % T) * HALF + channel).to(tl.float32)
+    first, second = d1 * cos - d2 * sin, d1 * sin + d2 * cos
+    column = tl.arange(0, BLOCK_V)
+    in_v = column < H * 2 * HALF
+    dv = tl.load(dv_ptr + token * (H * 2 * HALF) + column, mask=in_v, other=0.0).to(tl.float32)
+    inside = is_q | is_k
+    to = token * (3 * H * 2 * HALF) + head * (2 * HALF) + channel
+    to_v = token * (3 * H * 2 * HALF) + 2 * H * 2 * HALF + column
+    tl.store(out_ptr + to, first.to(out_ptr.dtype.element_ty), mask=inside)
+    tl.store(out_ptr + to + HALF, second.to(out_ptr.dtype.element_ty), mask=inside)
+    tl.store(out_ptr + to_v, dv.to(out_ptr.dtype.element_ty), mask=in_v)
+    if IN_FP8:
+        largest = tl.maximum(tl.max(tl.maximum(tl.abs(first), tl.abs(second))), tl.max(tl.abs(dv)))
+        scale = tl.maximum(largest, 1e-30) / 448.0
+        tl.store(scale_ptr + token, scale)
+        inverse = 1.0 / scale
+        tl.store(out8_ptr + to, in_range(first * inverse).to(out8_ptr.dtype.element_ty), mask=inside)
+        tl.store(out8_ptr + to + HALF, in_range(second * inverse).to(out8_ptr.dtype.element_ty), mask=inside)
+        tl.store(out8_ptr + to_v, in_range(dv * inverse).to(out8_ptr.dtype.element_ty), mask=in_v)
+
+
+# combining.py
+
+
+@triton.jit
+def combine_backward_kernel(
+    out_grad_ptr,
+    y_ptr,
+    weight_ptr,
+    token_ptr,
+    dy_ptr,
+    dy8_ptr,
+    scale_ptr,
+    dot_ptr,
+    N,
+    D,
+    BLOCK: tl.constexpr,
+    IN_FP8: tl.constexpr,
+):
+    """One row per program."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    token = tl.load(token_ptr + row)
+    inside = (column < D) & (token < N)
+    grad = tl.load(out_grad_ptr + token * D + column, mask=inside, other=0.0).to(tl.float32)
+    y = tl.load(y_ptr + row * D + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(dot_ptr + row, tl.sum(grad * y))
+    dy = grad * tl.load(weight_ptr + row)
+    tl.store(dy_ptr + row * D + column, dy.to(dy_ptr.dtype.element_ty), mask=column < D)
+    if IN_FP8:
+        scale = tl.maximum(tl.max(tl.abs(dy)), 1e-30) / 448.0
+        tl.store(scale_ptr + row, scale)
+        dy8 = in_range(dy * (1.0 / scale)).to(dy8_ptr.dtype.element_ty)
+        tl.store(dy8_ptr + row * D + column, dy8, mask=column < D)
