@@ -52,6 +52,8 @@ def run_experiment(experiment: Experiment, context: LaunchContext) -> Outcome:
         experiment.lock(owner)
     try:
         experiment.clear_requests()
+        for sentence in experiment.set_aside_damaged():
+            context.on_event(Warned(message=sentence))
         for name in context.drop:
             experiment.trial(name).drop()
         _warn_of_other_code(experiment, context.on_event)

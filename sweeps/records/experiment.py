@@ -28,6 +28,7 @@ from sweeps.records.documents import (
 from sweeps.records.home import typed_name
 from sweeps.records.lock import Lock, current_owner, watched_owner
 from sweeps.records.owner import Owner
+from sweeps.records.set_aside import set_aside_damaged
 from sweeps.records.store import Store
 from sweeps.records.trial import TrialRecord
 from sweeps.spec.checked import plain_name
@@ -199,6 +200,10 @@ class Experiment:
     def trial_states(self) -> dict[str, TrialState]:
         """The state of each trial by name, in plan order. One with a damaged document is interrupted: it has no end."""
         return {trial.name: self._state_or_damage(trial)[0] for trial in self.trials()}
+
+    def set_aside_damaged(self) -> list[str]:
+        """Moves documents of trials that are no JSON aside; one sentence each. For the owner to call."""
+        return [sentence for trial in self.plan.trials for sentence in set_aside_damaged(self.store, trial.name)]
 
     def damage(self) -> list[str]:
         """What is wrong with documents of trials that cannot be read, one sentence each."""

@@ -30,9 +30,11 @@ from sweeps.records.layout import TrialFolders
 from sweeps.records.provenance import Code
 from sweeps.records.row_parts import NewSteps, StoredSteps, part_files, read_rows, read_steps
 from sweeps.records.rows import StepRow, encode_rows
+from sweeps.records.set_aside import SET_ASIDE
 from sweeps.records.store import Store
 
 _ATTEMPT = re.compile(r"([0-9]{3,9})\.json")
+_TAKEN = re.compile(rf"([0-9]{{3,9}})\.json(?:{re.escape(SET_ASIDE)})?")
 _COMPACTED = re.compile(r"compacted-([0-9]{3,9})\.jsonl")
 _LOG_TAIL_BYTES = 2**16
 
@@ -70,7 +72,7 @@ class TrialRecord:
 
     def start_attempt(self, *, num_workers: int, code: Code | None = None) -> AttemptRecord:
         """Opens the attempt with the next free number, run by the calling process and its `code`, if that is known."""
-        number = _next_number(_ATTEMPT, self._store.list(self.folders.attempts))
+        number = _next_number(_TAKEN, self._store.list(self.folders.attempts))
         while True:
             record = AttemptRecord(
                 number=number,

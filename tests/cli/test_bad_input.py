@@ -267,8 +267,25 @@ def test_a_damaged_file_is_named(
     experiment.lock()
     experiment.unlock()
     (Path(experiment.uri) / DAMAGED[case]).write_bytes(content)
-    for verb in ("status", "restore"):
+    for verb in ("status", "restore") if case == "the lock" else ("status",):
         check_refused(program, [verb, "mine"], 7, str(Path(experiment.uri) / DAMAGED[case]), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"null", b"[", b"\0" * 900])
+def test_a_restore_names_a_document_that_is_no_json_and_sets_it_aside(
+    content: bytes, program: Callable, make_experiment: Make, complete: Callable[..., None]
+) -> None:
+    experiment = make_experiment(id="mine")
+    for trial in experiment.plan.trials:
+        complete(experiment, trial.name)
+    file = Path(experiment.uri) / DAMAGED["an attempt"]
+    file.write_bytes(content)
+    done = program("restore", "mine")
+    assert done.code == 0
+    assert f"{file} is damaged ({len(content)} bytes, no JSON); set aside" in done.err
+    assert file.with_name("000.json.damaged").read_bytes() == content
+    assert program("status", "mine").code == 0
+    assert "set aside" not in program("restore", "mine").err
 
 
 def test_a_stale_lock_is_nobodys(program: Callable, make_experiment: Make) -> None:

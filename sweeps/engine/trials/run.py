@@ -25,16 +25,23 @@ from sweeps.engine.watching.stored_events import Watch
 from sweeps.engine.watching.waits import WaitClock, what_for
 from sweeps.records.experiment import Experiment
 from sweeps.records.trial import TrialRecord
-from sweeps.spec.errors import SweepToolError
+from sweeps.spec.errors import CorruptData, SweepToolError
 
 POLL_S = 1.0
 
 
 def is_open(record: TrialRecord) -> bool:
-    """True if a trial may still run: not completed, not dropped, and not failed unless a retry was asked for."""
-    attempts = record.attempts()
-    has_failed = bool(attempts) and attempts[-1].has_failed_for_good
-    return not has_failed and record.result() is None and not record.is_dropped()
+    """True if a trial may still run: not completed, not dropped, and not failed unless a retry was asked for.
+
+    One whose documents cannot be read may: its owner sets them aside.
+    """
+    try:
+        if record.result() is not None or record.is_dropped():
+            return False
+        attempts = record.attempts()
+    except CorruptData:
+        return True
+    return not attempts or not attempts[-1].has_failed_for_good
 
 
 class TrialsRun:
