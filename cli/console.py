@@ -3,11 +3,12 @@
 Colour only marks the words `error:` and `warning:`, only on a terminal, and never with NO_COLOR.
 """
 
+import contextlib
 import errno
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TextIO
 
 import typer
@@ -48,6 +49,15 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Something to know that stops nothing."""
     _note_marked("warning:", _YELLOW, text)
+
+
+@contextlib.contextmanager
+def waiting_for(what: str) -> Generator[None]:
+    """Says after 10 s, and now and then later, what the program waits for while it is inside."""
+    from sweeps.engine.watching.waits import reporting
+
+    with reporting(what, lambda event: note(str(event))):
+        yield
 
 
 def error(text: str) -> None:

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from cli.console import error, note, out
+from cli.console import error, note, out, waiting_for
 
 if TYPE_CHECKING:
     from cli.running import RunOptions
@@ -50,8 +50,9 @@ def start_detached(experiment: "Experiment", options: "RunOptions", *, cluster: 
             start_new_session=True,
         )
     deadline = time.monotonic() + START_TIMEOUT_S
-    while experiment.owner() is None and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.2)
+    with waiting_for("the detached run to take the experiment"):
+        while experiment.owner() is None and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
     if process.poll():
         with os.fdopen(experiment.store.open_file(LOG), "rb") as output:
             said = output.read(_MOST_SHOWN_BYTES).decode(errors="replace").strip()

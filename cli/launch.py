@@ -144,6 +144,7 @@ def _takeover(
 
 def _create(root: str, manifest: "Manifest", takeover: "tuple[Experiment, tuple[str, ...]] | None") -> "Experiment":
     """The new experiment with what it takes over."""
+    from cli.console import waiting_for
     from sweeps.records.continuation import copy
     from sweeps.records.experiment import Experiment
     from sweeps.records.store import Store
@@ -153,7 +154,8 @@ def _create(root: str, manifest: "Manifest", takeover: "tuple[Experiment, tuple[
     if takeover is not None:
         experiment.lock()  # nobody restores what is not whole yet
         try:
-            copy(takeover[0], experiment, takeover[1])
+            with waiting_for(f"{takeover[0].id} to be copied"):
+                copy(takeover[0], experiment, takeover[1])
         except OSError as error:
             experiment.unlock()
             Store(root).delete_tree(manifest.id)

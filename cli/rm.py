@@ -14,7 +14,7 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Delete an experiment with its rows, checkpoints and results."""
-    from cli.console import note
+    from cli.console import note, waiting_for
     from sweeps.records.home import find_experiment
     from sweeps.records.removal import check_removable, remove_experiment
     from sweeps.spec.errors import UsageError
@@ -34,7 +34,8 @@ def rm(
             note("nothing was deleted")
             return
     try:
-        remove_experiment(uri)
+        with waiting_for("storage to delete it"):
+            remove_experiment(uri)
     except OSError as error:
         raise UsageError(f"{uri} was not wholly deleted: {error}") from None
     note(f"{uri} was deleted")

@@ -30,12 +30,14 @@ def read_texts(trials: "Iterable[Trial]", cluster: str) -> "dict[str | None, Tex
 
     Raises TextError for what cannot be trained on. On a cluster, a folder that is missing here is left to the legs.
     """
+    from cli.console import waiting_for
     from nanochat.data.corpus import open_corpus
     from sweeps.engine.cluster.checks import LOCAL
 
     sources = dict.fromkeys(trial.config.data.source for trial in trials)
     here = [source for source in sources if cluster == LOCAL or source is None or Path(source).expanduser().is_dir()]
-    return {source: open_corpus(source).facts() for source in here}
+    with waiting_for("the text to be read"):
+        return {source: open_corpus(source).facts() for source in here}
 
 
 def tell_amount(configs: "Iterable[TrainConfig]") -> None:

@@ -89,6 +89,8 @@ def _cluster(experiment: Experiment, context: LaunchContext, mark: str) -> Gener
             message = f"{len(freed)} reservations of launches that are gone were freed on the cluster"
             context.on_event(Warned(message=message))
         yield resources
+        with reporting("Ray to end its processes", context.on_event):
+            stack.close()
 
 
 def _run_trials(experiment: Experiment, context: LaunchContext, resources: Resources, stop: StopState) -> None:

@@ -109,8 +109,15 @@ class Experiment:
             ) from None
 
     def grow(self, num_blocks: int) -> None:
-        """Adds blocks, up to `num_blocks` in all; nothing that is there changes. Raises SweepError past the maximum."""
-        grown(self.plan, num_blocks)
+        """Adds blocks, up to `num_blocks` in all; nothing that is there changes. Raises SweepError past the maximum.
+
+        A leg that was dropped in the last block stays dropped in the new ones.
+        """
+        last = [trial for trial in self.plan.trials if trial.block == self.plan.num_blocks]
+        dropped = {trial.leg.name for trial in last if self._record(trial.name).is_dropped()}
+        for trial in grown(self.plan, num_blocks).trials:
+            if trial.block > self.plan.num_blocks and trial.leg.name in dropped:
+                self._record(trial.name).drop()
         self.store.write(_GROWTH, to_bytes(Growth(num_blocks=num_blocks)))
         self.__dict__.pop("plan", None)
 

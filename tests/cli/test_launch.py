@@ -61,7 +61,7 @@ def test_a_file_in_the_place_of_storage_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = call(tmp_path / "file", "launch", "smoke")
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: storage {tmp_path / 'file'} cannot be written")
+    assert done.stderr.splitlines()[-1].startswith(f"error: storage {tmp_path / 'file'} cannot be written")
 
 
 def test_a_second_launch_under_one_name_is_refused(make_experiment: Callable[..., Experiment], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def report_times() -> Iterator[float]:
 def what_for(phase: Literal["ranks", "preparation", "first step"] | None, unmet: str | None) -> str:
     """What a leg waits for, in words: by its next phase, None if it has no driver yet, and what Ray cannot reserve."""
     if phase is None:
-        return f"a place for the next leg's driver: {unmet}" if unmet else "the next leg's driver to start"
+        return f"a place for the next leg's driver: {unmet}" if unmet else "the next leg's driver to start it"
     if phase == "ranks":
         return f"{unmet}, for its ranks" if unmet else "its ranks to start"
     return {"preparation": "its data, model and checkpoint", "first step": "its first step"}[phase]

@@ -166,3 +166,14 @@ def test_damaged_growth_is_named(make_experiment: Make) -> None:
     experiment.store.write("blocks.json", b"{}")
     with pytest.raises(CorruptData, match=r"blocks\.json"):
         _ = Experiment.open(experiment.uri).plan
+
+
+def test_a_leg_that_was_dropped_stays_dropped_in_the_blocks_that_are_added(
+    make_experiment: Callable[..., Experiment],
+) -> None:
+    experiment = make_experiment(num_blocks=2)
+    for trial in ("static-b1", "bf16-b2"):
+        experiment.trial(trial).drop()
+    experiment.grow(4)
+    dropped = [name for name, state in experiment.trial_states().items() if state == "dropped"]
+    assert sorted(dropped) == ["bf16-b2", "bf16-b3", "bf16-b4", "static-b1"]

@@ -38,6 +38,7 @@ def test_a_look_that_comes_late_reports_a_wait_once() -> None:
 def test_what_is_waited_for_is_in_the_words() -> None:
     unmet = "2 CPUs, of which 1 of 2 are free"
     assert what_for(None, unmet) == f"a place for the next leg's driver: {unmet}"
+    assert what_for(None, None) == "the next leg's driver to start it"
     assert what_for("ranks", unmet) == f"{unmet}, for its ranks"
     assert what_for("ranks", None) == "its ranks to start"
     assert what_for("first step", None) == "its first step"
