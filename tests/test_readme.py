@@ -174,7 +174,8 @@ def test_a_first_experiment_from_launch_to_results(
         str(storage / file)
         for file in ("report/report.md", "report/report.html", "export/legs.parquet", "export/steps.parquet")
     ]
-    assert "Ray" not in first_experiment.err
+    said = [line for line in first_experiment.err.splitlines() if "waiting for" not in line]  # as on a slow machine
+    assert not [line for line in said if "Ray" in line]
     assert "Warning" not in first_experiment.err
 
     trials = digests(storage / "trials")

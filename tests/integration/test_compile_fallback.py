@@ -57,9 +57,9 @@ def test_a_leg_fails_by_its_cause_or_is_completed_marked_and_compared_with_none(
     assert all("fallback" in row.flags for row in rows)
     assert [row.loss for row in rows] == [row.loss for row in experiment.trial("none_or_error-b1").rows()]
     report = experiment.store.read("report/report.md").decode()
-    assert "**INVALID.** Compiling failed in the candidate `static_or_none`" in report
+    assert "**INVALID.** `static_or_none` cannot be judged against `none_or_error`" in report
     assert "| `static_or_none` (fell back to no compilation) | completed | 3 |" in report
-    assert "`static_or_none` went on uncompiled, so it is compared with no other: on rank 0 torch.compile" in report
+    assert "`static_or_none` ran uncompiled, so it is compared with no other: on rank 0 torch.compile" in report
     legs = pq.read_table(Path(experiment.uri, "export", "legs.parquet")).to_pylist()
     why = {leg["leg"]: leg["compile_fallback"] for leg in legs}
     assert "InvalidCxxCompiler" in why["static_or_none"]
