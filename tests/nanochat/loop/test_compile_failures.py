@@ -105,7 +105,7 @@ def test_an_update_that_cannot_be_compiled_fails_at_the_start_or_falls_back_too(
         return real_optimizer(*args, **settings | {"compile_updates": True})
 
     with monkeypatch.context() as as_on_a_gpu:
-        as_on_a_gpu.setattr(Kernels, "compiled", lambda: kernels)
+        as_on_a_gpu.setattr(Kernels, "compiled", lambda *, by_half: kernels)
         as_on_a_gpu.setattr(setup, "ShardedOptimizer", compiling_optimizer)
         with pytest.raises(CompileError, match=r"failed in the optimizer's update .*no one has thought about updates"):
             trained(_tiny(small_text))
