@@ -4,8 +4,10 @@ Checkpoints, rows, documents and locks, each killed at every place; and planted 
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from nanochat.checkpoints.format import TrainState
 from nanochat.checkpoints.saving import Saver
 from nanochat.machine.ranks import Ranks
 from nanochat.stats import Checkpoint, Hooks
-from sweeps.records import store as store_module
+from sweeps.records import local_disk, store
 from sweeps.records.documents import Manifest, TrialResult, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.lock import Lock, current_owner
@@ -230,11 +232,12 @@ def test_a_result_that_is_planted_before_its_rows_is_caught(
 def test_a_write_that_is_planted_to_delete_before_it_renames_is_caught(
     tmp_path: Path, begin_experiment: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def replace_later(source: Path, target: Path) -> None:
-        target.unlink(missing_ok=True)
-        source.rename(target)
+    def replace_later(source: str, target: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(target, dir_fd=dst_dir_fd)
+        os.rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
-    monkeypatch.setattr(store_module.os, "replace", replace_later)
+    monkeypatch.setattr(local_disk.os, "replace", replace_later)
     with pytest.raises(AssertionError) as caught:
         kill_everywhere(run_a_trial, check_trial, tmp_path, begin_experiment)
     assert "rename" in caught.value.__notes__[0]
@@ -270,9 +273,9 @@ def open_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
     def opened(uri: str) -> Any:
         parent = SubTreeFileSystem(uri.removeprefix("test:/"), LocalFileSystem())
-        return store_module.ObjectStorage(parent, "exp")
+        return store.ObjectStorage(parent, "exp")
 
-    monkeypatch.setattr(store_module.ObjectStorage, "open", opened)
+    monkeypatch.setattr(store.ObjectStorage, "open", opened)
     return lambda folder: Store(f"test:/{folder}")
 
 
