@@ -12,10 +12,10 @@ def gate(exp: Exp, as_json: AsJson = False, storage: Storage = None) -> None:
 
     0: every gate holds. 3: one failed. 4: undecided, or not to be judged.
     """
-    from cli.console import out, table
+    from cli.console import note, out, table
     from cli.stored import open_snapshot
     from sweeps.results.decisions.conclusion import conclude, text_of
-    from sweeps.results.decisions.judgement import judge
+    from sweeps.results.decisions.judgement import floor_in_words, judge
     from sweeps.results.decisions.listing import gate_json, gate_rows, leg_rows
 
     _, snapshot = open_snapshot(exp, storage)
@@ -30,4 +30,7 @@ def gate(exp: Exp, as_json: AsJson = False, storage: Storage = None) -> None:
         for headers, *rows in (gate_rows(judgement), leg_rows(judgement)):
             if rows:
                 out("\n" + table(headers, rows))
+        out(f"\nfloor: {floor_in_words(judgement.floor_sd, snapshot.calibration)}")
+        for reason in snapshot.stale_calibrations:
+            note(f"not used: {reason}")
     raise typer.Exit(judgement.exit_code)

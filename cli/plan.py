@@ -1,15 +1,17 @@
 """`plan`: what a sweep would run, without running it."""
 
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import AsJson, Blocks, Legs, MaxBlocks, NumSteps, NumWorkers, Preset, Sets, SweepName
+from cli.options import AsJson, Blocks, Legs, MaxBlocks, NumSteps, NumWorkers, Preset, Sets, Storage, SweepName
 
 if TYPE_CHECKING:
+    from sweeps.results.decisions.foresight import Foresight
     from sweeps.spec.legs import Leg
     from sweeps.spec.plan import Plan
 
@@ -25,14 +27,21 @@ def plan(
     max_blocks: MaxBlocks = 8,
     legs: Legs = None,
     sets: Sets = None,
+    tok_per_sec: Annotated[
+        float | None, typer.Option(metavar="N", help="Speed of a leg, to say what it takes. Default: earlier runs.")
+    ] = None,
+    storage: Storage = None,
 ) -> None:
-    """Print the legs of a sweep; start nothing."""
+    """Print the legs, gates and cost of a sweep; start nothing."""
     from cli.choices import Choices
     from cli.console import out, warn
     from cli.texts import amount_lines
+    from sweeps.results.decisions.foresight import lines_of
     from sweeps.spec.commands import torchrun_argv
     from sweeps.spec.errors import UsageError
 
+    if tok_per_sec is not None and not 0 < tok_per_sec < math.inf:
+        raise UsageError(f"--tok-per-sec must be a number above 0, got {tok_per_sec:g}")
     if as_json and commands:
         raise UsageError("--json and --commands exclude each other: the JSON holds the commands, too")
     planned = Choices(
@@ -46,14 +55,47 @@ def plan(
         set=sets or (),
     ).plan()
     if as_json:
-        out(json.dumps(plan_document(planned), indent=2))
+        out(json.dumps(plan_document(planned, _foresee(planned, blocks, storage, tok_per_sec)), indent=2, allow_nan=False))
     elif commands:
         out("\n".join(shlex.join(torchrun_argv(leg, planned.num_workers)) for leg in chosen_legs(planned)))
     else:
         lines, warnings = amount_lines(trial.config for trial in planned.trials)
         out(plan_text(planned, lines))
+        out("\n" + "\n".join(lines_of(_foresee(planned, blocks, storage, tok_per_sec))))
         for warning in warnings:
             warn(warning)
+
+
+def _foresee(planned: "Plan", blocks: str, storage: str | None, tok_per_sec: float | None) -> "Foresight":
+    """What the plan can decide and what it takes, by what is below the storage root.
+
+    The card on which it will run is not known here; the host, the number of workers and the versions are.
+    """
+    import socket
+
+    from cli.choices import AUTO
+    from sweeps.records.calibrations import Calibrations, Conditions
+    from sweeps.records.home import storage_root
+    from sweeps.records.provenance import package_versions
+    from sweeps.results.decisions.foresight import Foresight
+    from sweeps.results.measures.cost import cost_of
+
+    root = storage_root(storage)
+    here = Conditions(
+        num_workers=planned.num_workers,
+        window_steps=planned.window_steps,
+        host=socket.gethostname(),
+        device_name=None,
+        versions=package_versions(),
+    )
+    fitting = Calibrations(root).fitting(here)
+    return Foresight(
+        plan=planned,
+        calibration=fitting.calibration,
+        stale_calibrations=fitting.stale,
+        cost=cost_of(planned, root, tok_per_sec),
+        adds_blocks=blocks == AUTO,
+    )
 
 
 def chosen_legs(planned: "Plan") -> "list[Leg]":
@@ -62,8 +104,9 @@ def chosen_legs(planned: "Plan") -> "list[Leg]":
     return [leg for leg in planned.legs if leg.name in names]
 
 
-def plan_document(planned: "Plan") -> dict[str, object]:
+def plan_document(planned: "Plan", foresight: "Foresight") -> dict[str, object]:
     """The plan as `--json` prints it."""
+    from sweeps.results.decisions.foresight import as_json
     from sweeps.spec.commands import torchrun_argv
 
     return {
@@ -81,6 +124,7 @@ def plan_document(planned: "Plan") -> dict[str, object]:
             }
             for leg in chosen_legs(planned)
         ],
+        **as_json(foresight),
     }
 
 

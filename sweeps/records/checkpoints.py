@@ -11,8 +11,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from nanochat.config import TrainConfig
+from nanochat.sizes import checkpoint_bytes
 from nanochat.stats import CHECKPOINT_INDEX
 from sweeps.records.store import Store
+from sweeps.spec.plan import Plan
 
 KEEP_CHECKPOINTS = 2
 _ATTEMPT = re.compile(r"a(\d{3,})")
@@ -31,6 +34,18 @@ class StoredCheckpoint:
     def name(self) -> str:
         """The folder's path below the trial's training storage."""
         return f"{run_name(self.attempt)}/{checkpoint_name(self.step)}"
+
+
+def bytes_on_disk(plan: Plan) -> int:
+    """About how much the checkpoints of a plan take at most: those that are kept, and one that is being written."""
+    sizes = [checkpoint_bytes(config) for config in saving_configs(plan)]
+    return KEEP_CHECKPOINTS * sum(sizes) + max(sizes, default=0)  # the newest is written before the oldest goes
+
+
+def saving_configs(plan: Plan) -> list[TrainConfig]:
+    """The configs of the trials that write any checkpoint."""
+    configs = [trial.config for trial in plan.trials]
+    return [config for config in configs if config.run.checkpoint_every or config.run.final_checkpoint]
 
 
 def run_name(attempt: int) -> str:

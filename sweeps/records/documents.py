@@ -119,6 +119,26 @@ class Drop:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How much runs of one leg differ on one machine, measured with twin trials.
+
+    It is stored in the experiment that measured it. An experiment that uses it keeps a copy.
+    """
+
+    experiment: str  # the id of the one that measured it
+    leg: str
+    measured_utc: str
+    run_sd: float  # of ln(dt) of one run, from the differences of the twins inside their blocks
+    floor_sd: float  # the smallest spread between runs that is believed in other experiments
+    num_blocks: int  # in which both twins were measured
+    window_steps: int
+    num_workers: int
+    host: str
+    device_name: str | None
+    versions: dict[str, str]  # python and the packages of the process that ran it
+
+
+@dataclass(frozen=True, kw_only=True)
 class StopRequest:
     """Somebody asked the experiment to stop after the current step."""
 
@@ -134,8 +154,8 @@ class Refusal:
     exit_code: int  # of the launch that it ends
 
 
-Document = Manifest | Growth | AttemptRecord | TrialResult | Origin | Drop | StopRequest | Refusal
-D = TypeVar("D", Manifest, Growth, AttemptRecord, TrialResult, Origin, Drop, StopRequest, Refusal)
+Document = Manifest | Growth | AttemptRecord | TrialResult | Origin | Drop | Calibration | StopRequest | Refusal
+D = TypeVar("D", Manifest, Growth, AttemptRecord, TrialResult, Origin, Drop, Calibration, StopRequest, Refusal)
 
 _SCHEMAS: dict[type, str] = {
     Manifest: "nanochat-sweep/manifest/1",
@@ -144,6 +164,7 @@ _SCHEMAS: dict[type, str] = {
     TrialResult: "nanochat-sweep/result/1",
     Origin: "nanochat-sweep/origin/1",
     Drop: "nanochat-sweep/drop/1",
+    Calibration: "nanochat-sweep/calibration/1",
     StopRequest: "nanochat-sweep/stop-request/1",
     Refusal: "nanochat-sweep/refusal/1",
 }

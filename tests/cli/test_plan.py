@@ -1,16 +1,21 @@
 """`plan` prints what would run: for people, for programs, for torchrun."""
 
+import dataclasses
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli.plan import plan
 from nanochat.flags import LAUNCHER_FLAGS, parse_flags
 from sweeps.capacity import SWEEP as CAPACITY
+from sweeps.results.measures.cost import cost_of
 from sweeps.spec.errors import SweepError, UsageError
 
+Program = Callable[..., Any]
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -41,7 +46,7 @@ def test_every_command_means_its_leg(capsys: pytest.CaptureFixture[str]) -> None
 def test_the_json_holds_the_legs_and_their_commands(capsys: pytest.CaptureFixture[str]) -> None:
     plan("capacity", as_json=True, num_workers=4, blocks="3")
     document = json.loads(capsys.readouterr().out)
-    assert list(document) == ["schema", "sweep", "num_workers", "blocks", "legs"]
+    assert list(document)[:5] == ["schema", "sweep", "num_workers", "blocks", "legs"]
     assert document["schema"] == "nanochat-sweep/plan/1"
     assert (document["sweep"], document["num_workers"], document["blocks"]) == ("capacity", 4, 3)
     assert [list(leg) for leg in document["legs"]] == [["name", "id", "role", "overrides", "torchrun"]] * 6
@@ -79,3 +84,46 @@ def test_what_cannot_be_planned_is_refused() -> None:
 def test_it_says_which_steps_will_count(num_steps: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     plan("smoke", num_steps=num_steps)
     assert words in capsys.readouterr().out
+
+
+def test_it_says_what_the_gates_ask_what_the_blocks_can_decide_and_that_the_cost_is_unknown(program: Program) -> None:
+    said = program("plan", "capacity", "--blocks", "4").out
+    one, other = "moe_fp8_experts_static_cap1p0", "moe_fp8_experts_static_cap0p0"
+    assert f"  tok/s of {one} is better than that of {other}\n" in said
+    assert f"  peak MiB of {one} is at most +5.0 % over that of {other}\n" in said
+    assert "smallest effect that 4 blocks can decide: \N{PLUS-MINUS SIGN}0.46 % tok/s" in said
+    assert "floor 0.15 % between runs (default, not calibrated)" in said
+    assert "cost: time unknown (no earlier run of these configs on 8 workers" in said
+
+
+def test_a_speed_gives_the_cost_and_one_block_decides_nothing(program: Program) -> None:
+    said = program("plan", "capacity", "--tok-per-sec", "400000").out
+    assert "1 block can decide none, and what is measured is advice" in said
+    assert "cost: about 37 min, 4.89 GPU-hours" in said  # 6 x 280 steps of 524,288 tokens, 8 GPUs
+    document = json.loads(program("plan", "capacity", "--tok-per-sec", "400000", "--json").out)
+    assert document["cost"]["minutes"] == pytest.approx(6 * 280 * 524_288 / 400_000 / 60)
+    assert document["smallest_effect_pct"] is None
+    assert set(document["smallest_effect_pct_by_blocks"]) == {"3", "4", "5", "6", "7", "8"}
+    assert document["gates"][1]["at_most"] == 1.05
+
+
+@pytest.mark.parametrize("speed", ["0", "-3", "nan", "inf"])
+def test_a_speed_that_cannot_be_is_rejected(program: Program, speed: str) -> None:
+    done = program("plan", "smoke", f"--tok-per-sec={speed}")
+    assert (done.code, done.out) == (2, "")
+    assert "--tok-per-sec must be a number above 0" in done.err
+
+
+def test_an_earlier_run_of_the_same_configs_says_what_it_takes(
+    program: Program, make_experiment: Any, complete: Any, toy_plan: Any
+) -> None:
+    experiment = make_experiment(num_blocks=2)
+    for trial in experiment.plan.trials:
+        complete(experiment, trial.name)
+        attempt = experiment.trial(trial.name).attempts()[0]
+        experiment.trial(trial.name).update_attempt(dataclasses.replace(attempt, run_s=90.0))
+    cost = cost_of(toy_plan(num_blocks=3), str(Path(experiment.uri).parent), None)
+    assert (cost.seconds, cost.unknown) == (90.0 * 12, [])
+    assert cost.gpu_hours == pytest.approx(90 * 12 * 2 / 3600)
+    longer = dataclasses.replace(toy_plan(), num_workers=4)
+    assert cost_of(longer, str(Path(experiment.uri).parent), None).unknown  # on other hardware it says nothing

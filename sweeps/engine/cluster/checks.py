@@ -13,12 +13,12 @@ from typing import Literal
 
 from nanochat.config import TrainConfig
 from nanochat.machine.memory import free_memory_bytes
-from nanochat.sizes import checkpoint_bytes, cpu_objection
+from nanochat.sizes import cpu_objection
 from sweeps.engine.cluster.gpus import visible_gpus
 from sweeps.engine.cluster.private import default_session_parent
 from sweeps.engine.processes.launch_processes import is_marked
 from sweeps.engine.ray_private import head_address
-from sweeps.records.checkpoints import KEEP_CHECKPOINTS
+from sweeps.records.checkpoints import KEEP_CHECKPOINTS, bytes_on_disk, saving_configs
 from sweeps.spec.errors import NoCluster, UsageError
 from sweeps.spec.plan import Plan
 
@@ -134,11 +134,9 @@ def _counted(number: int, thing: str) -> str:
 
 def check_disk(plan: Plan, storage: str, num_free_bytes: int | None) -> None:
     """Raises UsageError where the checkpoints of a plan do not fit into its storage; None: unknown what is free."""
-    saving = [t.config for t in plan.trials if t.config.run.checkpoint_every or t.config.run.final_checkpoint]
+    saving, num_needed = saving_configs(plan), bytes_on_disk(plan)
     if num_free_bytes is None or not saving:
         return
-    sizes = [checkpoint_bytes(config) for config in saving]
-    num_needed = KEEP_CHECKPOINTS * sum(sizes) + max(sizes)  # the newest is written before the oldest goes
     if num_needed > num_free_bytes:
         raise UsageError(
             f"storage {storage} has {num_free_bytes / 2**30:,.1f} GiB free; the checkpoints of "

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from sweeps.records.documents import COMPLETED_STATES, SETTLED_STATES
+from sweeps.records.documents import COMPLETED_STATES, SETTLED_STATES, Calibration
 from sweeps.results.decisions.bounds import Bounded, maximum_at_most, mean_at_most, own_mean_at_most
 from sweeps.results.decisions.contrasts import Floats
 from sweeps.results.decisions.looks import DEFAULT_FLOOR_SD, FIRST_LOOK, LegFinding, boundary, findings, looks_after
@@ -22,6 +22,7 @@ from sweeps.spec.errors import GateFailed, GateUndecided
 from sweeps.spec.legs import Leg
 from sweeps.spec.metrics import METRIC, Metric
 from sweeps.spec.parts import Gate
+from sweeps.spec.words import counted
 
 Word = Literal["IMPROVED", "EQUIVALENT", "REGRESSED", "HOLDS", "EXCEEDED", "INCONCLUSIVE", "ADVISORY", "INVALID"]
 Outcome = Literal["PASS", "FAIL", "UNDECIDED"]
@@ -110,8 +111,13 @@ class Judgement:
         return next(verdict for verdict in self.legs if verdict.leg.name == name)
 
 
-def judge(snapshot: Snapshot, floor_sd: float = DEFAULT_FLOOR_SD) -> Judgement:
-    """The judgement on an experiment. `floor_sd`: the smallest sd of ln(dt) between runs that is believed."""
+def judge(snapshot: Snapshot, floor_sd: float | None = None) -> Judgement:
+    """The judgement on an experiment.
+
+    `floor_sd`: the smallest sd of ln(dt) between runs that is believed; without it that of the calibration that fits.
+    """
+    if floor_sd is None:
+        floor_sd = floor_of(snapshot.calibration)
     table = _Table(snapshot, floor_sd)
     return Judgement(
         num_complete=table.num_complete,
@@ -126,6 +132,20 @@ def judge(snapshot: Snapshot, floor_sd: float = DEFAULT_FLOOR_SD) -> Judgement:
             if leg.role != "baseline"
         ),
     )
+
+
+def floor_of(calibration: Calibration | None) -> float:
+    """The smallest sd of ln(dt) between runs that is believed."""
+    return DEFAULT_FLOOR_SD if calibration is None else calibration.floor_sd
+
+
+def floor_in_words(floor_sd: float, calibration: Calibration | None) -> str:
+    """`0.15 % between runs (default)`, or by which calibration."""
+    of = "default, not calibrated"
+    if calibration is not None:
+        blocks = counted(calibration.num_blocks, "block")
+        of = f"calibration {calibration.experiment}: {blocks} of twins of {calibration.leg}"
+    return f"{floor_sd * 100:.2g} % between runs ({of})"
 
 
 def _why_diverged(snapshot: Snapshot) -> str | None:

@@ -33,6 +33,8 @@ def gate_json(snapshot: Snapshot, judgement: Judgement, conclusion: Conclusion) 
         "planned_blocks": judgement.num_planned,
         "max_blocks": judgement.max_blocks,
         "floor_sd": judgement.floor_sd,
+        "calibration": snapshot.calibration.experiment if snapshot.calibration is not None else None,
+        "stale_calibrations": list(snapshot.stale_calibrations),
         "gates": [_gate_values(verdict) for verdict in judgement.gates],
         "legs": [_leg_values(verdict) for verdict in judgement.legs],
     }

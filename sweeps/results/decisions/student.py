@@ -1,4 +1,4 @@
-"""Student's t distribution, through scipy, with plain numbers."""
+"""Student's t and the chi-squared distribution, through scipy, with plain numbers."""
 
 # scipy is typed in parts only.
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportMissingTypeStubs=false
@@ -14,3 +14,8 @@ def upper_quantile(level: float, df: float) -> float:
 def upper_tail(value: float, df: float) -> float:
     """The probability that t with `df` degrees of freedom exceeds `value`."""
     return float(stats.t.sf(value, df))
+
+
+def upper_limit_of_sd(sd: float, df: float, level: float) -> float:
+    """What the true standard deviation exceeds with probability `level` only, if `sd` with `df` was estimated."""
+    return sd * float((df / stats.chi2.isf(1 - level, df)) ** 0.5)

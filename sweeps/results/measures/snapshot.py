@@ -8,7 +8,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from sweeps.records.documents import AttemptRecord, ExperimentState, Manifest, Origin, TrialResult, TrialState
+from sweeps.records.calibrations import Calibrations, Fitting, conditions_of, root_of, used_by
+from sweeps.records.documents import (
+    AttemptRecord,
+    Calibration,
+    ExperimentState,
+    Manifest,
+    Origin,
+    TrialResult,
+    TrialState,
+)
 from sweeps.records.experiment import Experiment, experiment_state
 from sweeps.records.steps import Steps
 from sweeps.records.trial import TrialRecord
@@ -108,6 +117,8 @@ class Snapshot:
     torn_files: tuple[str, ...]  # row parts that were not whole, relative to the experiment
     uri: str = ""  # where it is; for messages alone, a report is the same wherever the experiment is
     preflight: tuple["PreflightLeg", ...] = ()  # the few steps of every leg before the launch, if there were any
+    calibration: Calibration | None = None  # of the spread between runs, that fits what this experiment ran on
+    stale_calibrations: tuple[str, ...] = ()  # why others do not fit; empty with one that does
 
     def of_leg(self, leg: str) -> list[TrialSnapshot]:
         """The trials of one leg, by block."""
@@ -130,6 +141,7 @@ def read_snapshot(experiment: Experiment) -> Snapshot:
     ]
     trials = [trial for trial, _ in read]
     states: list[TrialState] = ["interrupted" if t.state == "damaged" else t.state for t in trials]
+    fitting = _calibration(experiment, trials)
     return Snapshot(
         manifest=experiment.manifest,
         plan=experiment.plan,
@@ -138,7 +150,22 @@ def read_snapshot(experiment: Experiment) -> Snapshot:
         torn_files=tuple(file for _, torn in read for file in torn),
         uri=experiment.uri,
         preflight=_preflight(experiment),
+        calibration=fitting.calibration,
+        stale_calibrations=fitting.stale,
     )
+
+
+def _calibration(experiment: Experiment, trials: list[TrialSnapshot]) -> Fitting:
+    """The one that the experiment is bound to, else the newest below the same root that fits."""
+    try:
+        bound = used_by(experiment)
+        if bound is not None:
+            return Fitting(calibration=bound)
+        attempts = [attempt for trial in trials for attempt in trial.attempts]
+        seen = conditions_of(attempts, experiment.plan.window_steps)
+        return Fitting() if seen is None else Calibrations(root_of(experiment)).fitting(seen)
+    except (SweepToolError, OSError) as error:
+        return Fitting(stale=(str(error),))
 
 
 def _guarded(trial: Trial, record: TrialRecord, plan: Plan, owner_lives: bool) -> tuple[TrialSnapshot, tuple[str, ...]]:
