@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sweeps.records.documents import TrialState
     from sweeps.spec.plan import Plan
+    from sweeps.spec.sweep import Sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +29,18 @@ class Choices:
 
     def plan(self) -> "Plan":
         """The plan, folders as seen from here. Raises SweepError for a sweep, a preset or a setting that cannot be."""
-        from sweeps.spec.find import load_sweep
         from sweeps.spec.plan import choose_legs, make_plan, with_absolute_paths
+
+        plan = with_absolute_paths(make_plan(self.sweep_at_size(), first_blocks(self.blocks), self.max_blocks))
+        return plan if self.legs is None else choose_legs(plan, names_of("--legs", self.legs))
+
+    def sweep_at_size(self) -> "Sweep":
+        """The sweep with preset and settings. Raises SweepError for one that cannot be."""
+        from sweeps.spec.find import load_sweep
         from sweeps.spec.preset import apply_preset, apply_settings
 
         scaled = apply_preset(load_sweep(self.sweep), self.preset)
-        settled = apply_settings(scaled, num_workers=self.num_workers, num_steps=self.num_steps, sets=self.set)
-        plan = with_absolute_paths(make_plan(settled, first_blocks(self.blocks), self.max_blocks))
-        return plan if self.legs is None else choose_legs(plan, names_of("--legs", self.legs))
+        return apply_settings(scaled, num_workers=self.num_workers, num_steps=self.num_steps, sets=self.set)
 
 
 AUTO = "auto"

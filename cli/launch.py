@@ -25,9 +25,7 @@ from cli.options import (
 )
 
 if TYPE_CHECKING:
-    from cli.running import RunOptions
     from nanochat.stats import TextFacts
-    from sweeps.records.documents import Manifest
     from sweeps.records.experiment import Experiment
     from sweeps.spec.plan import Plan
 
@@ -61,6 +59,7 @@ def launch(
     from cli.counting import say_what_counts
     from cli.detached import start_detached
     from cli.running import check_places, run_options
+    from cli.starting import checked_root, create_experiment, run_new
     from cli.texts import read_texts, tell_amount
     from sweeps.engine.cluster.checks import check_before_start
     from sweeps.records.home import new_experiment_id
@@ -82,43 +81,16 @@ def launch(
     plan = choices.plan()
     cluster = check_before_start(plan, plan.num_workers, address or None)
     id = check_name("experiment", new_experiment_id(plan.sweep, datetime.now()) if name is None else name)
-    root = _checked_root(storage, plan, detach, preflight)
+    root = checked_root(storage, plan, detach, preflight)
     texts = read_texts(plan.trials, cluster)
     takeover = None if continue_from is None else _takeover(continue_from, storage, plan, texts)
     tell_amount(trial.config for trial in plan.trials)
     manifest = new_manifest(
         plan, id=id, argv=sys.argv, settings=choices.as_settings() | {"continue_from": continue_from}
     )
-    experiment = _create(root, manifest, takeover)
+    experiment = create_experiment(root, manifest, takeover)
     say_what_counts(plan)
-    return (start_detached if detach else partial(_run, preflight=preflight))(experiment, options, cluster=cluster)
-
-
-def _checked_root(storage: str | None, plan: "Plan", detach: bool, preflight: bool | None) -> str:
-    """Where experiments are kept. Raises UsageError if this one does not fit there, or cannot run in the background."""
-    from cli.detached import check_detachable
-    from sweeps.engine.cluster.checks import check_disk, free_bytes
-    from sweeps.records.home import storage_root
-
-    root = storage_root(storage)
-    check_disk(plan, root, free_bytes(root))
-    check_detachable(root, detach, preflight=bool(preflight))
-    return root
-
-
-def _run(experiment: "Experiment", options: "RunOptions", *, cluster: str, preflight: bool | None) -> int:
-    """Runs it all. If there is no cluster for it, nothing has run, so nothing is left behind."""
-    from cli.running import run_and_tell
-    from sweeps.records.store import Store
-    from sweeps.spec.errors import NoCluster
-
-    num_workers = experiment.plan.num_workers
-    try:
-        return run_and_tell(experiment, options, cluster=cluster, num_workers=num_workers, preflight=preflight)
-    except NoCluster:
-        root, _, folder = experiment.uri.rpartition("/")
-        Store(root).delete_tree(folder)
-        raise
+    return (start_detached if detach else partial(run_new, preflight=preflight))(experiment, options, cluster=cluster)
 
 
 def _takeover(
@@ -140,25 +112,3 @@ def _takeover(
     if reasons:
         note(f"to be run: {reasons}")
     return source, choice.taken
-
-
-def _create(root: str, manifest: "Manifest", takeover: "tuple[Experiment, tuple[str, ...]] | None") -> "Experiment":
-    """The new experiment with what it takes over."""
-    from cli.console import waiting_for
-    from sweeps.records.continuation import copy
-    from sweeps.records.experiment import Experiment
-    from sweeps.records.store import Store
-    from sweeps.spec.errors import UsageError
-
-    experiment = Experiment.create(root, manifest.id, manifest)
-    if takeover is not None:
-        experiment.lock()  # nobody restores what is not whole yet
-        try:
-            with waiting_for(f"{takeover[0].id} to be copied"):
-                copy(takeover[0], experiment, takeover[1])
-        except OSError as error:
-            experiment.unlock()
-            Store(root).delete_tree(manifest.id)
-            raise UsageError(f"legs of {takeover[0].id} cannot be copied: {error}; nothing was launched") from None
-        experiment.unlock()
-    return experiment

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cli.calibrate import calibrate
 from cli.console import guarded, out
 from cli.data import data
 from cli.doctor import doctor
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for verb in (launch, plan, restore, retry, stop, rm, status, logs, ls, gate, report, export, data, doctor):
+for verb in (launch, plan, restore, retry, stop, rm, status, logs, ls, gate, calibrate, report, export, data, doctor):
     app.command(cls=Verb)(verb)
 
 

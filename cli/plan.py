@@ -55,7 +55,8 @@ def plan(
         set=sets or (),
     ).plan()
     if as_json:
-        out(json.dumps(plan_document(planned, _foresee(planned, blocks, storage, tok_per_sec)), indent=2, allow_nan=False))
+        document = plan_document(planned, _foresee(planned, blocks, storage, tok_per_sec))
+        out(json.dumps(document, indent=2, allow_nan=False))
     elif commands:
         out("\n".join(shlex.join(torchrun_argv(leg, planned.num_workers)) for leg in chosen_legs(planned)))
     else:

@@ -136,10 +136,12 @@ class _Refresh:
     def __call__(self, experiment: "Experiment") -> None:
         """A copy that fails is a warning."""
         from sweeps.engine.watching.events import Warned
+        from sweeps.results.decisions.keeping import keep_calibration
         from sweeps.results.report.build import refresh
         from sweeps.spec.errors import SweepToolError
 
         snapshot = refresh(experiment)
+        keep_calibration(experiment, snapshot)
         for trial in snapshot.trials:
             if trial.diverged is not None and trial.run not in self._diverged:
                 self._diverged.add(trial.run)

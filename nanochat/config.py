@@ -29,6 +29,7 @@ KernelsSetting = Literal["auto", "torch"]
 
 
 MAX_DEPTH = 10_000
+MAX_INJECT_PCT = 1000.0
 MAX_STEPS = 2**31 - 1  # tables count steps in 32 bits
 
 
@@ -239,9 +240,14 @@ class RunConfig:
     checkpoint_every: int | None = None
     final_checkpoint: bool = True
     log_every: int = 1
+    inject_pct: float = 0.0  # of a step's time, by which every step is delayed: to see whether a difference is found
 
     def __post_init__(self) -> None:
         _check_kinds("run", self)
+        _require(
+            0 <= self.inject_pct <= MAX_INJECT_PCT,
+            f"run.inject_pct must be from 0 to {MAX_INJECT_PCT:,.0f}, got {self.inject_pct}",
+        )
         every = self.checkpoint_every
         _require(every is None or every > 0, f"run.checkpoint_every must be positive or None, got {every}")
         _require(self.log_every > 0, f"run.log_every must be positive, got {self.log_every}")

@@ -142,6 +142,7 @@ FLAGS: tuple[Flag | Switch, ...] = (
     Flag("--core-bundle", "eval.core_bundle", str, "folder of CORE's questions, empty: in the cache folder", ""),
     Flag("--seed", "run.seed", int, "seed of everything random"),
     Flag("--log-every", "run.log_every", int, "steps between log lines"),
+    Flag("--inject-pct", "run.inject_pct", float, "delay of every step in percent of its time, 0.0: none"),
     Flag("--compile-fallback", "compile.fallback", str, "where compiling fails: error, or none: go on uncompiled"),
     Flag("--kernels", "compile.kernels", str, "auto, or torch: no faster kernels for Hopper; see --attention"),
     Flag("--router-bias-rate", "moe.router_bias_rate", float, "step of the routers' bias to even load, 0.0: none"),

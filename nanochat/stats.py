@@ -72,6 +72,7 @@ class StepStats:
     optimizer_median_ms: float | None = None
     communication_median_ms: float | None = None
     checkpoint_median_ms: float | None = None
+    injected_ms: float | None = None  # of dt_ms, by which run.inject_pct delayed the step
     tok_per_sec: float
     bf16_mfu_pct: float | None
     useful_mfu_pct: float | None  # without the work of dropped assignments

@@ -50,6 +50,7 @@ def step_stats(
         dt_median_ms=statistics.median(dts),
         slowest_rank=dts.index(dt_ms),
         **clock.phase_columns(every_rank),
+        injected_ms=max(r.injected_ms for r in every_rank) if run.config.run.inject_pct > 0 else None,
         tok_per_sec=tok_per_sec,
         bf16_mfu_pct=mfu,
         useful_mfu_pct=useful,

@@ -66,7 +66,7 @@ class Stepper:
             self._bias.finish(active)
         run.optimizer.zero_grad()
         run.model.refresh_fp8()
-        return self._meter.stop(active, num_micro_steps, checkpoint_ms)
+        return self._meter.stop(active, num_micro_steps, checkpoint_ms, run.config.run.inject_pct)
 
     def micro_step(self, inputs: Tensor, targets: Tensor) -> None:
         """Forward and backward of (B, T) tokens; gradients and statistics are added to what is there."""

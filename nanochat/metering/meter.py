@@ -22,6 +22,7 @@ from nanochat.model.moe import stat_names
 
 EMA_DECAY = 0.9
 UNTIMED_STEPS = 11  # total time leaves out steps 0 to 10
+_WAKES_LATE_S = 0.0002
 PHASES = (*MEASURED, "checkpoint")  # the last: how long a save held up training between the step before and this one
 
 
@@ -56,15 +57,17 @@ class Meter:
         self._totals[2] += balance
         self._router += router
 
-    def stop(self, active: Tensor, num_micro_steps: int, checkpoint_ms: float) -> "RankStep":
+    def stop(self, active: Tensor, num_micro_steps: int, checkpoint_ms: float, inject_pct: float = 0.0) -> "RankStep":
         """Waits for the device and reads everything. `active` () is 0 where the update was skipped.
 
-        What has passed since the last mark counts as `optimizer`; `checkpoint_ms` was measured by the caller.
+        What has passed since the last mark counts as `optimizer`; `checkpoint_ms` was measured by the caller. With
+        `inject_pct` the step is then made longer by so many percent of its time.
         """
         self.phases.mark("optimizer")
         packed = torch.cat((self._totals.double(), active.double().view(1), self._router.double().view(-1)))
         numbers = packed.tolist()
         self._device.synchronize()
+        injected_ms = self._inject(inject_pct) if inject_pct > 0 else 0.0
         dt_ms = (time.perf_counter() - self._start_s) * 1e3
         loss, last_loss, balance, was_active = numbers[:4]
         return RankStep(
@@ -77,7 +80,17 @@ class Meter:
             compiled_graphs=float(compiling.num_graphs() - self._num_graphs),
             phases_ms=[*self.phases.read_ms(), checkpoint_ms],
             router=[number / num_micro_steps for number in numbers[4:]],
+            injected_ms=injected_ms,
         )
+
+    def _inject(self, pct: float) -> float:
+        """Sleeps for a share of the step's time so far; for how long, in ms. A sleep wakes late, so the end is spun."""
+        begun_s = time.perf_counter()
+        end_s = begun_s + (begun_s - self._start_s) * pct / 100
+        time.sleep(max(0.0, end_s - begun_s - _WAKES_LATE_S))
+        while time.perf_counter() < end_s:
+            pass
+        return (time.perf_counter() - begun_s) * 1e3
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,7 @@ class RankStep:
     compiled_graphs: float  # in this step; not those of an evaluation before it
     phases_ms: list[float]  # of PHASES; all but the last add up to at most dt
     router: list[float]  # L x S
+    injected_ms: float = 0.0  # of dt_ms, by which the step was delayed on purpose
 
     def as_floats(self) -> list[float]:
         """Flat, for a collective; `from_floats` is the inverse."""

@@ -96,12 +96,16 @@ class Calibrations:
                 damaged.append(f"calibration {name}: {error}")
         return sorted(found, key=lambda c: c.measured_utc, reverse=True), damaged
 
-    def fitting(self, seen: Conditions) -> Fitting:
-        """The newest calibration that fits; without one, why those that there are do not."""
-        for calibration in self.all:
+    def fitting(self, seen: Conditions, but: str | None = None) -> Fitting:
+        """The newest calibration that fits; without one, why those that there are do not.
+
+        `but`: an experiment whose own calibration is not taken.
+        """
+        others = [calibration for calibration in self.all if calibration.experiment != but]
+        for calibration in others:
             if not why_stale(calibration, seen):
                 return Fitting(calibration=calibration)
-        stale = [f"calibration {c.experiment}: {', '.join(why_stale(c, seen))}" for c in self.all[:3]]
+        stale = [f"calibration {c.experiment}: {', '.join(why_stale(c, seen))}" for c in others[:3]]
         return Fitting(stale=(*stale, *self._read[1]))
 
 

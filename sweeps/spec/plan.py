@@ -70,16 +70,21 @@ def make_plan(sweep: Sweep, num_blocks: int = 1, max_blocks: int | None = None) 
 
     `max_blocks`: to how many blocks the plan may grow while its gates are undecided; MAX_BLOCKS without it.
     """
+    return make_plan_of_legs(sweep, sweep.legs, num_blocks, max_blocks)
+
+
+def make_plan_of_legs(sweep: Sweep, legs: tuple[Leg, ...], num_blocks: int, max_blocks: int | None) -> Plan:
+    """The same for other legs than the sweep's own."""
     if num_blocks < 1:
         raise SweepError(f"the number of blocks must be at least 1, got {num_blocks}")
     if max_blocks is not None and max_blocks < MIN_BLOCKS:
         raise SweepError(f"a verdict takes at least {MIN_BLOCKS} blocks, so --max-blocks {max_blocks} is too few")
-    if num_blocks * len(sweep.legs) > MAX_TRIALS:
+    if num_blocks * len(legs) > MAX_TRIALS:
         raise SweepError(
-            f"{num_blocks} blocks of {len(sweep.legs)} legs are {num_blocks * len(sweep.legs):,} trials; at most "
+            f"{num_blocks} blocks of {len(legs)} legs are {num_blocks * len(legs):,} trials; at most "
             f"{MAX_TRIALS:,} fit into one experiment"
         )
-    for leg in sweep.legs:
+    for leg in legs:
         try:
             check_world_size(leg.config, sweep.num_workers)
             num_steps(leg.config)
@@ -89,7 +94,7 @@ def make_plan(sweep: Sweep, num_blocks: int = 1, max_blocks: int | None = None) 
     trials = tuple(
         _trial(sweep, leg, block)
         for block in range(1, num_blocks + 1)
-        for leg in _block_order(sweep.legs, sweep.base.run.seed, block, shuffled=num_blocks > 1)
+        for leg in _block_order(legs, sweep.base.run.seed, block, shuffled=num_blocks > 1)
     )
     return Plan(
         sweep=sweep.name,
@@ -99,7 +104,7 @@ def make_plan(sweep: Sweep, num_blocks: int = 1, max_blocks: int | None = None) 
         max_blocks=max(num_blocks, max_blocks or MAX_BLOCKS),
         window_steps=sweep.window.num_steps,
         gates=tuple(sweep.gates),
-        legs=sweep.legs,
+        legs=legs,
         trials=trials,
         leg_timeout_s=sweep.leg_timeout_s,
     )

@@ -11,7 +11,7 @@ from sweeps.records.provenance import new_manifest
 from sweeps.records.steps import Steps
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec import Axis, Control, Gate, Sweep, TailWindow
-from sweeps.spec.plan import make_plan
+from sweeps.spec.plan import Plan, make_plan
 from tests.helpers.rows import row
 
 GATES = (Gate("tok_per_sec", improves="baseline"), Gate("peak_mib", at_most=1.05), Gate("loss", at_most=1.005))
@@ -52,7 +52,22 @@ def judged_experiment(
     gates: tuple[Gate, ...] = GATES,
 ) -> Snapshot:
     """An experiment with every trial done; `effects` are changes of dt by leg, in parts of 1, `sd` is between runs."""
-    plan, chance = make_plan(judged_sweep(gates), num_blocks), random.Random(1)
+    return judged_of_plan(
+        make_plan(judged_sweep(gates), num_blocks), effects, sd=sd, losses=losses, peaks=peaks, change=change
+    )
+
+
+def judged_of_plan(
+    plan: Plan,
+    effects: Mapping[str, float],
+    *,
+    sd: float = 0.001,
+    losses: Mapping[str, float] | None = None,
+    peaks: Mapping[str, float] | None = None,
+    change: Change = lambda trial: trial,
+) -> Snapshot:
+    """The same for any plan of 40 steps and a window of 10."""
+    chance = random.Random(1)
     trials: list[TrialSnapshot] = []
     for trial in plan.trials:
         leg = trial.leg.name

@@ -37,6 +37,7 @@ OWN_FLAGS = {
     "--fp8-qkv",
     "--fp8-out",
     "--compile-fallback",
+    "--inject-pct",
     "--kernels",
     "--fp8-attention",
     "--fp8-experts",
@@ -91,6 +92,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "run.checkpoint_every": st.none() | POSITIVE,
     "run.final_checkpoint": st.booleans(),
     "run.log_every": POSITIVE,
+    "run.inject_pct": st.floats(0, 1000),
 }
 EXPERT_FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "moe.num_experts": st.integers(4, 64),

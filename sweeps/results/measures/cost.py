@@ -149,12 +149,12 @@ def _run_of(record: TrialRecord, steps: int, num_workers: int) -> tuple[float, b
     if result is None or len(attempts) != 1 or attempts[0].num_workers != num_workers:
         return None
     whole, facts = wall_s(attempts[0]), attempts[0].facts or {}
-    num_done = result.last_step + 1
+    num_done, on = result.last_step + 1, (facts.get("device") == "cuda", facts.get("device_name"))
     if whole is None:
         return None
     if num_done == steps:
-        return whole, facts.get("device") == "cuda", facts.get("device_name")
+        return whole, *on
     if num_done <= _UNTIMED_STEPS:
         return None
     step_s = result.total_time_min * 60 / (num_done - _UNTIMED_STEPS)
-    return max(whole + step_s * (steps - num_done), step_s * steps), facts.get("device") == "cuda", facts.get("device_name")
+    return max(whole + step_s * (steps - num_done), step_s * steps), *on

@@ -163,7 +163,7 @@ def _calibration(experiment: Experiment, trials: list[TrialSnapshot]) -> Fitting
             return Fitting(calibration=bound)
         attempts = [attempt for trial in trials for attempt in trial.attempts]
         seen = conditions_of(attempts, experiment.plan.window_steps)
-        return Fitting() if seen is None else Calibrations(root_of(experiment)).fitting(seen)
+        return Fitting() if seen is None else Calibrations(root_of(experiment)).fitting(seen, but=experiment.id)
     except (SweepToolError, OSError) as error:
         return Fitting(stale=(str(error),))
 

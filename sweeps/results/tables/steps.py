@@ -38,6 +38,7 @@ STEP_COLUMNS: list[About] = [
     About("slowest_rank", "int32", "", "rank that took longest"),
     *(_phase_column(phase, "ms") for phase in _PHASES),
     *(_phase_column(phase, "median_ms") for phase in _PHASES),
+    About("injected_ms", "float64", "ms", "of dt_ms, a delay on purpose (run.inject_pct)"),
     About("tok_per_sec", "float64", "tokens/s", "tokens of the step over dt_ms"),
     About("bf16_mfu_pct", "float64", "%", "model FLOPs over the bf16 peak"),
     About("useful_mfu_pct", "float64", "%", "without dropped assignments"),

@@ -1,0 +1,87 @@
+"""`calibrate`: how much runs of one leg differ here, by training it twice in every block."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cli.options import (
+    Address,
+    Grace,
+    MaxBlocks,
+    NumSteps,
+    NumWorkers,
+    Preset,
+    Sets,
+    StopAfter,
+    Storage,
+    SweepName,
+)
+
+
+def calibrate(
+    sweep: SweepName,
+    leg: Annotated[str | None, typer.Option(metavar="NAME", help="The leg to run. Default: the baseline.")] = None,
+    blocks: Annotated[
+        str, typer.Option(metavar="N|auto", help="Times both twins run; auto: until they are told apart or equal.")
+    ] = "4",
+    max_blocks: MaxBlocks = 8,
+    inject_pct: Annotated[
+        float, typer.Option(metavar="PCT", help="Delay every step of the second twin by this share of its time.")
+    ] = 0.0,
+    name: Annotated[str | None, typer.Option(help="Experiment id. Default: YYYYMMDD_HHMMSS_SWEEP-twins.")] = None,
+    storage: Storage = None,
+    preset: Preset = None,
+    num_workers: NumWorkers = None,
+    num_steps: NumSteps = None,
+    sets: Sets = None,
+    address: Address = None,
+    grace_s: Grace = 60.0,
+    stop_after: StopAfter = None,
+) -> int:
+    """Measure how much runs of one leg differ on this machine.
+
+    Launches of sweeps in the same storage then use it as the floor of their intervals.
+    """
+    from datetime import datetime
+
+    from cli.choices import Choices, first_blocks
+    from cli.console import out
+    from cli.counting import say_what_counts
+    from cli.running import check_places, run_options
+    from cli.starting import checked_root, create_experiment, run_new
+    from cli.stored import open_snapshot
+    from cli.texts import read_texts
+    from sweeps.engine.cluster.checks import check_before_start
+    from sweeps.records.home import new_experiment_id
+    from sweeps.records.provenance import new_manifest
+    from sweeps.results.decisions.calibrating import TWINS
+    from sweeps.results.decisions.twins import sentences
+    from sweeps.spec.names import check_name
+    from sweeps.spec.plan import with_absolute_paths
+    from sweeps.spec.twins import twin_plan
+
+    check_places(storage, None)
+    options = run_options(grace_s=grace_s, stop_after=stop_after, blocks=blocks)
+    choices = Choices(
+        sweep=sweep,
+        preset=preset,
+        num_workers=num_workers,
+        num_steps=num_steps,
+        blocks=blocks,
+        max_blocks=max_blocks,
+        set=sets or (),
+    )
+    plan = with_absolute_paths(twin_plan(choices.sweep_at_size(), leg, first_blocks(blocks), max_blocks, inject_pct))
+    cluster = check_before_start(plan, plan.num_workers, address or None)
+    id = new_experiment_id(f"{plan.sweep}-twins", datetime.now()) if name is None else name
+    root = checked_root(storage, plan, detach=False, preflight=False)
+    read_texts(plan.trials, cluster)
+    settings = choices.as_settings() | {TWINS: plan.baseline.name, "inject_pct": inject_pct}
+    manifest = new_manifest(plan, id=check_name("experiment", id), argv=sys.argv, settings=settings)
+    experiment = create_experiment(root, manifest, None)
+    say_what_counts(plan)
+    code = run_new(experiment, options, cluster=cluster, preflight=False)
+    _, snapshot = open_snapshot(experiment.uri, None)
+    out("\n".join(sentences(snapshot)))
+    return code

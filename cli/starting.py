@@ -1,0 +1,60 @@
+"""What `launch` and `calibrate` share: checking the place, creating the experiment, running it for the first time."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cli.running import RunOptions
+    from sweeps.records.documents import Manifest
+    from sweeps.records.experiment import Experiment
+    from sweeps.spec.plan import Plan
+
+
+def checked_root(storage: str | None, plan: "Plan", detach: bool, preflight: bool | None) -> str:
+    """Where experiments are kept. Raises UsageError if this one does not fit there, or cannot run in the background."""
+    from cli.detached import check_detachable
+    from sweeps.engine.cluster.checks import check_disk, free_bytes
+    from sweeps.records.home import storage_root
+
+    root = storage_root(storage)
+    check_disk(plan, root, free_bytes(root))
+    check_detachable(root, detach, preflight=bool(preflight))
+    return root
+
+
+def run_new(experiment: "Experiment", options: "RunOptions", *, cluster: str, preflight: bool | None) -> int:
+    """Runs it all. If there is no cluster for it, nothing has run, so nothing is left behind."""
+    from cli.running import run_and_tell
+    from sweeps.records.store import Store
+    from sweeps.spec.errors import NoCluster
+
+    num_workers = experiment.plan.num_workers
+    try:
+        return run_and_tell(experiment, options, cluster=cluster, num_workers=num_workers, preflight=preflight)
+    except NoCluster:
+        root, _, folder = experiment.uri.rpartition("/")
+        Store(root).delete_tree(folder)
+        raise
+
+
+def create_experiment(
+    root: str, manifest: "Manifest", takeover: "tuple[Experiment, tuple[str, ...]] | None"
+) -> "Experiment":
+    """The new experiment with what it takes over."""
+    from cli.console import waiting_for
+    from sweeps.records.continuation import copy
+    from sweeps.records.experiment import Experiment
+    from sweeps.records.store import Store
+    from sweeps.spec.errors import UsageError
+
+    experiment = Experiment.create(root, manifest.id, manifest)
+    if takeover is not None:
+        experiment.lock()  # nobody restores what is not whole yet
+        try:
+            with waiting_for(f"{takeover[0].id} to be copied"):
+                copy(takeover[0], experiment, takeover[1])
+        except OSError as error:
+            experiment.unlock()
+            Store(root).delete_tree(manifest.id)
+            raise UsageError(f"legs of {takeover[0].id} cannot be copied: {error}; nothing was launched") from None
+        experiment.unlock()
+    return experiment
