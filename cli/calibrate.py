@@ -1,7 +1,7 @@
 """`calibrate`: how much runs of one leg differ here, by training it twice in every block."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,10 @@ from cli.options import (
     Storage,
     SweepName,
 )
+
+if TYPE_CHECKING:
+    from sweeps.records.experiment import Experiment
+    from sweeps.spec.plan import Plan
 
 
 def calibrate(
@@ -43,21 +47,15 @@ def calibrate(
 
     Launches of sweeps in the same storage then use it as the floor of their intervals.
     """
-    from datetime import datetime
-
     from cli.choices import Choices, first_blocks
     from cli.console import out
     from cli.counting import say_what_counts
     from cli.running import check_places, run_options
-    from cli.starting import checked_root, create_experiment, run_new
+    from cli.starting import run_new
     from cli.stored import open_snapshot
-    from cli.texts import read_texts
     from sweeps.engine.cluster.checks import check_before_start
-    from sweeps.records.home import new_experiment_id
-    from sweeps.records.provenance import new_manifest
     from sweeps.results.decisions.calibrating import TWINS
     from sweeps.results.decisions.twins import sentences
-    from sweeps.spec.names import check_name
     from sweeps.spec.plan import with_absolute_paths
     from sweeps.spec.twins import twin_plan
 
@@ -74,14 +72,27 @@ def calibrate(
     )
     plan = with_absolute_paths(twin_plan(choices.sweep_at_size(), leg, first_blocks(blocks), max_blocks, inject_pct))
     cluster = check_before_start(plan, plan.num_workers, address or None)
-    id = new_experiment_id(f"{plan.sweep}-twins", datetime.now()) if name is None else name
-    root = checked_root(storage, plan, detach=False, preflight=False)
-    read_texts(plan.trials, cluster)
     settings = choices.as_settings() | {TWINS: plan.baseline.name, "inject_pct": inject_pct}
-    manifest = new_manifest(plan, id=check_name("experiment", id), argv=sys.argv, settings=settings)
-    experiment = create_experiment(root, manifest, None)
+    experiment = _create(plan, settings, name, storage, cluster)
     say_what_counts(plan)
     code = run_new(experiment, options, cluster=cluster, preflight=False)
-    _, snapshot = open_snapshot(experiment.uri, None)
-    out("\n".join(sentences(snapshot)))
+    out("\n".join(sentences(open_snapshot(experiment.uri, None)[1])))
     return code
+
+
+def _create(
+    plan: "Plan", settings: dict[str, Any], name: str | None, storage: str | None, cluster: str
+) -> "Experiment":
+    """The calibration's experiment. Raises UsageError where it cannot be stored."""
+    from datetime import datetime
+
+    from cli.starting import checked_root, create_experiment
+    from cli.texts import read_texts
+    from sweeps.records.home import new_experiment_id
+    from sweeps.records.provenance import new_manifest
+    from sweeps.spec.names import check_name
+
+    id = check_name("experiment", new_experiment_id(f"{plan.sweep}-twins", datetime.now()) if name is None else name)
+    root = checked_root(storage, plan, detach=False, preflight=False)
+    read_texts(plan.trials, cluster)
+    return create_experiment(root, new_manifest(plan, id=id, argv=sys.argv, settings=settings), None)

@@ -15,8 +15,9 @@ def gate(exp: Exp, as_json: AsJson = False, storage: Storage = None) -> None:
     from cli.console import note, out, table
     from cli.stored import open_snapshot
     from sweeps.results.decisions.conclusion import conclude, text_of
-    from sweeps.results.decisions.judgement import floor_in_words, judge
+    from sweeps.results.decisions.judgement import judge
     from sweeps.results.decisions.listing import gate_json, gate_rows, leg_rows
+    from sweeps.results.decisions.reach import floor_in_words
 
     _, snapshot = open_snapshot(exp, storage)
     judgement = judge(snapshot)

@@ -85,9 +85,8 @@ def launch(
     texts = read_texts(plan.trials, cluster)
     takeover = None if continue_from is None else _takeover(continue_from, storage, plan, texts)
     tell_amount(trial.config for trial in plan.trials)
-    manifest = new_manifest(
-        plan, id=id, argv=sys.argv, settings=choices.as_settings() | {"continue_from": continue_from}
-    )
+    settings = choices.as_settings() | {"continue_from": continue_from}
+    manifest = new_manifest(plan, id=id, argv=sys.argv, settings=settings)
     experiment = create_experiment(root, manifest, takeover)
     say_what_counts(plan)
     return (start_detached if detach else partial(run_new, preflight=preflight))(experiment, options, cluster=cluster)

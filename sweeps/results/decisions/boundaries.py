@@ -4,6 +4,9 @@ Made by `python -m sweeps.results.decisions.derivation`, and derived again, with
 (legs with the baseline, maximum of blocks); the values are for the looks after 3, 4, ... blocks.
 """
 
+ALPHA = 0.01  # of any wrong call, over all legs and looks
+FIRST_LOOK = 3  # blocks
+
 BOUNDARIES: dict[tuple[int, int], tuple[float, ...]] = {
     (2, 3): (9.92,),
     (2, 4): (13.28, 7.16),

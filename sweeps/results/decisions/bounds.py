@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sweeps.results.decisions.boundaries import FIRST_LOOK
 from sweeps.results.decisions.contrasts import Floats, contrasts
-from sweeps.results.decisions.derivation import FIRST_LOOK
 from sweeps.results.decisions.student import upper_quantile
 
 Held = Literal["HOLDS", "EXCEEDED", "INCONCLUSIVE"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from sweeps.records.calibrations import conditions_of
 from sweeps.records.documents import Calibration
-from sweeps.results.decisions.looks import FIRST_LOOK
+from sweeps.results.decisions.boundaries import FIRST_LOOK
 from sweeps.results.decisions.student import upper_limit_of_sd
 from sweeps.results.measures.compare import why_barred
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot

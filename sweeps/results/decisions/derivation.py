@@ -12,10 +12,9 @@ import sys
 
 import numpy as np
 
+from sweeps.results.decisions.boundaries import ALPHA, FIRST_LOOK
 from sweeps.results.decisions.contrasts import Floats
 
-ALPHA = 0.01
-FIRST_LOOK = 3
 LEGS, MAX_BLOCKS = range(2, 13), range(3, 13)
 _DRAWS_AT_ONCE = 50_000
 

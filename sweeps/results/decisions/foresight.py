@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeps.records.documents import Calibration
-from sweeps.results.decisions.judgement import floor_in_words, floor_of, smallest_effect
-from sweeps.results.decisions.looks import FIRST_LOOK
+from sweeps.results.decisions.boundaries import FIRST_LOOK
+from sweeps.results.decisions.reach import floor_in_words, floor_of, smallest_effect
 from sweeps.results.measures.cost import Cost
 from sweeps.spec.duration import in_words
 from sweeps.spec.metrics import METRIC

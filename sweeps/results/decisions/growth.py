@@ -1,7 +1,7 @@
 """Whether one more block is worth running: while something is undecided, blocks are left, and a block can decide."""
 
+from sweeps.results.decisions.boundaries import FIRST_LOOK
 from sweeps.results.decisions.judgement import Judgement, judge
-from sweeps.results.decisions.looks import FIRST_LOOK
 from sweeps.results.measures.snapshot import Snapshot
 
 

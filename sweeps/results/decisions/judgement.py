@@ -12,17 +12,18 @@ from typing import Literal
 
 import numpy as np
 
-from sweeps.records.documents import COMPLETED_STATES, SETTLED_STATES, Calibration
+from sweeps.records.documents import COMPLETED_STATES, SETTLED_STATES
+from sweeps.results.decisions.boundaries import FIRST_LOOK
 from sweeps.results.decisions.bounds import Bounded, maximum_at_most, mean_at_most, own_mean_at_most
 from sweeps.results.decisions.contrasts import Floats
-from sweeps.results.decisions.looks import DEFAULT_FLOOR_SD, FIRST_LOOK, LegFinding, boundary, findings, looks_after
+from sweeps.results.decisions.looks import LegFinding, findings, looks_after
+from sweeps.results.decisions.reach import boundary, floor_of
 from sweeps.results.measures.compare import differing_code, why_barred, why_unusable
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec.errors import GateFailed, GateUndecided
 from sweeps.spec.legs import Leg
 from sweeps.spec.metrics import METRIC, Metric
 from sweeps.spec.parts import Gate
-from sweeps.spec.words import counted
 
 Word = Literal["IMPROVED", "EQUIVALENT", "REGRESSED", "HOLDS", "EXCEEDED", "INCONCLUSIVE", "ADVISORY", "INVALID"]
 Outcome = Literal["PASS", "FAIL", "UNDECIDED"]
@@ -132,20 +133,6 @@ def judge(snapshot: Snapshot, floor_sd: float | None = None) -> Judgement:
             if leg.role != "baseline"
         ),
     )
-
-
-def floor_of(calibration: Calibration | None) -> float:
-    """The smallest sd of ln(dt) between runs that is believed."""
-    return DEFAULT_FLOOR_SD if calibration is None else calibration.floor_sd
-
-
-def floor_in_words(floor_sd: float, calibration: Calibration | None) -> str:
-    """`0.15 % between runs (default)`, or by which calibration."""
-    of = "default, not calibrated"
-    if calibration is not None:
-        blocks = counted(calibration.num_blocks, "block")
-        of = f"calibration {calibration.experiment}: {blocks} of twins of {calibration.leg}"
-    return f"{floor_sd * 100:.2g} % between runs ({of})"
 
 
 def _why_diverged(snapshot: Snapshot) -> str | None:
@@ -369,11 +356,3 @@ def blocks_to_decide(judgement: Judgement, verdict: LegVerdict, num_legs: int) -
         if effect > boundary(num_legs, judgement.max_blocks, blocks) * one_block / math.sqrt(blocks):
             return blocks
     return None
-
-
-def smallest_effect(num_legs: int, num_blocks: int, max_blocks: int, run_sd: float) -> float | None:
-    """The smallest ratio above 1 that `num_blocks` can tell from 1 when runs vary by `run_sd`; None before a look."""
-    if num_blocks < FIRST_LOOK:
-        return None
-    width = boundary(num_legs, max(max_blocks, num_blocks), num_blocks) * run_sd * math.sqrt(2 / num_blocks)
-    return math.exp(width)

@@ -6,9 +6,9 @@ Bound to it, an experiment keeps its verdicts wherever its folder is moved, and 
 from sweeps.records.calibrations import MEASURED, bind, used_by
 from sweeps.records.documents import to_bytes
 from sweeps.records.experiment import Experiment
+from sweeps.results.decisions.boundaries import FIRST_LOOK
 from sweeps.results.decisions.calibrating import calibration_of, is_calibration
 from sweeps.results.decisions.judgement import judge
-from sweeps.results.decisions.looks import FIRST_LOOK
 from sweeps.results.measures.snapshot import Snapshot
 
 

@@ -15,16 +15,15 @@ from typing import Literal
 
 import numpy as np
 
-from sweeps.results.decisions.boundaries import BOUNDARIES
+from sweeps.results.decisions.boundaries import FIRST_LOOK
 from sweeps.results.decisions.contrasts import Contrasts, Floats, contrasts
-from sweeps.results.decisions.derivation import ALPHA, FIRST_LOOK
-from sweeps.results.decisions.student import upper_quantile, upper_tail
+from sweeps.results.decisions.reach import DEFAULT_FLOOR_SD, boundary
+from sweeps.results.decisions.student import upper_quantile
 
 Finding = Literal["LOWER", "HIGHER", "EQUIVALENT", "INCONCLUSIVE", "INVALID"]
 
 EQUIVALENCE_ALPHA = 0.05
 EQUIVALENCE_MARGIN = 0.01  # a ratio between 1 / 1.01 and 1.01 counts as equal
-DEFAULT_FLOOR_SD = 0.0015  # of ln(dt) of one run, without a calibration
 MAX_BASELINE_RATIO = 2.5  # a baseline that is this much noisier than the other legs is no baseline
 MIN_BLOCKS_OF_RATIO = 4  # with three blocks that ratio is mere chance
 
@@ -40,23 +39,6 @@ class LegFinding:
     num_blocks: int  # that the leg shares with the baseline
     decided_after: int | None  # blocks at the look that decided; None while INCONCLUSIVE
     standard_error: float | None  # of ln(ratio), at the latest look
-
-
-def boundary(num_legs: int, max_blocks: int, look: int, df: float | None = None) -> float:
-    """What |contrast / error| must exceed at the look after `look` blocks, out of at most `max_blocks`.
-
-    With gaps in the blocks `df` of the residual is below that of complete ones; the same nominal level then lies
-    further out. A family without a table gets Bonferroni's bound over legs and looks, which is a little wider.
-    """
-    complete = float((look - 1) * (num_legs - 1))
-    table = BOUNDARIES.get((num_legs, max_blocks))
-    if table is None:
-        level = ALPHA / 2 / ((num_legs - 1) * (max_blocks - FIRST_LOOK + 1))
-        return upper_quantile(level, complete if df is None else df)
-    bound = table[look - FIRST_LOOK]
-    if df is None or df >= complete:
-        return bound
-    return upper_quantile(upper_tail(bound, complete), df)
 
 
 def findings(

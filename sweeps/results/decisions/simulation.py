@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sweeps.results.decisions.contrasts import Floats
-from sweeps.results.decisions.looks import DEFAULT_FLOOR_SD, Finding, findings
+from sweeps.results.decisions.looks import Finding, findings
+from sweeps.results.decisions.reach import DEFAULT_FLOOR_SD
 
 NUM_STEPS = 50
 _TRIM = 0.10  # of each end, as a run's value is measured

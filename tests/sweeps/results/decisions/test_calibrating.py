@@ -14,7 +14,7 @@ from sweeps.records.experiment import Experiment
 from sweeps.results.decisions.calibrating import TWINS, calibration_of
 from sweeps.results.decisions.judgement import judge
 from sweeps.results.decisions.keeping import keep_calibration
-from sweeps.results.decisions.looks import DEFAULT_FLOOR_SD
+from sweeps.results.decisions.reach import DEFAULT_FLOOR_SD
 from sweeps.results.decisions.student import upper_limit_of_sd
 from sweeps.results.decisions.twins import sentences
 from sweeps.results.measures.snapshot import Snapshot

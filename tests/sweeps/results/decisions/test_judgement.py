@@ -10,8 +10,9 @@ import pytest
 from sweeps.records.documents import AttemptError
 from sweeps.records.steps import Steps
 from sweeps.results.decisions.conclusion import conclude, text_of
-from sweeps.results.decisions.judgement import Judgement, judge, smallest_effect
+from sweeps.results.decisions.judgement import Judgement, judge
 from sweeps.results.decisions.listing import gate_json, gate_rows, leg_rows
+from sweeps.results.decisions.reach import smallest_effect
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec import Gate
 from sweeps.spec.errors import SweepError

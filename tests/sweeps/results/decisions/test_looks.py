@@ -10,7 +10,8 @@ from scipy import stats
 
 from sweeps.results.decisions.boundaries import BOUNDARIES
 from sweeps.results.decisions.derivation import boundaries_of, statistics_of_equal_legs
-from sweeps.results.decisions.looks import boundary, findings
+from sweeps.results.decisions.looks import findings
+from sweeps.results.decisions.reach import boundary
 
 FLIPPED = {"LOWER": "HIGHER", "HIGHER": "LOWER"}
 
