@@ -12,11 +12,12 @@ def gate(exp: Exp, as_json: AsJson = False, storage: Storage = None) -> None:
 
     0: every gate holds. 3: one failed. 4: undecided, or not to be judged.
     """
-    from cli.console import note, out, table
+    from cli.console import note, out, table, warn
     from cli.stored import open_snapshot
-    from sweeps.results.decisions.conclusion import conclude, text_of
+    from sweeps.results.decisions.conclusion import CPU_WARNING, conclude, ran_on_cpu
     from sweeps.results.decisions.judgement import judge
     from sweeps.results.decisions.listing import gate_json, gate_rows, leg_rows
+    from sweeps.results.decisions.phrase import text_of
     from sweeps.results.decisions.reach import floor_in_words
 
     _, snapshot = open_snapshot(exp, storage)
@@ -31,6 +32,8 @@ def gate(exp: Exp, as_json: AsJson = False, storage: Storage = None) -> None:
         for headers, *rows in (gate_rows(judgement), leg_rows(judgement)):
             if rows:
                 out("\n" + table(headers, rows))
+        if ran_on_cpu(snapshot):
+            warn(CPU_WARNING)
         out(f"\nfloor: {floor_in_words(judgement.floor_sd, snapshot.calibration)}")
         for reason in snapshot.stale_calibrations:
             note(f"not used: {reason}")

@@ -1,20 +1,28 @@
 """The one sentence that an experiment amounts to: which leg to use, or why not, or what it takes to know.
 
-A phrase is a sequence of texts and legs; who prints it decides how a leg's name looks.
+A leg is recommended only if it is shown to be better than the baseline and every gate holds. Its lead over other legs
+was not tested, so it is advice.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sweeps.records.documents import COMPLETED_STATES
+from sweeps.results.decisions.failures import all_failed, cause, failed_legs, leg_failed, never_completed
 from sweeps.results.decisions.judgement import GateVerdict, Judgement, LegVerdict, blocks_to_decide
-from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
+from sweeps.results.decisions.phrase import Phrase, interval_of, with_limits
+from sweeps.results.measures.compare import compare
+from sweeps.results.measures.snapshot import Snapshot
 from sweeps.spec.legs import Leg
 from sweeps.spec.words import counted, fixed, percent_change
 
-Phrase = tuple[str | Leg, ...]
 PLAIN_NAMES = {"tok_per_sec": "tok/s", "peak_mib": "peak memory", "loss": "loss"}
+CPU_WARNING = (
+    "These trials ran on a CPU: their speed ranking of compile modes and of precisions means nothing, and neither does "
+    "their peak memory, which is that of the whole process"
+)
+_BESIDE = ("loss", "peak_mib")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,41 +34,107 @@ class Conclusion:
     also: tuple[Phrase, ...] = ()
 
 
+def ran_on_cpu(snapshot: Snapshot) -> bool:
+    """True if any trial did, so that its speed and its memory say nothing of a GPU."""
+    return any(trial.facts.get("device") == "cpu" for trial in snapshot.trials)
+
+
 def conclude(snapshot: Snapshot, judgement: Judgement) -> Conclusion:
     """The conclusion of an experiment as it stands."""
-    failed = _all_failed(snapshot)
+    failed = all_failed(snapshot)
     if failed is not None:
-        return failed
+        return Conclusion(word="FAILED", sentence=failed[0], also=(failed[1],))
     candidate = snapshot.plan.candidate
-    also = (*_faster_than(snapshot, judgement, candidate), *_diverged(snapshot, candidate), *_left_out(snapshot))
+    broken = _failed_side(snapshot, candidate)
+    notes = _notes(snapshot, judgement, candidate)
+    if broken is not None:
+        sentence, where, leg = broken
+        return Conclusion(word="FAILED", sentence=sentence, also=(where, *notes, *failed_legs(snapshot, [leg])))
+    also = (*notes, *failed_legs(snapshot, []))
     if candidate is None or not judgement.gates:
         return _best_leg(snapshot, judgement, also)
     if judgement.diverged is not None:
         lost_it: Phrase = ("Do not use ", candidate, f": it diverged: {judgement.diverged}.")
         return Conclusion(word="FAIL", sentence=lost_it, also=also)
     verdict = judgement.of_leg(candidate.name)
-    words = [gate.word for gate in judgement.gates]
+    basis = _basis(snapshot, judgement, verdict)
     if judgement.outcome == "PASS":
-        return Conclusion(
-            word="PASS",
-            sentence=("Use ", candidate, ": ", *_gates(judgement.gates), _basis(snapshot, verdict)),
-            also=also,
-        )
+        return _passed(snapshot, judgement, verdict, also)
     if judgement.outcome == "FAIL":
         lost = [gate for gate in judgement.gates if gate.outcome == "FAIL"]
         rest = [gate for gate in judgement.gates if gate.outcome != "FAIL"]
-        sentence: Phrase = ("Do not use ", candidate, ": ", *_gates([*lost, *rest]), _basis(snapshot, verdict))
-        return Conclusion(word="FAIL", sentence=sentence, also=also)
+        return Conclusion(
+            word="FAIL", sentence=("Do not use ", candidate, ": ", *_gates([*lost, *rest]), basis), also=also
+        )
+    return _undecided(snapshot, judgement, verdict, also)
+
+
+def _failed_side(snapshot: Snapshot, candidate: Leg | None) -> tuple[Phrase, Phrase, Leg] | None:
+    """What to say if the candidate or the baseline has failed for good, so that nothing can be compared."""
+    baseline = snapshot.plan.baseline
+    if candidate is not None and (trial := never_completed(snapshot, candidate)) is not None:
+        return *leg_failed(snapshot, candidate, trial), candidate
+    if (trial := never_completed(snapshot, baseline)) is not None:
+        _, where = leg_failed(snapshot, baseline, trial)
+        return ("Nothing can be compared: the baseline ", baseline, f" failed: {cause(trial)}"), where, baseline
+    return None
+
+
+def _notes(snapshot: Snapshot, judgement: Judgement, candidate: Leg | None) -> tuple[Phrase, ...]:
+    return (*_faster_than(judgement, candidate), *_diverged(snapshot, candidate), *_left_out(snapshot))
+
+
+def _passed(snapshot: Snapshot, judgement: Judgement, verdict: LegVerdict, also: tuple[Phrase, ...]) -> Conclusion:
+    """Every gate holds. Only a leg that is better in something is one to use."""
+    is_better = verdict.word == "IMPROVED" or any(gate.word == "IMPROVED" for gate in judgement.gates)
+    words: list[str | Leg] = [*_gates(judgement.gates)]
+    if not any(
+        gate.metric.name == verdict.metric.name and gate.reference == verdict.reference for gate in judgement.gates
+    ):
+        words = [*_speed(verdict), ", ", *words]
+    basis = _basis(snapshot, judgement, verdict)
+    if is_better:
+        lead = _lead(judgement, verdict)
+        return Conclusion(word="PASS", sentence=("Use ", verdict.leg, ": ", *words, basis), also=(*lead, *also))
+    sentence: Phrase = (
+        *("Every gate holds, but ", verdict.leg, " is not shown to be better than ", verdict.reference, ": "),
+        *words,
+        basis,
+    )
+    return Conclusion(word="PASS", sentence=sentence, also=also)
+
+
+def _undecided(snapshot: Snapshot, judgement: Judgement, verdict: LegVerdict, also: tuple[Phrase, ...]) -> Conclusion:
+    words = [gate.word for gate in judgement.gates]
     if "INVALID" in words:
         broken = next(gate for gate in judgement.gates if gate.word == "INVALID")
-        sentence = (candidate, " cannot be judged", *_against(broken.reference), f": {broken.reason}.")
+        sentence: Phrase = (verdict.leg, " cannot be judged", *_against(broken.reference), f": {broken.reason}.")
         return Conclusion(word="INVALID", sentence=sentence, also=also)
     word = "ADVISORY" if "ADVISORY" in words else "UNDECIDED"
     if not verdict.finding.num_blocks:
-        missing: Phrase = (candidate, " cannot be compared yet: it or the baseline is not completed.")
+        missing: Phrase = (verdict.leg, " cannot be compared yet: it or the baseline is not completed.")
         return Conclusion(word=word, sentence=missing, also=also)
-    sentence = ("Not decided: ", candidate, " shows ", *_gates(judgement.gates), _basis(snapshot, verdict))
+    basis = _basis(snapshot, judgement, verdict)
+    sentence = ("Not decided: ", verdict.leg, " shows ", *_gates(judgement.gates), basis)
     return Conclusion(word=word, sentence=sentence, also=(_next_step(snapshot, judgement, verdict), *also))
+
+
+def _speed(verdict: LegVerdict) -> Phrase:
+    finding = verdict.finding
+    return (f"{interval_of(finding.ratio, finding.low, finding.high)} tok/s over ", verdict.reference)
+
+
+def _lead(judgement: Judgement, best: LegVerdict) -> list[Phrase]:
+    """By how much the best leg leads the next one, which nobody has tested."""
+    mine = best.finding.ratio
+    others = [v for v in judgement.legs if v.leg.name != best.leg.name and v.finding.ratio is not None]
+    if mine is None or not others:
+        return []
+    second = max(others, key=lambda v: v.finding.ratio or 0.0)
+    ratio = second.finding.ratio
+    if ratio is None or not 1 < ratio < mine:
+        return []
+    return [("Its lead over the runner-up ", second.leg, f", {percent_change(mine / ratio)} tok/s, is advisory.")]
 
 
 def gate_in_words(gate: GateVerdict) -> Phrase:
@@ -70,9 +144,10 @@ def gate_in_words(gate: GateVerdict) -> Phrase:
         asked = {"PASS": "", "FAIL": " (asked: better)", "UNDECIDED": " (asked: better)"}[gate.outcome]
         small = ", small" if gate.is_small else ""
         return (f"{value} {name}", *_over(gate.reference), f"{small}{asked}")
-    bound = gate_bound(gate)
-    held = {"HOLDS": "within", "EXCEEDED": "past"}.get(gate.word, "not yet decided against")
-    return (f"{name} {value}, {held} its bound of {bound}",)
+    if gate.word == "HOLDS":
+        return (f"{name} {value}, within its bound",)
+    held = "past" if gate.word == "EXCEEDED" else "not yet decided against"
+    return (f"{name} {value}, {held} its bound of {gate_bound(gate)}",)
 
 
 def gate_value(gate: GateVerdict) -> str:
@@ -80,7 +155,7 @@ def gate_value(gate: GateVerdict) -> str:
     if gate.value is None:
         return "not measured"
     if gate.reference is None:
-        return _interval(
+        return with_limits(
             fixed(gate.value, gate.metric.digits), gate.low, gate.high, lambda v: fixed(v, gate.metric.digits)
         )
     return interval_of(gate.value, gate.low, gate.high)
@@ -99,24 +174,6 @@ def gate_bound(gate: GateVerdict) -> str:
     return f"{sense} {percent_change(number)}"
 
 
-def interval_of(ratio: float | None, low: float | None, high: float | None) -> str:
-    """`+2.7 % [+2.3, +3.1]`, without limits if there are none."""
-    if ratio is None:
-        return "-"
-    return _interval(percent_change(ratio), low, high, lambda v: percent_change(v).removesuffix(" %"))
-
-
-def text_of(phrase: Phrase) -> str:
-    """As plain text."""
-    return "".join(piece if isinstance(piece, str) else piece.name for piece in phrase)
-
-
-def _interval(value: str, low: float | None, high: float | None, text: Callable[[float], str]) -> str:
-    if low is None or high is None or not all(map(math.isfinite, (low, high))) or low == high:
-        return value
-    return f"{value} [{text(low)}, {text(high)}]"
-
-
 def _gates(gates: Sequence[GateVerdict]) -> Phrase:
     words: list[str | Leg] = []
     for gate in gates:
@@ -124,11 +181,14 @@ def _gates(gates: Sequence[GateVerdict]) -> Phrase:
     return tuple(words)
 
 
-def _basis(snapshot: Snapshot, verdict: LegVerdict) -> str:
-    """On what it rests: trials and blocks."""
+def _basis(snapshot: Snapshot, judgement: Judgement, verdict: LegVerdict) -> str:
+    """On what it rests: trials, and the block after which the speed and every gate that holds was decided."""
     done = sum(trial.state in COMPLETED_STATES for trial in snapshot.trials)
-    after = verdict.finding.decided_after
-    decided = f"; decided after {counted(after, 'block')}" if after is not None else ""
+    looks = [verdict.finding.decided_after]
+    if judgement.outcome == "PASS":
+        looks += [gate.decided_after for gate in judgement.gates if gate.metric.read.statistic != "highest"]
+    known = [look for look in looks if look is not None]
+    decided = f"; decided after {counted(max(known), 'block')}" if known else ""
     return f"; {done} of {counted(len(snapshot.trials), 'trial')}{decided}."
 
 
@@ -161,21 +221,40 @@ def _best_leg(snapshot: Snapshot, judgement: Judgement, also: tuple[Phrase, ...]
     better = [verdict for verdict in judgement.legs if verdict.word == "IMPROVED"]
     if better:
         best = max(better, key=lambda v: v.finding.ratio or 0.0)
-        value = interval_of(best.finding.ratio, best.finding.low, best.finding.high)
-        sentence: Phrase = ("Fastest: ", best.leg, f", {value} tok/s over ", baseline, _basis(snapshot, best))
-        return Conclusion(word="IMPROVED", sentence=sentence, also=also)
+        role = " (control)" if best.leg.role == "control" else ""
+        basis = _basis(snapshot, judgement, best)
+        sentence: Phrase = (
+            "Fastest: ",
+            best.leg,
+            f"{role}, ",
+            *_speed(best),
+            *_beside_speed(snapshot, best.leg),
+            basis,
+        )
+        ungated: Phrase = ("The sweep declares no gates: whether loss and memory may change so is for you to say.",)
+        return Conclusion(word="IMPROVED", sentence=sentence, also=(*_lead(judgement, best), ungated, *also))
     if not judgement.legs:
         return Conclusion(
             word="ADVISORY", sentence=("There is one leg, ", baseline, ", and nothing to compare it with.")
         )
     words = {verdict.word for verdict in judgement.legs}
     word = "ADVISORY" if "ADVISORY" in words else "UNDECIDED" if "INCONCLUSIVE" in words else "EQUIVALENT"
-    sentence = ("No leg is shown to be faster than ", baseline, _basis(snapshot, judgement.legs[0]))
+    closest = max(judgement.legs, key=lambda v: v.finding.ratio or 0.0)
+    seen: Phrase = ("; ", closest.leg, " shows ", *_speed(closest)) if closest.finding.ratio is not None else ()
+    basis = _basis(snapshot, judgement, judgement.legs[0])
+    sentence = ("No leg is shown to be faster than ", baseline, *seen, basis)
     step = _next_step(snapshot, judgement, judgement.legs[0]) if word != "EQUIVALENT" else None
     return Conclusion(word=word, sentence=sentence, also=(*((step,) if step else ()), *also))
 
 
-def _faster_than(snapshot: Snapshot, judgement: Judgement, candidate: Leg | None) -> list[Phrase]:
+def _beside_speed(snapshot: Snapshot, leg: Leg) -> Phrase:
+    """Loss and memory of a leg over the baseline, as plain ratios."""
+    changes = [(name, compare(snapshot, leg.name, snapshot.plan.baseline.name, name).ratio.value) for name in _BESIDE]
+    known = [f", {PLAIN_NAMES[name]} {percent_change(ratio)}" for name, ratio in changes if ratio is not None]
+    return ("".join(known),)
+
+
+def _faster_than(judgement: Judgement, candidate: Leg | None) -> list[Phrase]:
     """Legs that beat the candidate: a control first, else the runner-up, whose lead was not tested by itself."""
     if candidate is None:
         return []
@@ -215,20 +294,6 @@ def _left_out(snapshot: Snapshot) -> list[Phrase]:
         (trial.trial.leg, f" ran uncompiled in block {trial.trial.block}, which counts without it.")
         for trial in found[:3]
     ]
-
-
-def _all_failed(snapshot: Snapshot) -> Conclusion | None:
-    ended = [trial for trial in snapshot.trials if trial.state in ("failed", "damaged")]
-    if not ended or len(ended) < len(snapshot.trials):
-        return None
-    first = ended[0]
-    which = "The leg" if len(snapshot.plan.legs) == 1 else f"All {counted(len(snapshot.plan.legs), 'leg')}"
-    return Conclusion(word="FAILED", sentence=(f"{which} failed; ", first.trial.leg, f": {_cause(first)}"))
-
-
-def _cause(trial: TrialSnapshot) -> str:
-    error = trial.attempts[-1].error if trial.attempts else None
-    return f"{error.type}: {error.message}" if error is not None else trial.damage or "no cause is stored"
 
 
 def _over(reference: Leg | None) -> Phrase:

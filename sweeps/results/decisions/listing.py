@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from sweeps.results.decisions.conclusion import Conclusion, gate_bound, gate_value, interval_of, text_of
+from sweeps.results.decisions.conclusion import CPU_WARNING, Conclusion, gate_bound, gate_value, ran_on_cpu
 from sweeps.results.decisions.judgement import GateVerdict, Judgement, LegVerdict
+from sweeps.results.decisions.phrase import interval_of, text_of
 from sweeps.results.measures.snapshot import Snapshot
 
 GATE_HEADERS = ("gate", "against", "asked", "measured", "blocks", "verdict")
@@ -29,6 +30,7 @@ def gate_json(snapshot: Snapshot, judgement: Judgement, conclusion: Conclusion) 
         "exit_code": judgement.exit_code,
         "conclusion": {"word": conclusion.word, "sentence": text_of(conclusion.sentence)},
         "notes": [text_of(phrase) for phrase in conclusion.also],
+        "warnings": [CPU_WARNING] if ran_on_cpu(snapshot) else [],
         "complete_blocks": judgement.num_complete,
         "planned_blocks": judgement.num_planned,
         "max_blocks": judgement.max_blocks,

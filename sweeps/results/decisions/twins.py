@@ -2,9 +2,9 @@
 
 from sweeps.results.decisions.boundaries import FIRST_LOOK
 from sweeps.results.decisions.calibrating import calibration_of, injected_pct, is_calibration
-from sweeps.results.decisions.conclusion import interval_of
 from sweeps.results.decisions.judgement import LegVerdict, judge
 from sweeps.results.decisions.listing import verdict_text
+from sweeps.results.decisions.phrase import interval_of
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.spec.words import counted, percent_change
 

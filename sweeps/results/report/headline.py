@@ -5,8 +5,9 @@ Not tok/s alone: a leg that is fast and learns less, or beats only its own slow 
 
 from collections.abc import Sequence
 
-from sweeps.results.decisions.conclusion import PLAIN_NAMES, Phrase, conclude
+from sweeps.results.decisions.conclusion import CPU_WARNING, PLAIN_NAMES, conclude, ran_on_cpu
 from sweeps.results.decisions.judgement import judge
+from sweeps.results.decisions.phrase import Phrase
 from sweeps.results.measures.compare import (
     blocks_of,
     compare,
@@ -72,10 +73,10 @@ def fp8_facts(snapshot: Snapshot, *, named: bool) -> list[Block]:
 
 def cpu_warning(snapshots: Sequence[Snapshot]) -> list[Block]:
     """What trials on a CPU cannot tell."""
-    if not any(t.facts.get("device") == "cpu" for s in snapshots for t in s.trials):
+    if not any(map(ran_on_cpu, snapshots)):
         return []
     words: Words = (
-        Strong("These trials ran on a CPU: their speed ranking of compile modes and of precisions means nothing."),
+        Strong(f"{CPU_WARNING}."),
         " Only a GPU can tell; losses and the whole path from launch to report are real.",
     )
     return [Paragraph(words=words)]

@@ -1,8 +1,9 @@
 """The gates as the sweep declares them, each with what was measured, its interval and its verdict."""
 
-from sweeps.results.decisions.conclusion import gate_bound, gate_value, interval_of
+from sweeps.results.decisions.conclusion import gate_bound, gate_value
 from sweeps.results.decisions.judgement import GateVerdict, LegVerdict, judge
 from sweeps.results.decisions.listing import verdict_text
+from sweeps.results.decisions.phrase import interval_of
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.report.blocks import Block, Cell, Code, Column, Paragraph, Table, code_cell, number_cell, text_cell
 from sweeps.results.report.sections.across import Snapshots, across

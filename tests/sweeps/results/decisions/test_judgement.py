@@ -9,9 +9,10 @@ import pytest
 
 from sweeps.records.documents import AttemptError
 from sweeps.records.steps import Steps
-from sweeps.results.decisions.conclusion import conclude, text_of
+from sweeps.results.decisions.conclusion import conclude
 from sweeps.results.decisions.judgement import Judgement, judge
 from sweeps.results.decisions.listing import gate_json, gate_rows, leg_rows
+from sweeps.results.decisions.phrase import text_of
 from sweeps.results.decisions.reach import smallest_effect
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec import Gate
@@ -34,7 +35,8 @@ def test_a_candidate_that_is_faster_and_keeps_its_bounds_passes():
     judgement = judge(snapshot)
     assert (words(judgement), judgement.outcome, judgement.exit_code) == (["IMPROVED", "HOLDS", "HOLDS"], "PASS", 0)
     assert sentence(snapshot).startswith("PASS: Use cap1: +3.")
-    assert " tok/s over cap0, peak memory 0 %, within its bound" in sentence(snapshot)
+    assert " tok/s over cap0, peak memory 0 %, within its bound, loss " in sentence(snapshot)
+    assert "], within its bound; 16 of 16" in sentence(snapshot)
     assert sentence(snapshot).endswith("; 16 of 16 trials; decided after 3 blocks.")
 
 
@@ -209,3 +211,67 @@ def test_the_maximum_of_blocks_is_part_of_the_plan_and_older_plans_have_one():
     assert plan_from_json(values).max_blocks == 8
     del values["max_blocks"]
     assert plan_from_json(values).max_blocks == 8
+
+
+def test_a_leg_whose_gates_hold_but_that_is_no_better_is_not_recommended():
+    snapshot = judged_experiment({}, gates=(Gate("peak_mib", at_most=1.05),))
+    assert sentence(snapshot).startswith("PASS: Every gate holds, but cap1 is not shown to be better than cap0: ")
+    better = judged_experiment({"cap1": -0.03}, gates=(Gate("peak_mib", at_most=1.05),))
+    assert sentence(better).startswith("PASS: Use cap1: +3.")
+    assert " tok/s over cap0, peak memory 0 %, within its bound; 16 of 16 trials" in sentence(better)
+
+
+def test_the_lead_over_the_runner_up_is_advice():
+    snapshot = judged_experiment({"cap1": -0.03, "cap1.25": -0.02})
+    (lead, *_) = conclude(snapshot, judge(snapshot)).also
+    assert text_of(lead).startswith("Its lead over the runner-up cap1.25, +1.")
+    assert text_of(lead).endswith(" tok/s, is advisory.")
+
+
+def test_without_gates_the_fastest_leg_is_named_with_its_loss_and_memory():
+    snapshot = judged_experiment({"bf16": -0.05, "cap1": -0.03}, gates=(), losses={"bf16": 0.01})
+    found = conclude(snapshot, judge(snapshot))
+    assert text_of(found.sentence).startswith("Fastest: bf16 (control), +5.")
+    assert ", loss +1.0 %, peak memory 0 %; 16 of 16 trials" in text_of(found.sentence)
+    none = judged_experiment({}, gates=())
+    assert text_of(conclude(none, judge(none)).sentence).startswith("No leg is shown to be faster than cap0; ")
+
+
+def _failing(leg: str, blocks: range = range(1, 9)) -> Any:
+    def fail(trial: TrialSnapshot) -> TrialSnapshot:
+        if trial.trial.leg.name != leg or trial.trial.block not in blocks:
+            return trial
+        error = AttemptError(type="ValueError", message="it broke", traceback="")
+        attempts = [dataclasses.replace(a, error=error, end="failed") for a in trial.attempts]
+        return dataclasses.replace(trial, state="failed", steps=Steps(), attempts=attempts)
+
+    return fail
+
+
+def test_a_candidate_or_a_baseline_that_failed_leads_with_its_cause():
+    candidate = judged_experiment({}, change=_failing("cap1"))
+    assert sentence(candidate) == "FAILED: Do not use cap1: it failed: ValueError: it broke"
+    assert judge(candidate).exit_code == 4
+    baseline = judged_experiment({}, change=_failing("cap0"))
+    assert sentence(baseline) == "FAILED: Nothing can be compared: the baseline cap0 failed: ValueError: it broke"
+    (where, *_) = conclude(baseline, judge(baseline)).also
+    assert text_of(where).startswith("Its output: `nanochat-sweep logs 20260101_120000_toy cap0-b")
+
+
+def test_another_leg_that_failed_is_named_with_its_cause():
+    snapshot = judged_experiment({"cap1": -0.03}, change=_failing("bf16", range(2, 3)))
+    notes = [text_of(phrase) for phrase in conclude(snapshot, judge(snapshot)).also]
+    assert "bf16 failed in 1 of 4 blocks: ValueError: it broke" in notes
+    assert sentence(snapshot).startswith("PASS: Use cap1")
+
+
+def test_on_a_cpu_the_json_warns_of_speed_and_of_memory():
+    def on_cpu(trial: TrialSnapshot) -> TrialSnapshot:
+        attempts = [dataclasses.replace(a, facts={**FACTS, "device": "cpu"}) for a in trial.attempts]
+        return dataclasses.replace(trial, attempts=attempts)
+
+    snapshot = judged_experiment({"cap1": -0.03}, change=on_cpu)
+    judgement = judge(snapshot)
+    (warning,) = gate_json(snapshot, judgement, conclude(snapshot, judgement))["warnings"]
+    assert "speed" in warning
+    assert "peak memory" in warning
