@@ -25,9 +25,7 @@ from cli.options import (
 )
 
 if TYPE_CHECKING:
-    from nanochat.stats import TextFacts
-    from sweeps.records.experiment import Experiment
-    from sweeps.spec.plan import Plan
+    pass
 
 
 def launch(
@@ -47,24 +45,21 @@ def launch(
     report_to: ReportTo = None,
     commit: Commit = False,
     continue_from: Annotated[
-        str | None, typer.Option(metavar="EXP", help="Reuse legs that another experiment has completed.")
+        str | None, typer.Option(metavar="EXP", help="Reuse completed legs of another experiment or folder of logs.")
     ] = None,
     preflight: Preflight = None,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background.")] = False,
 ) -> int:
     """Run the legs of a sweep one by one, with a report after each."""
-    from datetime import datetime
-
     from cli.choices import Choices
     from cli.counting import say_what_counts
     from cli.detached import start_detached
     from cli.running import check_places, run_options
-    from cli.starting import checked_root, create_experiment, run_new
+    from cli.starting import checked_root, create_experiment, new_id, run_new
+    from cli.takeover import choose_takeover
     from cli.texts import read_texts, tell_amount
     from sweeps.engine.cluster.checks import check_before_start
-    from sweeps.records.home import new_experiment_id
     from sweeps.records.provenance import new_manifest
-    from sweeps.spec.names import check_name
 
     check_places(storage, continue_from)
     options = run_options(grace_s=grace_s, stop_after=stop_after, report_to=report_to, commit=commit, blocks=blocks)
@@ -80,34 +75,13 @@ def launch(
     )
     plan = choices.plan()
     cluster = check_before_start(plan, plan.num_workers, address or None)
-    id = check_name("experiment", new_experiment_id(plan.sweep, datetime.now()) if name is None else name)
+    id = new_id(name, plan)
     root = checked_root(storage, plan, detach, preflight)
     texts = read_texts(plan.trials, cluster)
-    takeover = None if continue_from is None else _takeover(continue_from, storage, plan, texts)
+    takeover = None if continue_from is None else choose_takeover(continue_from, storage, plan, texts)
     tell_amount(trial.config for trial in plan.trials)
     settings = choices.as_settings() | {"continue_from": continue_from}
     manifest = new_manifest(plan, id=id, argv=sys.argv, settings=settings)
     experiment = create_experiment(root, manifest, takeover)
     say_what_counts(plan)
     return (start_detached if detach else partial(run_new, preflight=preflight))(experiment, options, cluster=cluster)
-
-
-def _takeover(
-    exp: str, storage: str | None, plan: "Plan", texts: "dict[str | None, TextFacts]"
-) -> "tuple[Experiment, tuple[str, ...]]":
-    """The experiment to continue from and the trials it has completed. Raises UsageError where there is none."""
-    from cli.console import note
-    from sweeps.records.continuation import choose
-    from sweeps.records.experiment import Experiment
-    from sweeps.records.home import find_experiment
-    from sweeps.spec.errors import UsageError
-
-    source = Experiment.open(find_experiment(exp, storage))
-    choice = choose(source, plan, texts)
-    reasons = "; ".join(f"{trial}: {reason}" for trial, reason in choice.left.items())
-    if not choice.taken:
-        raise UsageError(f"--continue-from {source.id} has no leg to take over ({reasons}); leave the option out")
-    note(f"taken over from {source.id}: {', '.join(choice.taken)}")
-    if reasons:
-        note(f"to be run: {reasons}")
-    return source, choice.taken

@@ -46,6 +46,11 @@ def logs(
         _follow(experiment, candidates)
         return
     record = current(candidates)
+    imported = candidates[0].imported() if len(candidates) == 1 else None
+    if imported is not None:
+        raise UsageError(
+            f"{leg} was imported: its log is {imported.file}, lines {imported.first_line} to {imported.last_line}"
+        )
     if record is None or not _Log(record).exists():
         raise UsageError(f"{leg or experiment.id} has written no log yet; --follow waits for it while somebody runs it")
     _Log(record).copy()

@@ -14,6 +14,7 @@ from cli.data import data
 from cli.doctor import doctor
 from cli.export import export
 from cli.gate import gate
+from cli.import_logs import import_logs
 from cli.launch import launch
 from cli.logs import logs
 from cli.ls import ls
@@ -36,6 +37,7 @@ app = typer.Typer(
 
 for verb in (launch, plan, restore, retry, stop, rm, status, logs, ls, gate, calibrate, report, export, data, doctor):
     app.command(cls=Verb)(verb)
+app.command("import", cls=Verb)(import_logs)
 
 
 @app.callback(invoke_without_command=True)

@@ -29,7 +29,7 @@ def restore(
     """
     from cli.choices import choose_to_drop, names_of
     from cli.console import warn
-    from cli.running import check_places, planned_workers, run_and_tell, run_options
+    from cli.running import check_can_run, check_places, planned_workers, run_and_tell, run_options
     from sweeps.engine.cluster.checks import LOCAL, check_before_start
     from sweeps.engine.trials.run import is_open
     from sweeps.records.experiment import Experiment
@@ -41,6 +41,7 @@ def restore(
         grace_s=grace_s, stop_after=stop_after, report_to=report_to, commit=commit, blocks=blocks or "1"
     )
     experiment = Experiment.open(find_experiment(exp, storage))
+    check_can_run(experiment)
     if blocks is not None and not options.adds_until_decided:
         grown(experiment.plan, options.num_blocks)  # raises for more than there can be
     workers = planned_workers(experiment.plan, num_workers)

@@ -24,7 +24,7 @@ def retry(
     """Run failed legs again, then do what restore does."""
     from cli.choices import choose_to_retry, names_of
     from cli.console import note
-    from cli.running import check_places, planned_workers, run_and_tell, run_options
+    from cli.running import check_can_run, check_places, planned_workers, run_and_tell, run_options
     from sweeps.engine.cluster.checks import check_before_start
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment
@@ -33,6 +33,7 @@ def retry(
     check_places(storage, exp)
     options = run_options(grace_s=grace_s, stop_after=stop_after)
     experiment = Experiment.open(find_experiment(exp, storage))
+    check_can_run(experiment)
     leg_of = {trial.name: trial.leg.name for trial in experiment.plan.trials}
     states = experiment.trial_states()
     chosen = choose_to_retry(states, leg_of, None if legs is None else names_of("--legs", legs))

@@ -70,6 +70,18 @@ def check_places(storage: str | None, exp: str | None = None) -> None:
         check_place("EXP", exp, job)
 
 
+def check_can_run(experiment: "Experiment") -> None:
+    """Raises UsageError for an experiment that was imported from logs: another trainer ran its legs."""
+    from sweeps.records.home import typed_name
+    from sweeps.spec.errors import UsageError
+
+    if experiment.manifest.imported_from is not None:
+        raise UsageError(
+            f"{experiment.id} was imported from logs and has nothing to run; run the legs that it lacks with "
+            f"nanochat-sweep launch SWEEP --continue-from {typed_name(experiment.uri)}"
+        )
+
+
 def run_and_tell(
     experiment: "Experiment",
     options: RunOptions,

@@ -4,9 +4,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cli.running import RunOptions
+    from cli.takeover import Takeover
     from sweeps.records.documents import Manifest
     from sweeps.records.experiment import Experiment
     from sweeps.spec.plan import Plan
+
+
+def new_id(name: str | None, plan: "Plan") -> str:
+    """The experiment's id. Raises SweepError for one that cannot name a folder."""
+    from datetime import datetime
+
+    from sweeps.records.home import new_experiment_id
+    from sweeps.spec.names import check_name
+
+    return check_name("experiment", new_experiment_id(plan.sweep, datetime.now()) if name is None else name)
 
 
 def checked_root(storage: str | None, plan: "Plan", detach: bool, preflight: bool | None) -> str:
@@ -36,9 +47,7 @@ def run_new(experiment: "Experiment", options: "RunOptions", *, cluster: str, pr
         raise
 
 
-def create_experiment(
-    root: str, manifest: "Manifest", takeover: "tuple[Experiment, tuple[str, ...]] | None"
-) -> "Experiment":
+def create_experiment(root: str, manifest: "Manifest", takeover: "Takeover | None") -> "Experiment":
     """The new experiment with what it takes over."""
     from cli.console import waiting_for
     from sweeps.records.continuation import copy
@@ -48,13 +57,13 @@ def create_experiment(
 
     experiment = Experiment.create(root, manifest.id, manifest)
     if takeover is not None:
-        experiment.lock()  # nobody restores what is not whole yet
+        experiment.lock()  # no restore runs what is not whole yet
         try:
-            with waiting_for(f"{takeover[0].id} to be copied"):
-                copy(takeover[0], experiment, takeover[1])
+            with waiting_for(f"{takeover.source.id} to be copied"):
+                copy(takeover.source, experiment, takeover.choice.taken, takeover.choice.logged)
         except OSError as error:
             experiment.unlock()
             Store(root).delete_tree(manifest.id)
-            raise UsageError(f"legs of {takeover[0].id} cannot be copied: {error}; nothing was launched") from None
+            raise UsageError(f"legs of {takeover.source.id} cannot be copied: {error}; nothing was launched") from None
         experiment.unlock()
     return experiment

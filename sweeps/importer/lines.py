@@ -16,8 +16,11 @@ _STEP = re.compile(r"step (\d{1,9})/(\d{1,9}) \(")
 _EVAL = re.compile(r"Step (\d{1,9}) \| (Validation bpb|CORE metric): (\S+)")
 _END = re.compile(r"^(Peak memory usage|Total training time|Minimum validation bpb): (\S+)\s*$")
 _FACT = re.compile(
-    r"^(GPU|Vocab size|Checkpoint dir|Estimated FLOPs per token|Total batch size|Git commit|Seed): (.+)$"
+    r"^(GPU|Vocab size|Checkpoint dir|Estimated FLOPs per token|Tokens / micro-batch / rank|Tokens / micro-batch|argv"
+    r"|[Gg]it commit|[Ss]eed): (.+)$"
 )
+_BATCH = re.compile(r"^(Total batch size) (.+)$")
+_COMMAND = re.compile(r"^[+$] ?((?:\w+=\S+ +)*\S*(?:torchrun|python[\d.]*) .+)$")  # as `set -x` or a person shows one
 _PARAMETERS = re.compile(
     r"^(wte|value_embeds|lm_head|transformer_matrices|scalars|total|moe_inactive|active_total) *: ([\d,]+)$"
 )
@@ -162,9 +165,12 @@ def _other(text: str, is_torn: bool) -> Iterator[Found]:
             if value is None or is_cut
             else EndLine(name=name, value=value)
         )
-    elif found := _FACT.match(text):
+    elif (found := _FACT.match(text)) or (found := _BATCH.match(text)):
         if not is_torn:
             yield FactLine(name=found[1], value=found[2].strip())
+    elif found := _COMMAND.match(text):
+        if not is_torn:
+            yield FactLine(name="command", value=found[1])
     elif found := _PARAMETERS.match(text):
         if not is_torn and _THOUSANDS.fullmatch(found[2]):
             yield FactLine(name=f"parameters.{found[1]}", value=found[2].replace(",", ""))

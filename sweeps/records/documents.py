@@ -36,6 +36,7 @@ class Manifest:
     plan: dict[str, Any]  # JSON of sweeps.spec.plan.Plan
     plan_digest: str
     settings: dict[str, Any]  # what the command line changed: preset, num_workers, ...
+    imported_from: str | None = None  # the folder of logs that it was made from; it has nothing to run then
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,25 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Imported:
+    """A trial that was not run here but read from another trainer's log. None: no line says it."""
+
+    file: str  # where the log was, and its contents
+    sha256: str
+    first_line: int  # of the run in the file, from 1
+    last_line: int
+    state: Literal["completed", "failed", "interrupted"]  # completed: both lines of a run's end were seen
+    error: str | None  # the line that looks like the error that ended it
+    num_attempts: int  # how often the log shows a start
+    num_skipped_lines: int  # of the file, that look like known ones and could not be used
+    command: list[str] | None  # the trainer's arguments
+    why_no_config: str | None  # why nothing is known of its config; None if the command says it
+    facts: dict[str, Any]  # like a trainer's StartFacts, as far as lines say so
+    started_utc: str | None = None  # by the queue's own log
+    ended_utc: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Drop:
     """A person gave a trial up: the experiment is complete without it. A retry takes that back."""
 
@@ -154,8 +174,12 @@ class Refusal:
     exit_code: int  # of the launch that it ends
 
 
-Document = Manifest | Growth | AttemptRecord | TrialResult | Origin | Drop | Calibration | StopRequest | Refusal
-D = TypeVar("D", Manifest, Growth, AttemptRecord, TrialResult, Origin, Drop, Calibration, StopRequest, Refusal)
+Document = (
+    Manifest | Growth | AttemptRecord | TrialResult | Origin | Imported | Drop | Calibration | StopRequest | Refusal
+)
+D = TypeVar(
+    "D", Manifest, Growth, AttemptRecord, TrialResult, Origin, Imported, Drop, Calibration, StopRequest, Refusal
+)
 
 _SCHEMAS: dict[type, str] = {
     Manifest: "nanochat-sweep/manifest/1",
@@ -163,6 +187,7 @@ _SCHEMAS: dict[type, str] = {
     AttemptRecord: "nanochat-sweep/attempt/1",
     TrialResult: "nanochat-sweep/result/1",
     Origin: "nanochat-sweep/origin/1",
+    Imported: "nanochat-sweep/imported/1",
     Drop: "nanochat-sweep/drop/1",
     Calibration: "nanochat-sweep/calibration/1",
     StopRequest: "nanochat-sweep/stop-request/1",
@@ -213,6 +238,6 @@ def from_bytes(kind: type[D], data: bytes, where: str) -> D:
     if seen != wanted:
         raise CorruptData(f"{where} is no {wanted} document: its schema is {seen!r}; read it with the version it is of")
     document = typed(kind, values, where)
-    if isinstance(document, AttemptRecord) and document.facts is not None:
+    if isinstance(document, AttemptRecord | Imported) and document.facts is not None:
         check_fields(StartFacts, document.facts, where)
     return document

@@ -60,6 +60,11 @@ class TrialFolders:
         return f"{self.root}/drop.json"
 
     @property
+    def imported(self) -> str:
+        """Which log the trial was read from, a file; only if it was not run here."""
+        return f"{self.root}/imported.json"
+
+    @property
     def origin(self) -> str:
         """Which experiment ran the trial, a file; only if it was another one."""
         return f"{self.root}/origin.json"

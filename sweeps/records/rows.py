@@ -24,6 +24,7 @@ class StepRow(StepStats):
 
     trial: str
     attempt: int  # counts from 0
+    bf16_mfu_printed_pct: float | None = None  # as another trainer's log says it, against the peak that it assumes
 
     @classmethod
     def of(cls, stats: StepStats, *, trial: str, attempt: int) -> "StepRow":
@@ -35,7 +36,15 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _INT64 = range(-(2**63), 2**63)
 _HINTS = get_type_hints(StepRow)
 _NAMES = tuple(f.name for f in fields(StepRow))
+UNKNOWN_IN_LOGS = (
+    *("num_steps", "loss", "loss_ema", "lr_mult", "dt_ms", "dt_median_ms", "slowest_rank"),
+    *("tok_per_sec", "epoch", "train_time_s", "peak_mib"),
+)
+"""What our trainer always measures and another trainer's log can leave open. All of them can be null in a row whose
+`slowest_rank` is: it was imported, as no log names that rank."""
+
 _OPTIONAL = tuple(n for n in _NAMES if type(None) in getattr(_HINTS[n], "__args__", ()))
+_OPTIONAL_IF_IMPORTED = (*_OPTIONAL, *UNKNOWN_IN_LOGS)
 _NUMBERS = tuple(n for n in _NAMES if float in (_HINTS[n], *getattr(_HINTS[n], "__args__", ())))
 _INTEGERS = tuple(n for n in _NAMES if int in (_HINTS[n], *getattr(_HINTS[n], "__args__", ())))
 _TEXTS = tuple(n for n in _NAMES if _HINTS[n] in (str, str | None))
@@ -92,20 +101,21 @@ def _decode(line: bytes) -> StepRow | None:
 
 def _row_of(values: dict[str, Any]) -> StepRow:
     """Raises KeyError for a required value that is missing and TypeError for one of the wrong kind."""
-    for name in _OPTIONAL:
+    optional = _OPTIONAL if values.get("slowest_rank") is not None else _OPTIONAL_IF_IMPORTED
+    for name in optional:
         values.setdefault(name, None)
     known = {name: values[name] for name in _NAMES}
     for name in _NUMBERS:
         value = known[name]
-        if value.__class__ is not float and not (value is None and name in _OPTIONAL):
+        if value.__class__ is not float and not (value is None and name in optional):
             known[name] = _number(cast("float | str", value))
     for name in _INTEGERS:
         value = known[name]
         is_whole = value.__class__ is int and value in _INT64
-        if not is_whole and not (value is None and name in _OPTIONAL):
+        if not is_whole and not (value is None and name in optional):
             raise TypeError(f"{name} must be a whole number of 64 bits, got {value!r}")
     for name in _TEXTS:
-        if known[name] is not None or name not in _OPTIONAL:
+        if known[name] is not None or name not in optional:
             _check_text(known[name])
     if known["flags"].__class__ is not list:
         raise TypeError(f"flags must be a list, got {known['flags']!r}")

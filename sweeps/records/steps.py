@@ -9,13 +9,14 @@ pyarrow is loaded with the first row: a trial that has not begun does not need i
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
 from sweeps.records.arrow import arrow, arrow_json
-from sweeps.records.rows import StepRow, decode_rows
+from sweeps.records.rows import UNKNOWN_IN_LOGS, StepRow, decode_rows
 
 
 class Steps:
@@ -69,8 +70,9 @@ class Steps:
         return self.take([place for place, is_chosen in enumerate(chosen) if is_chosen])
 
     def floats(self, name: str) -> list[float]:
-        """A column that every step has. NaN stays NaN."""
-        return self._listed(name)
+        """A column that every step of our trainer has. NaN stays NaN, and is what an imported step lacks."""
+        values = self._listed(name)
+        return [math.nan if value is None else value for value in values] if None in values else values
 
     def known(self, name: str) -> list[float | None]:
         """A column of numbers, None where a step has not measured it."""
@@ -151,6 +153,9 @@ def _read_fast(data: bytes) -> Any:
     except pa.ArrowInvalid:
         return None
     is_whole = table.num_rows == data.count(b"\n") and all(table.column(name).null_count == 0 for name in _required())
+    logged = [table.column(name).null_count for name in UNKNOWN_IN_LOGS]
+    is_imported = table.column("slowest_rank").null_count == table.num_rows
+    is_whole = is_whole and (is_imported or not any(logged))
     lists = (table.column(name) for name, kind in _KINDS.items() if kind in ("float64s", "texts"))
     is_whole = is_whole and all(part.flatten().null_count == 0 for column in lists for part in column.chunks)
     return table if is_whole else None
@@ -171,7 +176,8 @@ _KINDS = {field.name: _kind_of(get_type_hints(StepRow)[field.name]) for field in
 @cache
 def _required() -> tuple[str, ...]:
     hints = get_type_hints(StepRow)
-    return tuple(name for name in _KINDS if type(None) not in get_args(hints[name]))
+    known = set(_KINDS) - set(UNKNOWN_IN_LOGS)
+    return tuple(name for name in _KINDS if name in known and type(None) not in get_args(hints[name]))
 
 
 @cache

@@ -17,6 +17,7 @@ from nanochat.config import TrainConfig, digest, to_dict
 from sweeps.records.documents import (
     AttemptRecord,
     Drop,
+    Imported,
     Origin,
     TrialResult,
     TrialState,
@@ -167,6 +168,19 @@ class TrialRecord:
             return None
         return from_bytes(Origin, data, self._store.uri_of(path))
 
+    def imported(self) -> Imported | None:
+        """From which log the trial was read, if it was not run here."""
+        path = self.folders.imported
+        try:
+            data = self._store.read(path)
+        except FileNotFoundError:
+            return None
+        return from_bytes(Imported, data, self._store.uri_of(path))
+
+    def write_imported(self, imported: Imported) -> None:
+        """Makes the trial one that was read from a log; call it last, after its rows."""
+        self._store.write(self.folders.imported, to_bytes(imported))
+
     def end_in_time(self, attempt: int) -> None:
         """Asks an attempt to stop because the leg's time is up."""
         self._store.write(f"{self.folders.times_up}/a{attempt:03d}", b"")
@@ -201,12 +215,18 @@ class TrialRecord:
     def state(self) -> TrialState:
         """How far the trial is, from storage and the owner's life alone."""
         result, files = self.result(), self._attempt_files()
+        imported = None if result is not None or files else self.imported()
+        if imported is not None:
+            return imported.state
         attempts = [self._read_attempt(files[-1])] if files else []
         return trial_state(result, attempts, self._owner_lives, is_dropped=result is None and self.is_dropped())
 
     def progress(self, *, owner_lives: bool) -> tuple[TrialState, list[AttemptRecord], TrialResult | None]:
         """State, attempts and result that belong together: the result is read first, as it is written last."""
         result, attempts = self.result(), self.attempts()
+        imported = None if result is not None or attempts else self.imported()
+        if imported is not None:
+            return imported.state, [], None
         is_dropped = result is None and self.is_dropped()
         return trial_state(result, attempts, lambda: owner_lives, is_dropped=is_dropped), attempts, result
 

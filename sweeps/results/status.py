@@ -7,7 +7,7 @@ from typing import Any
 
 from sweeps.records.home import typed_name
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
-from sweeps.spec.metrics import METRICS
+from sweeps.spec.metrics import METRICS, Metric
 from sweeps.spec.words import fixed
 
 RUN_METRICS = tuple(metric for metric in METRICS if metric.status_name is not None)
@@ -31,10 +31,10 @@ def trial_status(trial: TrialSnapshot) -> dict[str, Any]:
         "leg": trial.trial.leg.name,
         "block": trial.trial.block,
         "status": trial.state,
-        "attempts": len(trial.attempts),
+        "attempts": trial.num_attempts,
         "steps_observed": m.steps_observed,
         "last_step": m.last_step,
-        **{metric.status_name: m[metric.name] for metric in RUN_METRICS if metric.status_name},
+        **{metric.status_name: shown_value(trial, metric) for metric in RUN_METRICS if metric.status_name},
         "origin": trial.origin.experiment if trial.origin else None,  # which experiment ran it, if it was another one
         "fell_back": trial.fell_back,  # ran uncompiled because compiling failed; its speed is not the leg's
         "diverged": trial.diverged,  # why it has learnt nothing, if so
@@ -45,6 +45,12 @@ def failure_of(snapshot: Snapshot, trial: TrialSnapshot) -> TrialFailure | None:
     """Why a trial failed; None if it did not."""
     if trial.state != "failed":
         return None
+    if trial.imported is not None:
+        return TrialFailure(
+            error=trial.imported.error or "its log says no more",
+            log=trial.imported.file,
+            next_command=f"nanochat-sweep launch SWEEP --continue-from {typed_name(snapshot.uri)}",
+        )
     error = trial.attempts[-1].error if trial.attempts else None
     return TrialFailure(
         error=f"{error.type}: {error.message}" if error else "its error was not stored",
@@ -75,9 +81,16 @@ def run_table(snapshot: Snapshot) -> list[list[str]]:
     for trial in snapshot.trials:
         m = trial.measures
         counts = ["-" if count is None else str(count) for count in (m.steps_observed, m.last_step)]
-        numbers = [number(m[metric.name], metric.digits) for metric in RUN_METRICS]
+        numbers = [number(shown_value(trial, metric), metric.digits) for metric in RUN_METRICS]
         lines.append([trial.run, shown_state(trial), *counts, *numbers])
     return lines
+
+
+def shown_value(trial: TrialSnapshot, metric: Metric) -> float | None:
+    """A number of the run summary. Of an imported trial it is the utilisation that its log prints."""
+    if trial.imported is not None and metric.name == "tail50_bf16_mfu_pct":
+        return trial.measures["tail50_bf16_mfu_printed_pct"]
+    return trial.measures[metric.name]
 
 
 def shown_state(trial: TrialSnapshot) -> str:

@@ -102,6 +102,16 @@ METRICS: tuple[Metric, ...] = (
         status_heading="tail50_mfu",
     ),
     Metric(
+        name="tail50_bf16_mfu_printed_pct",
+        label="tail50 printed MFU %",
+        unit="%",
+        digits=2,
+        better=None,
+        meaning="plain mean of the last 50 that an imported log prints, against the peak that it assumes",
+        read=Reading("mean", "bf16_mfu_printed_pct", "tail50"),
+        needs_equal_hardware=True,
+    ),
+    Metric(
         name="tail50_dt_ms",
         label="tail50 dt ms",
         unit="ms",

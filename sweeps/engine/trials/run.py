@@ -36,7 +36,7 @@ def is_open(record: TrialRecord) -> bool:
     One whose documents cannot be read may: its owner sets them aside.
     """
     try:
-        if record.result() is not None or record.is_dropped():
+        if record.result() is not None or record.imported() is not None or record.is_dropped():
             return False
         attempts = record.attempts()
     except CorruptData:
@@ -190,7 +190,9 @@ class TrialsRun:
 
     def _started(self) -> ExperimentStarted:
         trials = self._experiment.plan.trials
-        num_completed = sum(record.result() is not None for record in self._experiment.trials())
+        num_completed = sum(
+            record.result() is not None or record.imported() is not None for record in self._experiment.trials()
+        )
         devices = {device_of(trial.config, self._resources.num_gpus) for trial in trials}
         kind = {"cpu": "CPU worker", "cuda": "GPU"}.get("".join(devices), "worker")
         return ExperimentStarted(

@@ -194,6 +194,8 @@ def _basis(snapshot: Snapshot, judgement: Judgement, verdict: LegVerdict) -> str
 
 def _next_step(snapshot: Snapshot, judgement: Judgement, verdict: LegVerdict) -> Phrase:
     """What it takes to decide."""
+    if snapshot.manifest.imported_from is not None:
+        return ("Logs of single runs give advice. For a verdict run the legs here: `nanochat-sweep launch SWEEP`.",)
     if verdict.word == "ADVISORY" and judgement.num_complete >= judgement.num_planned and judgement.num_planned < 3:
         runs = "a single run" if judgement.num_planned == 1 else counted(judgement.num_planned, "run")
         return (

@@ -220,6 +220,9 @@ class _Table:
 
     def why_advisory(self, leg: Leg, reference: Leg, num_blocks: int) -> str | None:
         """Why what is found may not be called a verdict, if so."""
+        logs = [one.name for one in (leg, reference) if any(t.imported for t in self.snapshot.of_leg(one.name))]
+        if logs:
+            return f"{' and '.join(dict.fromkeys(logs))} {'was' if len(set(logs)) == 1 else 'were'} read from a log"
         if num_blocks < min(FIRST_LOOK, self.max_blocks) and self.snapshot.plan.num_blocks < FIRST_LOOK:
             return f"{num_blocks} of the {FIRST_LOOK} blocks that a verdict needs"
         code = differing_code(self.snapshot, leg.name, reference.name)

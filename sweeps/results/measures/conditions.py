@@ -8,16 +8,57 @@ against anyone.
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from nanochat.config import get_field
-from sweeps.records.documents import AttemptRecord
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec.metrics import Metric
 from sweeps.spec.words import counted
 
 NO_CHANGES = hashlib.sha256().hexdigest()
 """The digest of the uncommitted changes of an attempt that had none."""
+
+
+class Ran(Protocol):
+    """What is known of the process that ran steps: an attempt of ours, or a run that a log tells of."""
+
+    @property
+    def num_workers(self) -> int | None:
+        """Ranks."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, Any] | None:
+        """The trainer's facts at its start."""
+        ...
+
+    @property
+    def git_commit(self) -> str | None:
+        """Of the code."""
+        ...
+
+    @property
+    def git_diff_digest(self) -> str | None:
+        """Of its uncommitted changes."""
+        ...
+
+    @property
+    def versions(self) -> dict[str, str] | None:
+        """Of its packages."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Logged:
+    """A run that was read from a log."""
+
+    facts: dict[str, Any] | None
+    num_workers: int | None = None
+    git_commit: str | None = None
+    git_diff_digest: str | None = None
+    versions: dict[str, str] | None = None
+
 
 # The kernels that a leg's own config asks for: where legs differ in that field, their kernels can differ.
 _KERNEL_FIELDS = {"attention": "model.attention", "linears": "precision.linears", "experts": "precision.experts"}
@@ -64,8 +105,10 @@ def commit_of(snapshot: Snapshot, trial: TrialSnapshot) -> str | None:
     return attempt.git_commit or (trial.origin or snapshot.manifest).git_commit
 
 
-def _measured(metric: Metric, trial: TrialSnapshot) -> Sequence[AttemptRecord]:
+def _measured(metric: Metric, trial: TrialSnapshot) -> Sequence[Ran]:
     """The attempts that a metric was measured in."""
+    if trial.imported is not None:
+        return [_Logged(facts=trial.imported.facts)]
     attempt = trial.measured_attempt
     if metric.read.over == "window":
         return [attempt] if attempt is not None else []
@@ -73,9 +116,9 @@ def _measured(metric: Metric, trial: TrialSnapshot) -> Sequence[AttemptRecord]:
 
 
 def _difference(
-    mine: Iterable[AttemptRecord],
-    theirs: Iterable[AttemptRecord],
-    of: Callable[[AttemptRecord], Any],
+    mine: Iterable[Ran],
+    theirs: Iterable[Ran],
+    of: Callable[[Ran], Any],
     words: Callable[[Any], str],
 ) -> str | None:
     """`2 workers against 1 worker`, if the known values of all these attempts are not one."""
@@ -85,11 +128,11 @@ def _difference(
     return " against ".join(" then ".join(dict.fromkeys(map(words, values))) for values in (here, there))
 
 
-def _num_workers(attempt: AttemptRecord) -> int:
+def _num_workers(attempt: Ran) -> int | None:
     return (attempt.facts or {}).get("world_size") or attempt.num_workers
 
 
-def _card(attempt: AttemptRecord) -> str | None:
+def _card(attempt: Ran) -> str | None:
     return (attempt.facts or {}).get("device_name")
 
 
@@ -97,7 +140,7 @@ def _changes(digest: str) -> str:
     return "no uncommitted changes" if digest == NO_CHANGES else f"uncommitted changes {digest[:10]}"
 
 
-def kernels_of(attempt: AttemptRecord) -> dict[str, str]:
+def kernels_of(attempt: Ran) -> dict[str, str]:
     """The kernel of each role; nothing before the trainer has said so."""
     return (attempt.facts or {}).get("backends") or {}
 

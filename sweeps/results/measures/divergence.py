@@ -12,7 +12,9 @@ def why_diverged(steps: Steps, window_steps: int, *, is_over: bool) -> str | Non
     A loss in the last `window_steps` that is not a finite number, or, once the trial is over, their mean no better than
     the loss of the first step.
     """
-    losses = steps.floats("loss")
+    averaged = steps.known("loss_ema")
+    known = (e if loss is None else loss for loss, e in zip(steps.known("loss"), averaged, strict=True))
+    losses = [loss for loss in known if loss is not None]  # a log has averages only
     tail = losses[-window_steps:]
     num_lost = sum(not math.isfinite(loss) for loss in tail)
     if num_lost:

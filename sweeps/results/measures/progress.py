@@ -109,10 +109,11 @@ class ProgressReader:
 
     def _leg(self, seen: _Seen, owner_lives: bool) -> LegProgress:
         state, attempts, result = seen.record.progress(owner_lives=owner_lives)
-        if attempts:
+        is_imported = not attempts and state in (*COMPLETED_STATES, "failed", "interrupted")
+        if attempts or is_imported:
             seen.recent = newest(Steps.joined([seen.recent, seen.steps.read()]))
         leg = _progress(seen, state, attempts)
-        if result is not None:
+        if result is not None or is_imported:
             has_diverged = why_diverged(seen.record.steps().steps, self._window_steps, is_over=True) is not None
             leg = replace(leg, has_diverged=has_diverged)
             seen.settled, seen.wall_s = leg, sum(wall_s(attempt) or 0.0 for attempt in attempts)

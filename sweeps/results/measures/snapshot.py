@@ -13,6 +13,7 @@ from sweeps.records.documents import (
     AttemptRecord,
     Calibration,
     ExperimentState,
+    Imported,
     Manifest,
     Origin,
     TrialResult,
@@ -41,6 +42,7 @@ class TrialSnapshot:
     log_name: str
     window_steps: int  # of the plan
     origin: Origin | None = None  # set if another experiment ran it
+    imported: Imported | None = None  # set if it was not run here but read from a log
     damage: str | None = None  # why its files could not be read; then nothing else is known of it
 
     @cached_property
@@ -61,7 +63,7 @@ class TrialSnapshot:
     @cached_property
     def diverged(self) -> str | None:
         """Why the trial has learnt nothing, if so. It is compared with no other then."""
-        return why_diverged(self.steps, self.window_steps, is_over=self.result is not None)
+        return why_diverged(self.steps, self.window_steps, is_over=self.result is not None or self.state == "completed")
 
     @cached_property
     def measured_attempt(self) -> AttemptRecord | None:
@@ -79,8 +81,20 @@ class TrialSnapshot:
     @property
     def facts(self) -> dict[str, Any]:
         """What the trainer said when the measured attempt started, or any at all; empty before the first start."""
+        if self.imported is not None:
+            return self.imported.facts
         known = [a.facts for a in (*self.attempts, self.measured_attempt) if a is not None and a.facts is not None]
         return known[-1] if known else {}
+
+    @property
+    def has_known_config(self) -> bool:
+        """False if it was read from a log that does not say its command line."""
+        return self.imported is None or self.imported.why_no_config is None
+
+    @property
+    def num_attempts(self) -> int:
+        """How often it was started."""
+        return len(self.attempts) if self.imported is None else self.imported.num_attempts
 
     @cached_property
     def fell_back(self) -> bool:
@@ -200,7 +214,8 @@ def _read_trial(empty: TrialSnapshot, record: TrialRecord, owner_lives: bool) ->
         result=result,
         steps=stored.steps,
         spans=stored.spans,
-        origin=record.origin() if result is not None else None,
+        origin=record.origin() if result is not None or not attempts else None,
+        imported=record.imported() if result is None and not attempts else None,
     )
     trial.measures.of_metric.keys()  # computed here, where a trial that defies it harms no other
     return trial, stored.torn

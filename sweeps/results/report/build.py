@@ -22,7 +22,7 @@ from sweeps.results.report.sections.gates import gate_blocks
 from sweeps.results.report.sections.interruptions import damage_lines, interruption_lines, skipped_lines
 from sweeps.results.report.sections.phases import phase_sections
 from sweeps.results.report.sections.preflight import preflight_sections
-from sweeps.results.report.sections.provenance import artifact_lines, origin_lines, provenance_table
+from sweeps.results.report.sections.provenance import artifact_lines, imported_lines, origin_lines, provenance_table
 from sweeps.results.report.sections.ratios import barred_lines, code_lines, ratio_note, ratio_table, untimed_lines
 from sweeps.results.report.sections.routing import routing_sections
 from sweeps.results.report.sections.runs import diverged_lines, run_table
@@ -144,7 +144,10 @@ def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Se
         _section("interruptions", "Interruptions and failures", interrupted, *listed_if_any(snapshots, skipped_lines)),
         *([_section("damage", "Damaged files", *damaged)] if damaged else []),
         _section(
-            "provenance", "Provenance", across(snapshots, provenance_table), *listed_if_any(snapshots, origin_lines)
+            "provenance",
+            "Provenance",
+            across(snapshots, provenance_table),
+            *listed_if_any(snapshots, origin_lines, imported_lines),
         ),
         _section("artifacts", "Artifacts", *files),
     ]

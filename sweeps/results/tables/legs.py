@@ -42,13 +42,24 @@ def _fact(name: str, kind: Kind, unit: str, meaning: str) -> LegColumn:
     return LegColumn(name, kind, unit, meaning, lambda s: s.trial.facts.get(name))
 
 
+def _imported(name: str, kind: Kind, meaning: str, field: str | None = None) -> LegColumn:
+    """What is known of a log that a trial was read from."""
+    field = field or name.removeprefix("imported_")
+    return LegColumn(name, kind, "", meaning, lambda s: getattr(s.trial.imported, field) if s.trial.imported else None)
+
+
+def _run_here(trial: TrialSnapshot, value: Any) -> Any:
+    """What only our own trainer knows of a run: its whole config with the seed. None for a run from a log."""
+    return None if trial.imported is not None else value
+
+
 LEG_COLUMNS: list[LegColumn] = [
     LegColumn("leg", "text", "", "name of the leg", lambda s: s.trial.trial.leg.name),
     LegColumn("trial", "text", "", "name of the trial: leg and block", lambda s: s.trial.trial.name),
     LegColumn("block", "int32", "", "pass over all legs, from 1", lambda s: s.trial.trial.block),
     LegColumn("role", "text", "", "baseline, candidate, grid or control", lambda s: s.trial.trial.leg.role),
     LegColumn("status", "text", "", "state of the trial when exported", lambda s: s.trial.state),
-    LegColumn("attempts", "int32", "attempts", "attempts started", lambda s: len(s.trial.attempts)),
+    LegColumn("attempts", "int32", "attempts", "attempts started", lambda s: s.trial.num_attempts),
     LegColumn("steps_observed", "int32", "steps", "different steps stored", lambda s: s.trial.measures.steps_observed),
     LegColumn("last_step", "int32", "", "index of the last step, from 0", lambda s: s.trial.measures.last_step),
     *map(_metric_column, METRICS),
@@ -80,9 +91,7 @@ LEG_COLUMNS: list[LegColumn] = [
     LegColumn("error_type", "text", "", "what ended the last attempt, if an error", lambda s: _error(s.trial, "type")),
     LegColumn("error_message", "text", "", "its message", lambda s: _error(s.trial, "message")),
     LegColumn("diverged", "text", "", "why the trial has learnt nothing, if so", lambda s: s.trial.diverged),
-    LegColumn(
-        "num_workers", "int32", "workers", "ranks of the measured attempt", lambda s: _measured(s.trial, "num_workers")
-    ),
+    LegColumn("num_workers", "int32", "workers", "ranks of the measured attempt", lambda s: _num_workers(s.trial)),
     LegColumn("host", "text", "", "host of the measured attempt", lambda s: _measured(s.trial, "host")),
     _fact("device", "text", "", "cpu or cuda"),
     _fact("device_name", "text", "", "name of the processor or card"),
@@ -128,10 +137,39 @@ LEG_COLUMNS: list[LegColumn] = [
         "why an attempt ran uncompiled, if compiling failed",
         lambda s: s.trial.fallback_reason,
     ),
-    LegColumn("seed", "int64", "", "seed of the run", lambda s: s.trial.trial.config.run.seed),
+    LegColumn("seed", "int64", "", "seed of the run", lambda s: _run_here(s.trial, s.trial.trial.config.run.seed)),
     LegColumn("leg_id", "text", "", "leg's name and difference from the base", lambda s: s.trial.trial.leg.id),
-    LegColumn("config_sha256", "text", "", "digest of the whole config", lambda s: digest(s.trial.trial.config)),
-    LegColumn("config_json", "text", "", "the whole config", lambda s: _json_or_none(to_dict(s.trial.trial.config))),
+    LegColumn(
+        "config_sha256",
+        "text",
+        "",
+        "digest of the whole config",
+        lambda s: _run_here(s.trial, digest(s.trial.trial.config)),
+    ),
+    LegColumn(
+        "config_json",
+        "text",
+        "",
+        "the whole config",
+        lambda s: _run_here(s.trial, _json_or_none(to_dict(s.trial.trial.config))),
+    ),
+    _imported("imported_file", "text", "the log that the trial was read from; the next four are null for others"),
+    _imported("imported_sha256", "text", "its digest", "sha256"),
+    LegColumn(
+        "imported_lines",
+        "text",
+        "",
+        "first and last line of the run in it",
+        lambda s: f"{s.trial.imported.first_line}-{s.trial.imported.last_line}" if s.trial.imported else None,
+    ),
+    LegColumn(
+        "imported_command_json",
+        "text",
+        "",
+        "the trainer's arguments, if they are known",
+        lambda s: _json_or_none(s.trial.imported.command) if s.trial.imported else None,
+    ),
+    _imported("why_no_config", "text", "why nothing is known of its config, if so"),
     LegColumn("experiment", "text", "", "id of the experiment", lambda s: s.experiment.manifest.id),
     LegColumn("sweep", "text", "", "name of the sweep", lambda s: s.experiment.manifest.sweep),
     LegColumn(
@@ -175,7 +213,7 @@ LEG_COLUMNS: list[LegColumn] = [
 
 def varying_fields(snapshot: Snapshot) -> list[str]:
     """The config fields, as dotted paths, in which the trials differ; name and seed have columns of their own."""
-    configs = [t.trial.config for t in snapshot.trials]
+    configs = [t.trial.config for t in snapshot.trials if t.has_known_config]
     own = ("run.name", "run.seed")
     return [p for p in field_paths() if p not in own and len({repr(get_field(c, p)) for c in configs}) > 1]
 
@@ -186,14 +224,24 @@ def parameter_column(path: str) -> LegColumn:
     kinds: dict[type, Kind] = {bool: "bool", int: "int64", float: "float64"}
     kind = kinds.get(types.pop(), "text") if len(types) == 1 else "text"
     name = f"p_{path.replace('.', '_')}"
-    return LegColumn(name, kind, "", f"config field {path}", lambda s: get_field(s.trial.trial.config, path))
+    return LegColumn(
+        name,
+        kind,
+        "",
+        f"config field {path}",
+        lambda s: get_field(s.trial.trial.config, path) if s.trial.has_known_config else None,
+    )
 
 
 def _started(trial: TrialSnapshot) -> Any:
+    if trial.imported is not None:
+        return moment(trial.imported.started_utc)
     return moment(trial.attempts[0].started_utc) if trial.attempts else None
 
 
 def _ended(trial: TrialSnapshot) -> Any:
+    if trial.imported is not None:
+        return moment(trial.imported.ended_utc)
     return moment(trial.attempts[-1].ended_utc) if trial.attempts else None
 
 
@@ -203,7 +251,13 @@ def _wall_time_min(trial: TrialSnapshot) -> float | None:
     return sum(known) / 60 if ended and len(known) == len(ended) else None
 
 
+def _num_workers(trial: TrialSnapshot) -> int | None:
+    return trial.facts.get("world_size") if trial.imported is not None else _measured(trial, "num_workers")
+
+
 def _error(trial: TrialSnapshot, part: str) -> str | None:
+    if trial.imported is not None:
+        return trial.imported.error if part == "message" else None
     error = trial.attempts[-1].error if trial.attempts else None
     return getattr(error, part) if error else None
 

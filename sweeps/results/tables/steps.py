@@ -41,6 +41,7 @@ STEP_COLUMNS: list[About] = [
     About("injected_ms", "float64", "ms", "of dt_ms, a delay on purpose (run.inject_pct)"),
     About("tok_per_sec", "float64", "tokens/s", "tokens of the step over dt_ms"),
     About("bf16_mfu_pct", "float64", "%", "model FLOPs over the bf16 peak"),
+    About("bf16_mfu_printed_pct", "float64", "%", "as an imported log says it, against the peak that it assumes"),
     About("useful_mfu_pct", "float64", "%", "without dropped assignments"),
     About("compiled_graphs", "int32", "graphs", "compiled by torch.compile in this step"),
     About("epoch", "int32", "", "pass over the data, from 1"),

@@ -7,9 +7,15 @@ from pathlib import Path
 
 from nanochat.config import with_overrides
 from nanochat.stats import TextFacts
+from sweeps.engine.trials.run import is_open
+from sweeps.importer.experiment import plan_of, read_runs, store_runs
+from sweeps.importer.folder import read_folder
 from sweeps.records.continuation import choose, copy, drop_unfinished_copies
 from sweeps.records.experiment import Experiment
-from sweeps.spec.plan import Plan
+from sweeps.records.provenance import new_manifest
+from sweeps.spec.find import load_sweep
+from sweeps.spec.plan import Plan, make_plan
+from tests.helpers.foreign_logs import log_lines, write_log
 
 Make = Callable[..., Experiment]
 Complete = Callable[..., None]
@@ -109,3 +115,34 @@ def test_a_copy_that_was_cut_off_is_removed_and_a_whole_one_stays(make_experimen
     assert target.trial(LEG).state() == "completed"
     assert target.trial(OTHER).state() == "pending"
     assert not Path(target.uri, "trials", OTHER).exists()
+
+
+def logged(tmp_path: Path) -> Experiment:
+    folder = write_log(tmp_path / "logs", "one", log_lines(num_steps=280), capacity="1.0", num_steps=280)
+    write_log(folder, "two", log_lines(num_steps=280))
+    found = read_folder(folder)
+    runs = read_runs(found)
+    return store_runs(str(tmp_path / "s"), "logs", found, runs, plan_of(runs, "logs", None, None))
+
+
+def test_a_log_is_taken_by_its_command_and_one_without_stays(tmp_path: Path) -> None:
+    source, plan = logged(tmp_path), make_plan(load_sweep("capacity"))
+    choice = choose(source, plan, {})
+    leg = "moe_fp8_experts_static_cap1p0-b1"
+    assert choice.taken == (leg,)
+    assert choice.logged == {leg: "one-b1"}
+    assert choice.left["moe_fp8_experts_static_cap0p0-b1"] == (
+        "no log fits (one: moe.capacity_factor is 1.0 there, None here; 1 without a known command line)"
+    )
+    assert choose(source, replace(plan, num_workers=4), {}).taken == ()
+
+    manifest = new_manifest(plan, id="new", argv=[], settings={})
+    target = Experiment.create(str(tmp_path / "s"), "new", manifest)
+    copy(source, target, choice.taken, choice.logged)
+    assert target.trial(leg).state() == "completed"
+    assert {row.trial for row in target.trial(leg).rows()} == {leg}
+    assert not is_open(target.trial(leg))
+
+    (tmp_path / "s/new/trials" / leg / "imported.json").unlink()  # as if the copy had been cut off
+    drop_unfinished_copies(target)
+    assert target.trial(leg).rows() == []

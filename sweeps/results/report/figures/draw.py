@@ -187,7 +187,7 @@ def _lines(snapshot: Snapshot, field: Literal["dt_ms", "loss_ema"]) -> list[Line
             shown = zip(steps.ints("step"), steps.floats("dt_ms"), trial.counted, strict=True)
             points = [Point(x=step, y=ms, faint=not counts) for step, ms, counts in shown]
         else:
-            early = steps.ints("num_steps")[-1] * _EARLY if steps else 0.0
+            early = (steps.known("num_steps")[-1] or 0) * _EARLY if steps else 0.0
             shown = zip(steps.ints("step"), steps.floats("loss_ema"), strict=True)
             points = [Point(x=step, y=loss, may_leave=step < early) for step, loss in shown]
         lines.append(Line(label=trial.trial.leg.name, look=looks[trial.trial.leg.name], points=points))

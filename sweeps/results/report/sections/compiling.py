@@ -24,10 +24,10 @@ def compile_table(snapshot: Snapshot) -> Table:
         rows.append(
             [
                 code_cell(leg.name),
-                text_cell(leg.config.compile.mode),
+                text_cell(_each_once(_mode(t) for t in trials)),
                 text_cell(_each_once(word for word, _ in statuses), statuses[0][1] if len(set(statuses)) == 1 else ""),
                 text_cell(_each_once((a.facts or {}).get("compile_cache") or "" for a in starts)),
-                number_cell(sum(num_recompilations(t.steps) for t in trials)),
+                number_cell(_recompilations(trials)),
                 number_cell(max(pauses, default=None), 1),
                 number_cell(max(first_steps, default=None), 1),
                 text_cell(_each_once(kernels)),
@@ -64,8 +64,21 @@ def _each_once(words: Iterable[str]) -> str:
     return " / ".join(dict.fromkeys(word for word in words if word)) or "-"
 
 
+def _mode(trial: TrialSnapshot) -> str:
+    """The compile mode that a trial's config or its log says."""
+    return trial.trial.config.compile.mode if trial.has_known_config else trial.facts.get("compile_mode") or ""
+
+
+def _recompilations(trials: list[TrialSnapshot]) -> int | None:
+    """Of the trials whose steps tell of them; a log does not."""
+    told = [num_recompilations(t.steps) for t in trials if t.imported is None]
+    return sum(told) if told else None
+
+
 def _compile_status(trial: TrialSnapshot) -> tuple[str, str]:
     """What became of compilation, and its tone."""
+    if trial.imported is not None:
+        return "-", ""
     if trial.trial.config.compile.mode == "none":
         return "not compiled", ""
     if trial.fell_back:

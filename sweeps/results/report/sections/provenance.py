@@ -16,11 +16,10 @@ def provenance_table(snapshot: Snapshot) -> Table:
     """Where the numbers come from."""
     m = snapshot.manifest
     devices = sorted({_device(a.facts) for t in snapshot.trials for a in t.attempts if a.facts})
+    devices += sorted({_device(t.facts) for t in snapshot.trials if t.imported and t.facts.get("device_name")})
     rows: list[tuple[str, Words]] = [
         ("experiment", (Code(m.id),)),
-        ("launched (UTC)", (m.created_utc,)),
-        ("command", (Code(shlex.join(m.argv)),)),
-        ("code", _code(snapshot)),
+        *_origin_rows(snapshot),
         ("plan sha256", (Code(m.plan_digest),)),
         ("trials", (_trials(snapshot),)),
         ("devices", ("; ".join(devices) or "-",)),
@@ -34,6 +33,34 @@ def provenance_table(snapshot: Snapshot) -> Table:
     )
 
 
+def _origin_rows(snapshot: Snapshot) -> list[tuple[str, Words]]:
+    """Who launched it with which code, or from which logs it was read."""
+    m = snapshot.manifest
+    if m.imported_from is not None:
+        return [("imported (UTC)", (m.created_utc,)), ("from", (Code(m.imported_from),))]
+    return [
+        ("launched (UTC)", (m.created_utc,)),
+        ("command", (Code(shlex.join(m.argv)),)),
+        ("code", _code(snapshot)),
+    ]
+
+
+def imported_lines(snapshot: Snapshot) -> list[Words]:
+    """Which trials were read from logs, from which lines, and what is not known of them."""
+    return [
+        (
+            Code(t.run),
+            " was read from ",
+            Code(t.imported.file),
+            f", lines {t.imported.first_line} to {t.imported.last_line}, sha256 {t.imported.sha256[:12]}",
+            f"; {t.imported.why_no_config}" if t.imported.why_no_config else "",
+            f"; failed: {t.imported.error}"[:300] if t.imported.error else "",
+        )
+        for t in snapshot.trials
+        if t.imported is not None
+    ]
+
+
 def origin_lines(snapshot: Snapshot) -> list[Words]:
     """Which trials were measured elsewhere: by another experiment, at another time, perhaps by other code."""
     return [
@@ -45,7 +72,7 @@ def origin_lines(snapshot: Snapshot) -> list[Words]:
             Code(commit_of(snapshot, t) or "unknown"),
         )
         for t in snapshot.trials
-        if t.origin is not None
+        if t.origin is not None and t.imported is None
     ]
 
 
