@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cli.calibrate import calibrate
+from cli.compare import compare
 from cli.console import guarded, out
 from cli.data import data
 from cli.doctor import doctor
@@ -26,6 +27,7 @@ from cli.retry import retry
 from cli.rm import rm
 from cli.status import status
 from cli.stop import stop
+from cli.why import why
 
 app = typer.Typer(
     name="nanochat-sweep",
@@ -35,7 +37,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for verb in (launch, plan, restore, retry, stop, rm, status, logs, ls, gate, calibrate, report, export, data, doctor):
+VERBS = (
+    *(launch, plan, restore, retry, stop, rm, status, logs, ls),
+    *(gate, why, compare, calibrate),
+    *(report, export, data, doctor),
+)
+
+for verb in VERBS:
     app.command(cls=Verb)(verb)
 app.command("import", cls=Verb)(import_logs)
 
