@@ -2,6 +2,7 @@
 #
 #   PYTHON=python3.12    the Python that .venv is made with; once it is there, its own counts
 #   DEMO_FLAGS=FLAGS     more flags for the demo's launch, e.g. DEMO_FLAGS=--num-steps=80
+#   SEED=N               the choices of make fuzz; by default 1
 #   CONSTRAINTS=FILE     other versions than constraints.txt pins, e.g. a torch for your driver; empty: the newest
 
 VENV := .venv
@@ -10,13 +11,14 @@ PYTHON ?= $(or $(wildcard $(BIN)/python),python3)
 CONSTRAINTS ?= constraints.txt
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+SEED ?= 1
 DEMO_NAME := demo_$(shell date +%Y%m%d_%H%M%S)
 FAST := not integration and not gpu
 
 # Several processes on few cores: one thread each is fastest, and results repeat.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: help demo test check lint fix types fast-tests coverage install machine bench constraints wheel clean
+.PHONY: help demo test check lint fix types fast-tests coverage install machine bench fuzz constraints wheel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -57,6 +59,10 @@ coverage: install ## how much of the trainer its own tests reach without a GPU; 
 
 bench: install ## time of an optimizer step on this machine, each variant beside its control
 	$(BIN)/python -m bench.step
+
+fuzz: install ## damage a stored experiment in 100,000 places, and a checkpoint in 20,000, and read it after each; hours
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --mutations 100000 --seed $(SEED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --mutations 20000 --seed $(SEED) --checkpoints
 
 # Compiled on all cores, which pip does on one; some packages hold a file that is not meant to be Python.
 install: $(INSTALLED) ## .venv with everything in it; does nothing if it is up to date

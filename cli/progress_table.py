@@ -24,6 +24,7 @@ _STYLES = {
     "starting": "cyan",
     "failed": "bold red",
     "diverged": "bold red",
+    "damaged": "bold red",
     "interrupted": "yellow",
     "dropped": "dim",
     "pending": "dim",

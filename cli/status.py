@@ -19,7 +19,7 @@ def status(
     from cli.stored import open_snapshot
     from sweeps.results.measures.untimed import untimed_trials
     from sweeps.results.status import failure_of, run_table, status_json
-    from sweeps.spec.errors import CorruptData, UsageError
+    from sweeps.spec.errors import UsageError
     from sweeps.spec.words import one_line
 
     if watch and as_json:
@@ -28,9 +28,6 @@ def status(
         _watch(exp, storage)
         return
     _, snapshot = open_snapshot(exp, storage)
-    damage = next((trial.damage for trial in snapshot.trials if trial.damage is not None), None)
-    if damage is not None:
-        raise CorruptData(damage)
     if as_json:
         out(json.dumps(status_json(snapshot), indent=2, ensure_ascii=False, allow_nan=False))
         return

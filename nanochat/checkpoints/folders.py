@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from nanochat.checkpoints.format import INDEX, CheckpointError, sync, write_whole
+from nanochat.checkpoints.untrusted import UntrustedError, plain_bytes
 from nanochat.stats import Checkpoint
 
 _HIDDEN = ".unfinished-"
@@ -126,7 +127,7 @@ def _order(folder: Path) -> tuple[int, float, int]:
 def _value(path: Path, key: str) -> float:
     """A number in a small JSON file; 0 if there is none to read."""
     try:
-        value = float(json.loads(path.read_bytes())[key])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        value = float(json.loads(plain_bytes(path))[key])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, UntrustedError):
         return 0.0
     return value if 0 <= value < _MOST else 0.0

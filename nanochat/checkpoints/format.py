@@ -213,6 +213,7 @@ def read(folder: Path, ranks: Ranks, into: ShardedOptimizer, buffers: Mapping[st
     everything = {**tensors, **_buffer_entries(buffers)}
     reader = TensorReader(folder, index["files"].keys())
     try:
+        reader.read_metadata()  # torch would report its errors twice, as tracebacks in the log
         load_sharded(everything, storage_reader=reader, no_dist=ranks.world_size == 1)
     except (CheckpointException, OSError, RuntimeError, ValueError, UntrustedError) as error:
         raise CheckpointError(f"the state in {folder} does not fit this model: {error}") from error

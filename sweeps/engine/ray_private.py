@@ -15,6 +15,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeps.spec.errors import CorruptData
+
 if TYPE_CHECKING:
     from ray.train import ScalingConfig
     from ray.train.backend import BackendConfig
@@ -91,14 +93,15 @@ _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
 def newest_counted_checkpoint(read: Callable[[str], bytes]) -> str:
-    """The folder's name of the last checkpoint that all ranks of a run have reported; "" before the first.
+    """The folder's name of the last checkpoint that all ranks of a run have reported; "" if none is known.
 
     `read` reads a file of the run's folder.
     """
     try:
-        return json.loads(read(_SNAPSHOT))["latest_checkpoint_result"]["checkpoint_dir_name"]
-    except (OSError, ValueError, KeyError, TypeError):
+        name = json.loads(read(_SNAPSHOT))["latest_checkpoint_result"]["checkpoint_dir_name"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, CorruptData):
         return ""
+    return name if isinstance(name, str) else ""
 
 
 # Private: that a placement group's id ends with that of the job that created it.

@@ -18,8 +18,8 @@ from sweeps.records.store import Store
 from sweeps.spec.plan import Plan
 
 KEEP_CHECKPOINTS = 2
-_ATTEMPT = re.compile(r"a(\d{3,})")
-_STEP = re.compile(r"step_(\d{6,})")
+_ATTEMPT = re.compile(r"a([0-9]{3,9})")
+_STEP = re.compile(r"step_([0-9]{6,18})")
 
 
 @dataclass(frozen=True, order=True)
@@ -56,6 +56,12 @@ def run_name(attempt: int) -> str:
 def checkpoint_name(step: int) -> str:
     """The name of a checkpoint's folder."""
     return f"step_{step:06d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint's folder by its name; None for any other name."""
+    match = _STEP.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def stored_checkpoints(train: Store) -> list[StoredCheckpoint]:

@@ -159,6 +159,8 @@ def _why_not(source: Experiment, trial: Trial, num_workers: int, texts: Mapping[
     if result is None or result.status != "completed":
         return f"it is {record.state()} there"
     attempts = record.attempts()
+    if not attempts:
+        return "its attempts are not there any more"
     seen = attempts[-1].num_workers
     if seen != num_workers:
         return f"it ran on {seen} workers there, on {num_workers} here"

@@ -54,6 +54,8 @@ class LocalDisk:
                 os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             except OSError as error:
                 os.unlink(temporary, dir_fd=folder)
+                if isinstance(error, IsADirectoryError):
+                    raise _no_file(self._at(rel)) from None
                 raise _named(error, self._at(rel)) from None
             os.fsync(folder)
 
@@ -93,7 +95,12 @@ class LocalDisk:
     def delete(self, rel: str) -> None:
         """Removes a file or a link; one that is not there is fine."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._place(rel, make=False) as (folder, name):
-            os.unlink(name, dir_fd=folder)
+            try:
+                os.unlink(name, dir_fd=folder)
+            except OSError as error:
+                if stat.S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
+                    raise _no_file(self._at(rel)) from None
+                raise _named(error, self._at(rel)) from None
 
     def delete_tree(self, rel: str) -> None:
         """Removes a folder and all below it, of links the links alone; one that is not there is fine."""
@@ -104,10 +111,18 @@ class LocalDisk:
 
     @contextlib.contextmanager
     def _place(self, rel: str, *, make: bool) -> Generator[tuple[int, str]]:
-        """The descriptor of the folder that a path leads to, and the name in it."""
+        """The descriptor of the folder that a path leads to, and the name in it.
+
+        Raises CorruptData if something else is in the place of a folder.
+        """
         *folders, name = rel.split("/")
-        with self._folder(folders, make=make) as folder:
-            yield folder, name
+        try:
+            with self._folder(folders, make=make) as folder:
+                yield folder, name
+        except NotADirectoryError as error:
+            if error.filename in (None, str(self._root)):  # the user's own word
+                raise
+            raise _no_file(Path(error.filename)) from None
 
     @contextlib.contextmanager
     def _folder(self, parts: list[str], *, make: bool) -> Generator[int]:
@@ -171,6 +186,6 @@ def _named(error: OSError, path: Path) -> OSError:
 
 def _no_file(path: Path) -> CorruptData:
     return CorruptData(
-        f"{path} is a link or something else than a file or folder, and what is stored never is; remove it if it is "
-        f"not yours, or put in its place what it leads to"
+        f"{path} is a link, or not the file or folder that belongs there; remove it if it is not yours, or put in its "
+        f"place what it leads to"
     )

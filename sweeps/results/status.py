@@ -38,6 +38,7 @@ def trial_status(trial: TrialSnapshot) -> dict[str, Any]:
         "origin": trial.origin.experiment if trial.origin else None,  # which experiment ran it, if it was another one
         "fell_back": trial.fell_back,  # ran uncompiled because compiling failed; its speed is not the leg's
         "diverged": trial.diverged,  # why it has learnt nothing, if so
+        "damage": trial.damage,  # why its files cannot be read, if so; then nothing else is known of it
     }
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -130,6 +131,53 @@ def test_json_is_the_only_thing_on_stdout_and_damage_is_told_on_stderr(
     done = call("status", experiment.uri, "--json")
     assert json.loads(done.stdout)["trials"][0]["steps_observed"] == 1
     assert done.stderr == f"warning: {part} is torn: its whole lines are used, the rest is ignored\n"
+
+
+HOSTILE: dict[str, Callable[[Path], object]] = {
+    "a heartbeat in 2099": lambda trial: change(trial / "attempts/000.json", "started_utc", "yesterday"),
+    "a step of 10**30": lambda trial: change(trial / "result.json", "last_step", 10**30),
+    "a loss of 10**400": lambda trial: change(trial / "result.json", "peak_mib", 10**400),
+    "another type": lambda trial: change(trial / "attempts/000.json", "facts", [1]),
+    "a depth without end": lambda trial: (trial / "result.json").write_text("[" * 100_000),
+    "cut off": lambda trial: (trial / "result.json").write_text('{"schema": '),
+    "a link": lambda trial: replace_by_link(trial / "result.json"),
+    "a folder for a file": lambda trial: ((trial / "result.json").unlink(), (trial / "result.json").mkdir()),
+    "a file for a folder": lambda trial: (shutil.rmtree(trial), trial.write_text("x")),
+}
+
+
+def change(file: Path, field: str, value: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+
+
+def replace_by_link(file: Path) -> None:
+    file.rename(file.with_name("elsewhere"))
+    file.symlink_to(file.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("how", HOSTILE)
+def test_a_damaged_trial_is_shown_as_damaged_and_all_others_as_before(
+    program: Callable, make_experiment: Make, complete: Callable[..., None], how: str
+) -> None:
+    experiment = make_experiment()
+    for trial in ("static-b1", "bf16-b1"):
+        complete(experiment, trial)
+    before = json.loads(program("status", experiment.uri, "--json").out)["trials"]
+    HOSTILE[how](Path(experiment.uri, "trials", "static-b1"))
+    done = program("status", experiment.uri, "--json")
+    assert done.code == 0
+    damaged, *others = json.loads(done.out)["trials"]
+    assert others == before[1:]
+    assert (damaged["status"], damaged["steps_observed"]) == ("damaged", 0)
+    assert "static-b1" in damaged["damage"]
+    assert done.err == f"warning: static is left out: {damaged['damage']}\n"
+    text = program("status", experiment.uri)
+    assert text.code == 0
+    assert [line.split()[1] for line in text.out.splitlines() if line.startswith(("static ", "bf16 "))] == [
+        "damaged",
+        "completed",
+    ]
+    assert program("ls", "--json").code == 0
 
 
 def test_a_folder_that_is_no_experiment_is_one_sentence_and_code_2(tmp_path: Path) -> None:

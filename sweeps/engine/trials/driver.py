@@ -34,7 +34,7 @@ from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord, Tr
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import running_code
 from sweeps.records.trial import TrialRecord
-from sweeps.spec.errors import DriftError, NoCluster, UsageError
+from sweeps.spec.errors import CorruptData, DriftError, NoCluster, UsageError
 from sweeps.spec.plan import Trial
 
 _BLAMELESS = (StorageLost, Superseded)
@@ -245,9 +245,11 @@ def _first_line(error: BaseException) -> str:
 
 
 def write_result(record: TrialRecord, trial: Trial) -> None:
-    """All from the stored rows, so it is the same whoever writes it and whenever."""
+    """All from the stored rows, so it is the same whoever writes it and whenever. Raises CorruptData without any."""
     record.compact()
     rows = record.rows()
+    if not rows:
+        raise CorruptData(f"{trial.name} is completed, but its rows are not there; put them back, or drop the leg")
     evaluated = [row.val_bpb for row in rows if row.val_bpb is not None and math.isfinite(row.val_bpb)]
     record.write_result(
         TrialResult(

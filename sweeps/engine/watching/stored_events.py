@@ -4,6 +4,7 @@ Results go up by file: nothing is sent to the launcher, it looks. Part files nev
 that are settled are not looked at again.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from sweeps.engine.watching.events import (
     LegUncompiled,
     Place,
 )
-from sweeps.records.checkpoints import run_name
+from sweeps.records.checkpoints import run_name, step_of
 from sweeps.records.documents import AttemptRecord, TrialResult
 from sweeps.records.experiment import Experiment
 from sweeps.records.layout import TrialFolders
@@ -53,7 +54,7 @@ class _Seen:
     last_row: StepRow | None = None
     told_step: int = -1
     told_at: float = 0.0
-    checkpoint: str = ""
+    checkpoint: int | None = None  # step of the last one
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Watch:
                 yield LegStarted(at=place, attempt=attempt.number)
             if attempt.facts is not None and attempt.number >= seen.num_training:
                 seen.num_training = attempt.number + 1
-                yield _training(place, attempt)
+                yield from _training(place, attempt)
             reason = (attempt.facts or {}).get("compile_fallback")
             if reason is not None and attempt.number >= seen.num_uncompiled:
                 seen.num_uncompiled = attempt.number + 1
@@ -152,14 +153,14 @@ class Watch:
                 at=place, step=row.step + 1, num_steps=row.num_steps, loss=row.loss_ema, tok_per_sec=row.tok_per_sec
             )
         newest = self._newest_checkpoint(name, attempt.number)
-        if newest and newest != seen.checkpoint:
+        if newest is not None and newest != seen.checkpoint:
             seen.checkpoint = newest
-            yield LegCheckpointed(at=place, step=int(newest.rpartition("_")[2]))
+            yield LegCheckpointed(at=place, step=newest)
 
-    def _newest_checkpoint(self, name: str, attempt: int) -> str:
-        """The last one that all ranks have reported to Ray Train in this attempt; "" before the first."""
+    def _newest_checkpoint(self, name: str, attempt: int) -> int | None:
+        """The step of the last one that all ranks have reported to Ray Train in this attempt; None before the first."""
         folder = f"{TrialFolders(name).train}/{run_name(attempt)}"
-        return newest_counted_checkpoint(lambda file: self._experiment.store.read(f"{folder}/{file}"))
+        return step_of(newest_counted_checkpoint(lambda file: self._experiment.store.read(f"{folder}/{file}")))
 
     def _ended(self, record: TrialRecord, place: Place, attempt: AttemptRecord) -> Event:
         error = attempt.error
@@ -172,25 +173,21 @@ class Watch:
         return LegInterrupted(at=place, attempt=attempt.number, message=error.message if error else text)
 
 
-def _training(place: Place, attempt: AttemptRecord) -> Event:
-    facts = attempt.facts or {}
-    return LegTraining(
-        at=place,
-        device_name=facts["device_name"],
-        world_size=facts["world_size"],
-        first_step=facts["first_step"],
-        num_steps=facts["num_steps"],
-    )
+def _training(place: Place, attempt: AttemptRecord) -> Iterator[Event]:
+    """That the model is built; nothing of an attempt that has not told all of its facts."""
+    known = {name: value for name, value in (attempt.facts or {}).items() if value is not None}
+    names = ("device_name", "world_size", "first_step", "num_steps")
+    if known.keys() >= set(names):
+        yield LegTraining(at=place, **{name: known[name] for name in names})
 
 
 def _completed(place: Place, result: TrialResult, record: TrialRecord) -> Event:
-    rows = record.rows()
-    tail = rows[-50:]
+    tail = record.rows()[-50:]
     return LegCompleted(
         at=place,
         num_steps=result.last_step + 1,
-        loss=rows[-1].loss_ema,
-        tok_per_sec=sum(row.tok_per_sec for row in tail) / len(tail),
+        loss=tail[-1].loss_ema if tail else math.nan,
+        tok_per_sec=sum(row.tok_per_sec for row in tail) / len(tail) if tail else math.nan,
         total_time_min=result.total_time_min,
     )
 

@@ -6,6 +6,7 @@ rows only the last few of the present attempt are kept. Estimates are plain: ste
 
 from dataclasses import dataclass, field, replace
 from statistics import median
+from typing import Literal
 
 from nanochat.sizes import num_steps
 from sweeps.records.clock import wall_s
@@ -16,6 +17,7 @@ from sweeps.records.steps import Steps
 from sweeps.records.trial import TrialRecord
 from sweeps.results.measures.divergence import why_diverged
 from sweeps.results.measures.trial import TAIL_STEPS
+from sweeps.spec.errors import CorruptData
 
 _LONGEST_S = 1e9  # beyond, an estimate is no estimate
 
@@ -25,13 +27,13 @@ class LegProgress:
     """One trial at one moment. None: not known yet."""
 
     name: str  # the leg's if there is one block, else the trial's
-    state: TrialState
-    is_starting: bool  # a worker group is on its way, no model yet
+    state: TrialState | Literal["damaged"]
     num_done: int  # steps
     num_steps: int
-    loss: float | None  # averaged, as in the log line
-    tok_per_sec: float | None
-    seconds_left: float | None  # of a running one
+    is_starting: bool = False  # a worker group is on its way, no model yet
+    loss: float | None = None  # averaged, as in the log line
+    tok_per_sec: float | None = None
+    seconds_left: float | None = None  # of a running one
     has_diverged: bool = False  # it ran to its end and learnt nothing
 
     @property
@@ -99,13 +101,21 @@ class ProgressReader:
         if self._experiment.has_grown():
             self._seen = self._trials()
         owner_lives = self._experiment.owner() is not None
-        legs = tuple(seen.settled or self._leg(seen, owner_lives) for seen in self._seen)
+        legs = tuple(seen.settled or self._leg_or_damage(seen, owner_lives) for seen in self._seen)
+        states: list[TrialState] = ["interrupted" if leg.state == "damaged" else leg.state for leg in legs]
         return ExperimentProgress(
             id=self._experiment.id,
-            state=experiment_state([leg.state for leg in legs], owner_lives=owner_lives),
+            state=experiment_state(states, owner_lives=owner_lives),
             legs=legs,
             seconds_left=self._seconds_left(legs),
         )
+
+    def _leg_or_damage(self, seen: _Seen, owner_lives: bool) -> LegProgress:
+        """A leg whose files cannot be read says so and keeps no other from being shown."""
+        try:
+            return self._leg(seen, owner_lives)
+        except CorruptData:
+            return LegProgress(name=seen.name, state="damaged", num_done=0, num_steps=seen.num_steps)
 
     def _leg(self, seen: _Seen, owner_lives: bool) -> LegProgress:
         state, attempts, result = seen.record.progress(owner_lives=owner_lives)

@@ -19,6 +19,7 @@ from torch import nn
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
 from nanochat.checkpoints import format as checkpoint
+from nanochat.checkpoints.folders import newest_first
 from nanochat.checkpoints.format import CheckpointError, TrainState
 from nanochat.checkpoints.untrusted import UntrustedError, load_rank_state
 from nanochat.machine.ranks import Ranks
@@ -226,6 +227,24 @@ def change_index_of_others(folder: Path, name: str) -> None:
     if name != checkpoint.INDEX:
         size = (folder / name).lstat().st_size
         change_index(folder, lambda index: index["files"][name].update(bytes=size))
+
+
+@pytest.mark.parametrize("name", ["order.json", checkpoint.INDEX])
+def test_a_link_or_a_pipe_decides_nothing_about_the_order_and_is_not_waited_for(folder: Path, name: str) -> None:
+    later = folder.with_name("step_000002")
+    shutil.copytree(folder, later)
+    (later.parent / "elsewhere").write_text('{"number": 7, "written_unix_s": 4e9}')
+    (folder / "order.json").write_text('{"number": 1}')
+    for put_there in (lambda place: place.symlink_to(later.parent / "elsewhere"), os.mkfifo):
+        (later / name).unlink(missing_ok=True)
+        put_there(later / name)
+        assert newest_first(folder.parent) == [folder, later]
+
+
+def test_metadata_that_is_none_is_told_without_tracebacks(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put(folder, ".metadata", b"\xff")
+    is_refused(folder, r"\.metadata cannot be read")
+    assert caplog.records == []
 
 
 def test_a_folder_that_is_a_link_is_no_checkpoint(folder: Path) -> None:

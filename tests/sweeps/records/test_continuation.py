@@ -51,6 +51,13 @@ def test_a_leg_that_ran_on_another_number_of_workers_is_run(make_experiment: Mak
     assert choice.left[LEG] == "it ran on 2 workers there, on 4 here"
 
 
+def test_a_leg_whose_attempts_were_lost_is_run(make_experiment: Make, complete: Complete) -> None:
+    source = make_experiment(id="old")
+    complete(source, LEG)
+    shutil.rmtree(Path(source.uri, "trials", LEG, "attempts"))
+    assert choose(source, source.plan, {}).left[LEG] == "its attempts are not there any more"
+
+
 def test_a_leg_of_another_block_is_none_of_the_old_ones(make_experiment: Make, complete: Complete) -> None:
     source = make_experiment(id="old")
     complete(source, LEG)

@@ -45,13 +45,34 @@ def test_no_folder_on_the_way_is_a_link(store: Store, outside: Path, act: str, l
     place = Path(store.uri, linked)
     place.parent.mkdir(parents=True)
     place.symlink_to(outside if linked == "trials" else outside / "t")
-    with pytest.raises(CorruptData, match=rf"{place} is a link or something else than a file or folder"):
+    with pytest.raises(CorruptData, match=rf"{place} is a link, or not the file or folder"):
         ACTS[act](store, "trials/t/precious")
     assert not store.exists("trials/t/precious")
     if act == "delete":
         store.delete("trials/t/precious")
     assert sorted(path.name for path in outside.iterdir()) == ["precious", "t"]
     assert list((outside / "t").iterdir()) == []
+
+
+@pytest.mark.parametrize("act", ["read", "write", "create", "log", "open"])
+def test_what_is_no_folder_in_the_place_of_one_is_damage(store: Store, act: str) -> None:
+    for make in (lambda place: place.write_text("x"), os.mkfifo):
+        place = Path(store.uri, "trials")
+        place.parent.mkdir(exist_ok=True)
+        make(place)
+        with pytest.raises(CorruptData, match=rf"{place} is a link, or not the file or folder"):
+            ACTS[act](store, "trials/t/precious")
+        assert not store.exists("trials/t/precious")
+        place.unlink()
+
+
+def test_a_folder_in_the_place_of_a_file_is_damage(store: Store) -> None:
+    place = Path(store.uri, "stop.json")
+    place.mkdir(parents=True)
+    for act in (store.read, store.delete, lambda rel: store.write(rel, b"")):
+        with pytest.raises(CorruptData, match=rf"{place} is a link, or not the file or folder"):
+            act("stop.json")
+    assert place.is_dir()
 
 
 @pytest.mark.parametrize("act", ["read", "log", "open", "delete tree"])
@@ -93,7 +114,7 @@ def test_a_tree_is_deleted_without_what_its_links_lead_to(store: Store, outside:
 def test_a_pipe_is_not_waited_for(store: Store, act: str) -> None:
     Path(store.uri).mkdir()
     os.mkfifo(Path(store.uri, "pipe"))
-    with pytest.raises(CorruptData, match="something else than a file"):
+    with pytest.raises(CorruptData, match="not the file or folder"):
         ACTS[act](store, "pipe")
 
 

@@ -42,6 +42,7 @@ def test_the_document_has_the_agreed_keys_and_names(make_experiment: Make, compl
         "origin": None,
         "fell_back": False,
         "diverged": None,
+        "damage": None,
         "failure": None,
     }
     assert waiting["status"] == "pending"
@@ -55,6 +56,7 @@ def test_the_document_has_the_agreed_keys_and_names(make_experiment: Make, compl
         "total_time_min",
         "origin",
         "diverged",
+        "damage",
         "failure",
     }
 

@@ -56,6 +56,23 @@ def test_nothing_has_started(experiment: Experiment) -> None:
     assert (progress.num_completed, progress.done_fraction, progress.seconds_left) == (0, 0.0, None)
 
 
+def test_a_damaged_leg_is_shown_as_such_and_the_others_go_on(
+    experiment: Experiment, make_row: MakeRow, complete: Callable[..., None]
+) -> None:
+    begin(experiment, first_step=0)
+    complete(experiment, "bf16-b1")
+    reader = ProgressReader(experiment)
+    before = reader.read().legs
+    file = Path(experiment.uri, "trials", "static-b1", "attempts", "000.json")
+    sound = file.read_bytes()
+    file.write_bytes(sound[:20])
+    damaged, *others = reader.read().legs
+    assert (damaged.name, damaged.shown_state, damaged.num_done) == ("static", "damaged", 0)
+    assert others == list(before[1:])
+    file.write_bytes(sound)
+    assert reader.read().legs == before
+
+
 def test_a_leg_starts_and_trains(experiment: Experiment, make_row: MakeRow) -> None:
     reader, record = ProgressReader(experiment), experiment.trial("static-b1")
     attempt = record.start_attempt(num_workers=2)
