@@ -36,7 +36,9 @@ StopAfter = Annotated[
     str | None, typer.Option(metavar="TIME", help="Stop gracefully after this long, e.g. 50m or 1h30m.")
 ]
 ReportTo = Annotated[Path | None, typer.Option(metavar="DIR", help="Copy the report there after each leg.")]
-Commit = Annotated[bool, typer.Option("--commit", help="With --report-to: commit the copy in its git repository.")]
+Commit = Annotated[
+    bool, typer.Option("--commit", help="With --report-to: commit the copy in its git repository, whose hooks run.")
+]
 Preflight = Annotated[
     bool | None, typer.Option("--preflight/--no-preflight", help="First run 3 steps of every leg. Default: on GPUs.")
 ]

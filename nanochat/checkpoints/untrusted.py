@@ -108,11 +108,12 @@ def _what_is_wrong(metadata: Any, files: Collection[str]) -> str | None:
         if not isinstance(entry, TensorStorageMetadata):
             return f"entry {name!r} is {type(entry).__name__}, not a tensor"
     for place in places.values():
-        if not isinstance(place, _StorageInfo) or place.relative_path not in files:
-            return f"it leads to {getattr(place, 'relative_path', place)!r}, which is no file of this checkpoint"
+        name = getattr(place, "relative_path", None)
+        if not isinstance(place, _StorageInfo) or not isinstance(name, str) or name not in files:
+            return f"it leads to {str(name)[:80]!r}, which is no file of this checkpoint"
         if place.transform_descriptors:
             return "it asks for a transformation of what is stored"
-        if not all(isinstance(number, int) and number >= 0 for number in (place.offset, place.length)):
+        if not all(type(number) is int and number >= 0 for number in (place.offset, place.length)):
             return f"a part of {place.relative_path} begins at {place.offset!r} and has {place.length!r} bytes"
     return None
 

@@ -25,7 +25,7 @@ from sweeps.records.documents import COMPLETED_STATES, SETTLED_STATES, Refusal, 
 from sweeps.records.experiment import Experiment
 from sweeps.records.home import typed_name
 from sweeps.records.owner import Owner
-from sweeps.records.provenance import running_commit
+from sweeps.records.provenance import running_commit, why_unknown
 from sweeps.spec.errors import Interrupted, LegsFailed, Terminated
 
 
@@ -151,6 +151,9 @@ def outcome_of(states: dict[str, TrialState], stop: StopState, refusal: Refusal 
 
 
 def _warn_of_other_code(experiment: Experiment, on_event: OnEvent) -> None:
+    problem = why_unknown()
+    if problem is not None:
+        on_event(Warned(message=problem))
     launched, running = experiment.manifest.git_commit, running_commit()
     if launched is not None and running != launched:
         running_name = running[:12] if running else "unknown"

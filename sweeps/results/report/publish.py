@@ -1,7 +1,8 @@
 """A copy of the report where people look, made again after each leg, and committed there if asked for.
 
 Only its own files are added and committed, whatever else is staged or changed in that repository stays unchanged, and
-nothing is ever pushed. The report is the same for the same data, so a commit is made only where numbers changed.
+nothing is ever pushed. The report is the same for the same data, so a commit is made only where numbers changed. The
+repository's hooks and settings are the user's own and apply to it, as they do to a commit by hand.
 """
 
 import os
@@ -16,6 +17,11 @@ from sweeps.spec.errors import SweepToolError, UsageError
 
 _SUFFIXES = (".md", ".html", ".svg")
 _TIMEOUT_S = 60
+# What a hook of another repository, from which a launch can be started, would lead git to.
+_ELSEWHERE = (
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_NAMESPACE"),
+    *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES"),
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def _git(folder: Path, *arguments: str) -> str:
             text=True,
             errors="replace",
             timeout=_TIMEOUT_S,
-            env=os.environ | {"GIT_TERMINAL_PROMPT": "0"},
+            env={k: v for k, v in os.environ.items() if k not in _ELSEWHERE} | {"GIT_TERMINAL_PROMPT": "0"},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SweepToolError(f"git {arguments[0]} in {folder}: {error}") from None

@@ -166,7 +166,8 @@ def test_code_in_the_place_of_a_tensor_does_not_run(folder: Path, made: Path) ->
     [
         ({"relative_path": "../../secret"}, "it leads to '../../secret', which is no file of this checkpoint"),
         ({"relative_path": "/etc/passwd"}, "it leads to '/etc/passwd'"),
-        ({"relative_path": 5}, "it leads to 5"),
+        ({"relative_path": 5}, "it leads to '5'"),
+        ({"relative_path": ["a"]}, "it leads to"),
         ({"offset": -1}, "begins at -1"),
         ({"length": 1.5}, r"has 1\.5 bytes"),
         ({"transform_descriptors": ["zstd"]}, "asks for a transformation"),

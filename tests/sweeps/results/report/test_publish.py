@@ -87,3 +87,31 @@ def test_places_that_cannot_be_are_refused_before_anything_runs(
     with pytest.raises(UsageError, match="is in no git repository"):
         ReportCopy(tmp_path / "not" / "yet", commits=True).check()
     ReportCopy(tmp_path / "not" / "yet").check()
+
+
+def test_a_launch_from_within_another_repositorys_hook_commits_where_it_was_told(
+    make_experiment: Make, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, other = make_experiment(id="mine"), tmp_path / "other"
+    other.mkdir()
+    git(other, "init", "--quiet")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+    refresh(experiment)
+    copy = ReportCopy(repository / "results", commits=True)
+    copy.check()
+    copy.publish(experiment)
+    monkeypatch.undo()
+    assert git(repository, "log", "--format=%s") == "Report of mine: 0 of 4 legs completed"
+    assert git(other, "status", "--porcelain") == ""
+
+
+def test_the_hooks_of_the_repository_run(make_experiment: Make, repository: Path) -> None:
+    experiment = make_experiment(id="mine")
+    hook = repository / ".git" / "hooks" / "pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\ntouch .git/ran\n")
+    hook.chmod(0o755)
+    refresh(experiment)
+    ReportCopy(repository / "results", commits=True).publish(experiment)
+    assert (repository / ".git" / "ran").exists()
