@@ -113,3 +113,15 @@ def test_a_damaged_trial_is_left_out_with_a_warning(program: Program, stored: An
         done = program(*words)
         assert f"{FAST}-b2 is left out" in done.err
         assert done.out
+
+
+def test_gate_tests_itself_or_says_what_that_takes(program: Program, stored: Any) -> None:
+    stored("a")
+    done = program("gate", "a", "--self-test")
+    assert done.code == 0
+    assert "equal legs, one called different: " in done.out
+    assert "(bound 1 %)" in done.out
+    stored("b", num_blocks=1)
+    early = program("gate", "b", "--self-test")
+    assert (early.code, early.out) == (4, "")
+    assert "restore b --blocks 3" in early.err

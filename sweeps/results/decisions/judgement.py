@@ -135,6 +135,12 @@ def judge(snapshot: Snapshot, floor_sd: float | None = None) -> Judgement:
     )
 
 
+def speed_table(snapshot: Snapshot, floor_sd: float) -> Floats:
+    """ln(tok/s) of every leg in every complete block (R, K), as the verdicts see it; nan for gaps."""
+    table = _Table(snapshot, floor_sd)
+    return table.values(METRIC[SPEED], snapshot.plan.baseline, logs=True)[: table.num_complete]
+
+
 def _why_diverged(snapshot: Snapshot) -> str | None:
     candidate = snapshot.plan.candidate
     trials = snapshot.of_leg(candidate.name) if candidate is not None else []

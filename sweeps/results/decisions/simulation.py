@@ -29,6 +29,7 @@ class World:
     spike_rate: float = 0.0  # share of steps that take half as long again
     drift_per_block: float = 0.0
     block_sd: float = 0.003
+    num_steps: int = NUM_STEPS  # of a run's window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +45,16 @@ class Rates:
 
 
 def run_values(world: World, num_blocks: int, generator: np.random.Generator) -> Floats:
-    """The runs of one experiment (R, K): ln(dt), the trimmed mean over NUM_STEPS steps."""
-    num_legs = len(world.effects)
-    shape = (num_blocks, num_legs, NUM_STEPS)
+    """The runs of one experiment (R, K): ln(dt), the trimmed mean over their steps."""
+    num_legs, num_steps = len(world.effects), world.num_steps
+    shape = (num_blocks, num_legs, num_steps)
     noise = generator.standard_normal(shape) * world.step_sd * np.sqrt(1 - world.phi**2)
     noise[..., 0] /= np.sqrt(1 - world.phi**2)
-    for step in range(1, NUM_STEPS):
+    for step in range(1, num_steps):
         noise[..., step] += world.phi * noise[..., step - 1]
     noise += np.where(generator.random(shape) < world.spike_rate, np.log(1.5), 0.0)
-    cut = int(NUM_STEPS * _TRIM)
-    within = np.sort(noise, axis=-1)[..., cut : NUM_STEPS - cut].mean(axis=-1)
+    cut = int(num_steps * _TRIM)
+    within = np.sort(noise, axis=-1)[..., cut : num_steps - cut].mean(axis=-1)
     runs = generator.standard_normal((num_blocks, num_legs)) * np.asarray(world.run_sd)
     blocks = generator.standard_normal((num_blocks, 1)) * world.block_sd
     places = generator.permuted(np.tile(np.arange(num_legs), (num_blocks, 1)), axis=1)
