@@ -140,7 +140,7 @@ def noise_of(snapshot: Snapshot, judgement: Judgement) -> Noise:
     num_steps = snapshot.plan.window_steps
     of_steps = step_sd**2 / num_steps * (1 + phi) / (1 - phi)
     blocks = [float(np.nanmean(row)) for row in values if np.isfinite(row).any()]
-    drift = float(np.polyfit(range(len(blocks)), blocks, 1)[0]) if len(blocks) > 1 else 0.0
+    drift = float(np.polyfit(np.arange(len(blocks)), np.array(blocks), 1)[0]) if len(blocks) > 1 else 0.0
     return Noise(
         run_sd=math.sqrt(max(0.0, pooled**2 - of_steps)),
         step_sd=step_sd,
