@@ -139,8 +139,9 @@ def noise_of(snapshot: Snapshot, judgement: Judgement) -> Noise:
     step_sd, phi = median(sd for sd, _, _ in steps), min(0.95, max(0.0, median(phi for _, phi, _ in steps)))
     num_steps = snapshot.plan.window_steps
     of_steps = step_sd**2 / num_steps * (1 + phi) / (1 - phi)
-    blocks = [float(np.nanmean(row)) for row in values if np.isfinite(row).any()]
-    drift = float(np.polyfit(np.arange(len(blocks)), np.array(blocks), 1)[0]) if len(blocks) > 1 else 0.0
+    rows: list[Floats] = [row for row in values if np.isfinite(row).any()]
+    blocks = [float(np.nanmean(row)) for row in rows]
+    drift = float(np.polyfit(range(len(blocks)), blocks, 1)[0]) if len(blocks) > 1 else 0.0
     return Noise(
         run_sd=math.sqrt(max(0.0, pooled**2 - of_steps)),
         step_sd=step_sd,
