@@ -1,8 +1,11 @@
 """`data`: the text that sweeps train on, prepared now instead of by the first leg, and how much of it there is."""
 
-from typing import TYPE_CHECKING, Annotated
+import json
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from cli.options import AsJson
 
 if TYPE_CHECKING:
     from nanochat.data.corpus import Corpus
@@ -15,6 +18,7 @@ def data(
         str | None,
         typer.Option(metavar="DIR", help="Folder of Parquet shards. Default: the text in the package."),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Prepare the text and its tokenizer, and describe them."""
     from cli.console import note, out
@@ -27,7 +31,36 @@ def data(
     corpus = open_corpus(source)
     tokenizer = load(corpus)
     train, val = measure_corpus(corpus, tokenizer)
-    out(description(corpus, tokenizer, train, val))
+    if as_json:
+        out(json.dumps(document(corpus, tokenizer, train, val), indent=2, ensure_ascii=False))
+    else:
+        out(description(corpus, tokenizer, train, val))
+
+
+def document(corpus: "Corpus", tokenizer: "Tokenizer", train: "PartSize", val: "PartSize") -> dict[str, Any]:
+    """The same as `--json` prints it."""
+    parts = {"training": train, "validation": val}
+    return {
+        "schema": "nanochat-sweep/data/1",
+        "corpus": corpus.name,
+        "digest": corpus.digest,
+        "folder": str(corpus.val_shard.parent),
+        **{
+            name: {
+                "shards": part.num_shards,
+                "row_groups": part.num_row_groups,
+                "documents": part.num_documents,
+                "tokens": part.num_tokens,
+                "is_exact": part.is_exact,
+            }
+            for name, part in parts.items()
+        },
+        "tokenizer": {
+            "folder": str(corpus.tokenizer_dir),
+            "vocab_size": tokenizer.vocab_size,
+            "used_ids": tokenizer.num_merged_ids,
+        },
+    }
 
 
 def description(corpus: "Corpus", tokenizer: "Tokenizer", train: "PartSize", val: "PartSize") -> str:

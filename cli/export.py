@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Exp, Storage
+from cli.options import AsJson, Exp, Storage
 
 
 def export(
@@ -12,17 +12,17 @@ def export(
     to: Annotated[
         str | None, typer.Option("--out", metavar="DIR", help="Folder for the tables. Default: EXP/export.")
     ] = None,
+    as_json: AsJson = False,
     storage: Storage = None,
 ) -> None:
     """Write legs.parquet and steps.parquet.
 
     docs/parquet.md explains every column.
     """
-    from cli.console import out
-    from cli.stored import open_snapshot, writing
+    from cli.stored import open_snapshot, print_files, writing
     from sweeps.results.tables.parquet import export_snapshot, export_store
 
     experiment, snapshot = open_snapshot(exp, storage)
     with writing("--out"):
         files = export_snapshot(snapshot, export_store(experiment, to))
-    out("\n".join(files))
+    print_files("export", [snapshot.manifest.id], files, as_json=as_json)

@@ -21,7 +21,9 @@ def ls(
             warn(f"{experiment.id}: {experiment.damage}")
     if as_json:
         keys = ("id", "path", "sweep", "state", "started_utc")
-        out(json.dumps([{key: getattr(each, key) for key in keys} for each in listed], indent=2, ensure_ascii=False))
+        experiments = [{key: getattr(each, key) for key in keys} for each in listed]
+        document = {"schema": "nanochat-sweep/ls/1", "storage": root, "experiments": experiments}
+        out(json.dumps(document, indent=2, ensure_ascii=False))
     elif listed:
         rows = [(each.id, each.sweep or "-", each.state, _minute(each.started_utc)) for each in listed]
         out(table(("experiment", "sweep", "state", "started (UTC)"), rows))

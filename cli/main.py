@@ -15,6 +15,7 @@ from cli.data import data
 from cli.doctor import doctor
 from cli.export import export
 from cli.gate import gate
+from cli.handoff import handoff
 from cli.import_logs import import_logs
 from cli.launch import launch
 from cli.logs import logs
@@ -37,15 +38,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-VERBS = (
-    *(launch, plan, restore, retry, stop, rm, status, logs, ls),
-    *(gate, why, compare, calibrate),
-    *(report, export, data, doctor),
-)
-
+_RUNNING = (launch, plan, restore, retry, stop, rm)
+_READING = (status, logs, ls, gate, why, compare, report, export, handoff, import_logs)
+_PREPARING = (calibrate, data, doctor)
+VERBS = (*_RUNNING, *_READING, *_PREPARING)
 for verb in VERBS:
-    app.command(cls=Verb)(verb)
-app.command("import", cls=Verb)(import_logs)
+    app.command("import" if verb is import_logs else None, cls=Verb)(verb)
 
 
 @app.callback(invoke_without_command=True)

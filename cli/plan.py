@@ -107,21 +107,33 @@ def chosen_legs(planned: "Plan") -> "list[Leg]":
 
 def plan_document(planned: "Plan", foresight: "Foresight") -> dict[str, object]:
     """The plan as `--json` prints it."""
+    from cli.texts import passes_of
+    from nanochat.config import to_dict
+    from nanochat.sizes import batch_tokens, num_steps
     from sweeps.results.decisions.foresight import as_json
     from sweeps.spec.commands import torchrun_argv
 
     return {
         "schema": "nanochat-sweep/plan/1",
         "sweep": planned.sweep,
+        "question": planned.question or None,
         "num_workers": planned.num_workers,
         "blocks": planned.num_blocks,
+        "window_steps": planned.window_steps,
+        "leg_timeout_s": planned.leg_timeout_s,
+        "trials": [trial.name for trial in planned.trials],
         "legs": [
             {
                 "name": leg.name,
                 "id": leg.id,
                 "role": leg.role,
                 "overrides": leg.overrides,
+                "steps": num_steps(leg.config),
+                "batch_tokens": batch_tokens(leg.config),
+                "tokens": num_steps(leg.config) * batch_tokens(leg.config),
+                "passes": passes_of(leg.config),
                 "torchrun": torchrun_argv(leg, planned.num_workers),
+                "config": to_dict(leg.config),
             }
             for leg in chosen_legs(planned)
         ],

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Storage
+from cli.options import AsJson, Storage
 
 
 def report(
@@ -16,14 +16,14 @@ def report(
         Path | None, typer.Option(metavar="PATH", help="Write the Markdown here, its figures next to it.")
     ] = None,
     out_html: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the HTML here, one file.")] = None,
+    as_json: AsJson = False,
     storage: Storage = None,
 ) -> None:
     """Write the report; several experiments make one summary.
 
     Without --out-md and --out-html, write both to EXP/report; for several experiments to ./report.
     """
-    from cli.console import out
-    from cli.stored import open_snapshot, writing
+    from cli.stored import open_snapshot, print_files, writing
     from sweeps.records.home import find_experiment
     from sweeps.records.store import Store
     from sweeps.results.report.build import write_chosen, write_snapshots
@@ -36,4 +36,4 @@ def report(
             written = write_chosen(snapshots, out_md, out_html)
         else:
             written = write_snapshots(snapshots, Store(folder))
-    out("\n".join(written))
+    print_files("report", [snapshot.manifest.id for snapshot in snapshots], written, as_json=as_json)

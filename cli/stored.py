@@ -1,5 +1,6 @@
 """What the verbs over stored experiments share: finding one, naming damaged files, a sentence for a failed write."""
 
+import json
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -24,6 +25,17 @@ def open_snapshot(name: str, storage: str | None) -> "tuple[Experiment, Snapshot
     for file in snapshot.torn_files:
         warn(f"{experiment.store.uri_of(file)} is torn: its whole lines are used, the rest is ignored")
     return experiment, snapshot
+
+
+def print_files(verb: str, experiments: list[str], files: list[str], *, as_json: bool) -> None:
+    """The files that a command has written, one a line or as JSON."""
+    from cli.console import out
+
+    if as_json:
+        document = {"schema": f"nanochat-sweep/{verb}/1", "experiments": experiments, "files": files}
+        out(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        out("\n".join(files))
 
 
 @contextmanager

@@ -83,6 +83,18 @@ def amount_lines(configs: "Iterable[TrainConfig]") -> tuple[list[str], list[str]
     return lines, warnings
 
 
+def passes_of(config: "TrainConfig") -> float | None:
+    """About how often a leg passes over its text; None if the text cannot be read yet."""
+    from nanochat.config import ConfigError
+    from nanochat.data.estimate import estimate_tokens
+    from nanochat.sizes import batch_tokens, num_steps
+
+    try:
+        return num_steps(config) * batch_tokens(config) / max(1, estimate_tokens(config.data.source))
+    except ConfigError:
+        return None
+
+
 def _rounded(number: int) -> int:
     """To three digits: it is an estimate."""
     return round(number, 3 - len(str(number)))

@@ -28,6 +28,10 @@ class Checkout:
             return None
         return (self._ask("rev-parse", "--verify", "HEAD") or "").strip() or None
 
+    def branch(self) -> str | None:
+        """The branch that is checked out, if one is."""
+        return (self._ask("symbolic-ref", "--quiet", "--short", "HEAD") or "").strip() or None
+
     def diff(self) -> str | None:
         """What is not committed, of this project's files only; None if nothing."""
         paths = ["."] if self._is_whole() else [name for name in OWN_FOLDERS if (self.root / name).is_dir()]

@@ -52,6 +52,28 @@ def new_manifest(plan: Plan, *, id: str, argv: list[str], settings: dict[str, An
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the code that runs here is, and what is checked out there. None: not known, as outside a checkout."""
+
+    folder: str
+    branch: str | None  # None too if no branch is checked out
+    commit: str | None
+    has_changes: bool | None
+
+
+def running_place() -> Place:
+    """The checkout of the code that runs here."""
+    here = Checkout(_ROOT)
+    commit = here.commit()
+    return Place(
+        folder=str(_ROOT),
+        branch=here.branch() if commit else None,
+        commit=commit,
+        has_changes=here.diff() is not None if commit else None,
+    )
+
+
 def running_commit() -> str | None:
     """The commit of the code that runs here; None outside a checkout."""
     return Checkout(_ROOT).commit()

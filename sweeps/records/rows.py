@@ -24,12 +24,13 @@ class StepRow(StepStats):
 
     trial: str
     attempt: int  # counts from 0
+    done_utc: str | None = None  # when the row was made, right after the step
     bf16_mfu_printed_pct: float | None = None  # as another trainer's log says it, against the peak that it assumes
 
     @classmethod
-    def of(cls, stats: StepStats, *, trial: str, attempt: int) -> "StepRow":
-        """The row of a step that the trainer has just told about."""
-        return cls(**vars(stats), trial=trial, attempt=attempt)
+    def of(cls, stats: StepStats, *, trial: str, attempt: int, done_utc: str | None = None) -> "StepRow":
+        """The row of a step that the trainer has just reported."""
+        return cls(**vars(stats), trial=trial, attempt=attempt, done_utc=done_utc)
 
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

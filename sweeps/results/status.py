@@ -55,7 +55,7 @@ def failure_of(snapshot: Snapshot, trial: TrialSnapshot) -> TrialFailure | None:
     error = trial.attempts[-1].error if trial.attempts else None
     return TrialFailure(
         error=f"{error.type}: {error.message}" if error else "its error was not stored",
-        log=f"{snapshot.uri.rstrip('/')}/{trial.log_name}",
+        log=log_of(snapshot, trial),
         next_command=f"nanochat-sweep retry {typed_name(snapshot.uri)} --legs {trial.run}",
     )
 
@@ -65,13 +65,47 @@ def status_json(snapshot: Snapshot) -> dict[str, Any]:
     trials: list[dict[str, Any]] = []
     for trial in snapshot.trials:
         failure = failure_of(snapshot, trial)
-        known = {"failure": None if failure is None else dataclasses.asdict(failure)}
-        trials.append({key: _finite(value) for key, value in trial_status(trial).items()} | known)
+        known: dict[str, Any] = {"failure": None if failure is None else dataclasses.asdict(failure)}
+        known |= {"error": None, "log": None, "next_command": None} if failure is None else known["failure"] or {}
+        known["log"] = known["log"] or (log_of(snapshot, trial) if trial.attempts else None)
+        values = trial_status(trial) | _progress(trial)
+        trials.append({key: _finite(value) for key, value in values.items()} | known)
     return {
         "schema": "nanochat-sweep/status/1",
         "experiment": snapshot.manifest.id,
+        "path": snapshot.uri,
         "state": snapshot.state,
+        "next_command": next_command(snapshot),
         "trials": trials,
+    }
+
+
+def next_command(snapshot: Snapshot) -> str:
+    """What to type next: resume what was cut off, watch what runs, decide what is done."""
+    exp = typed_name(snapshot.uri)
+    if snapshot.manifest.imported_from is not None:
+        return f"nanochat-sweep report {exp}"
+    if snapshot.state == "completed_with_failures":
+        return f"nanochat-sweep retry {exp}"
+    verb = {"interrupted": "restore {}", "running": "status {} --watch"}.get(snapshot.state, "gate {}")
+    return f"nanochat-sweep {verb.format(exp)}"
+
+
+def log_of(snapshot: Snapshot, trial: TrialSnapshot) -> str:
+    """Where the output of a trial is."""
+    return f"{snapshot.uri.rstrip('/')}/{trial.log_name}"
+
+
+def _progress(trial: TrialSnapshot) -> dict[str, Any]:
+    """The numbers that gates see, and the last stored step: whether a running trial still makes progress."""
+    last = trial.steps[-1:]
+    return {
+        "loss": trial.measures["loss"],
+        "tok_per_sec": trial.measures["tok_per_sec"],
+        "num_steps": last.known("num_steps")[0] if last else None,
+        "last_step_utc": last.texts("done_utc")[0] if last else None,
+        "last_step_dt_ms": last.known("dt_ms")[0] if last else None,
+        "last_step_tok_sec": last.known("tok_per_sec")[0] if last else None,
     }
 
 

@@ -314,7 +314,7 @@ def test_a_storage_with_spaces_and_unicode_is_fine(program: Callable, make_exper
     make_experiment(id="mine")
     place = tmp_path / "meine Läufe"
     (tmp_path / "storage").rename(place)
-    assert json.loads(program("ls", "--json", "--storage", place).out)[0]["path"] == f"{place}/mine"
+    assert json.loads(program("ls", "--json", "--storage", place).out)["experiments"][0]["path"] == f"{place}/mine"
     assert program("status", "mine", "--storage", place).code == 0
     assert program("status", place / "mine").code == 0
 

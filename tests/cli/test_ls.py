@@ -35,7 +35,7 @@ def test_json_has_the_five_promised_keys(program: Callable, make_experiment: Mak
     experiment = make_experiment()
     done = program("ls", "--json")
     assert done.err == ""
-    assert json.loads(done.out) == [
+    assert json.loads(done.out)["experiments"] == [
         {
             "id": "20260101_120000_toy",
             "path": experiment.uri,
@@ -60,7 +60,7 @@ def test_a_damaged_experiment_is_listed_and_named_and_stops_nothing(
     (tmp_path / "storage" / "file").write_text("")
     done = program("ls", "--json")
     assert done.code == 0
-    assert [(e["id"], e["state"], e["sweep"]) for e in json.loads(done.out)] == [
+    assert [(e["id"], e["state"], e["sweep"]) for e in json.loads(done.out)["experiments"]] == [
         ("a", "damaged", None),
         ("b", "damaged", None),
         ("c", "interrupted", "toy"),  # one damaged trial does not take the others away
@@ -77,13 +77,13 @@ def test_a_renamed_experiment_is_listed_under_the_name_that_finds_it(
     program: Callable, make_experiment: Make, tmp_path: Path
 ) -> None:
     Path(make_experiment(id="before").uri).rename(tmp_path / "storage" / "after")
-    assert json.loads(program("ls", "--json").out)[0]["id"] == "after"
+    assert json.loads(program("ls", "--json").out)["experiments"][0]["id"] == "after"
     assert program("status", "after").code == 0
 
 
 def test_no_storage_yet_is_an_empty_list(program: Callable, tmp_path: Path) -> None:
     done = program("ls", "--json")
-    assert (done.code, json.loads(done.out)) == (0, [])
+    assert (done.code, json.loads(done.out)["experiments"]) == (0, [])
     done = program("ls")
     assert (done.code, done.out) == (0, "")
     assert done.err.startswith(f"no experiments in {tmp_path}/storage; ")
@@ -115,7 +115,7 @@ def test_the_order_is_that_of_the_recorded_start_whatever_the_names(
     starting(make_experiment, tmp_path, "b", "2026-01-01T00:00:00.000000Z")
     starting(make_experiment, tmp_path, "z", "2025-12-31T23:59:59.999999Z")
     starting(make_experiment, tmp_path, "c", "2026-01-01T00:00:00.000000Z")
-    assert [each["id"] for each in json.loads(program("ls", "--json").out)] == ["z", "b", "c", "a"]
+    assert [each["id"] for each in json.loads(program("ls", "--json").out)["experiments"]] == ["z", "b", "c", "a"]
     assert [line.split()[0] for line in program("ls").out.splitlines()[1:]] == ["z", "b", "c", "a"]
 
 
@@ -130,4 +130,4 @@ def test_a_start_that_is_no_time_is_listed_first_and_stops_nothing(
     done = program("ls")
     assert done.code == 0
     assert [line.split()[0] for line in done.out.splitlines()[1:]] in (["b", "a"], ["a", "b"])
-    assert {each["id"] for each in json.loads(program("ls", "--json").out)} == {"a", "b"}
+    assert {each["id"] for each in json.loads(program("ls", "--json").out)["experiments"]} == {"a", "b"}

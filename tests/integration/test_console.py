@@ -61,7 +61,9 @@ def test_a_launch_on_a_terminal_is_stopped_from_another_one(tmp_path: Path) -> N
     assert "nanochat-sweep stop: the running leg stops after its step" in shown
     assert "\x1b[?" not in shown
     assert "step 00000/01000" in call(tmp_path, "logs", "live").stdout
-    assert [each["state"] for each in json.loads(call(tmp_path, "ls", "--json").stdout)] == ["interrupted"]
+    assert [each["state"] for each in json.loads(call(tmp_path, "ls", "--json").stdout)["experiments"]] == [
+        "interrupted"
+    ]
     assert call(tmp_path, "stop", "live").stderr == "live is not running (interrupted); nothing to stop\n"
 
 

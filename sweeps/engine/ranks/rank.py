@@ -126,7 +126,8 @@ class Rank:
     def on_step(self, stats: StepStats) -> None:
         """Rank 0: a row. It can wait in memory, but not for long."""
         is_first_row = self._rows.last_step is None
-        self._rows.add(StepRow.of(stats, trial=self._task.trial, attempt=self._task.attempt))
+        row = StepRow.of(stats, trial=self._task.trial, attempt=self._task.attempt, done_utc=utc_now())
+        self._rows.add(row)
         if is_first_row:
             with contextlib.suppress(OSError):  # only the report's time between legs would lack it
                 self._update_attempt(first_step_utc=utc_now())

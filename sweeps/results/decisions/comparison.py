@@ -227,6 +227,8 @@ def _plain_ratio(mine: Sequence[TrialSnapshot], theirs: Sequence[TrialSnapshot],
 
 
 def _other_fields(first: Snapshot, second: Snapshot, name: str) -> tuple[str, ...]:
+    if not (first.knows_config_of(name) and second.knows_config_of(name)):
+        return ("the config of a log without its command line is not known",)
     here, there = (next(leg.config for leg in s.plan.legs if leg.name == name) for s in (first, second))
     fields = [path for path in difference(there, here) if path not in _OF_THE_TRIAL]
     return tuple(f"{path} {get_field(here, path)!r} against {get_field(there, path)!r}" for path in fields)

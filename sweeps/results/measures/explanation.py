@@ -84,7 +84,7 @@ def explain(snapshot: Snapshot, leg: str, against: str | None) -> Explanation:
         num_blocks=len(pairs),
         speed=compare(snapshot, one.name, other.name, "tok_per_sec").ratio.value,
         parts=(*_step_parts(*sides), *_other_parts(snapshot, *sides)),
-        fields=_fields(one, other),
+        fields=_fields(snapshot, one, other),
         kernels=_kernels(*sides),
         barred=tuple(dict.fromkeys(text for pair in pairs for text in why_barred(METRIC["dt_ms"], *pair))),
     )
@@ -163,7 +163,9 @@ def _other_parts(snapshot: Snapshot, mine: Sequence[TrialSnapshot], theirs: Sequ
     return parts + [_part("wall", part, "s", mine, theirs, lambda t, part=part: seconds(t, part)) for part in PARTS]
 
 
-def _fields(one: Leg, other: Leg) -> dict[str, tuple[Any, Any]]:
+def _fields(snapshot: Snapshot, one: Leg, other: Leg) -> dict[str, tuple[Any, Any]]:
+    if not (snapshot.knows_config_of(one.name) and snapshot.knows_config_of(other.name)):
+        return {}
     mine, theirs = difference(one.config, other.config), difference(other.config, one.config)
     return {path: (mine.get(path), theirs.get(path)) for path in {**mine, **theirs}}
 

@@ -138,6 +138,10 @@ class Snapshot:
         """The trials of one leg, by block."""
         return self._by_leg.get(leg, [])
 
+    def knows_config_of(self, leg: str) -> bool:
+        """False for a leg that was read from a log without its command line."""
+        return all(trial.has_known_config for trial in self.of_leg(leg))
+
     @cached_property
     def _by_leg(self) -> dict[str, list[TrialSnapshot]]:
         legs: dict[str, list[TrialSnapshot]] = {}

@@ -46,6 +46,7 @@ STEP_COLUMNS: list[About] = [
     About("compiled_graphs", "int32", "graphs", "compiled by torch.compile in this step"),
     About("epoch", "int32", "", "pass over the data, from 1"),
     About("served_digest", "text", "", "of all tokens served so far: equal steps of a block have equal ones"),
+    About("done_utc", "text", "", "end of the step, ISO 8601 in UTC"),
     About("train_time_s", "float64", "s", "sum of dt over steps > 10 so far"),
     About("dropped_pct", "float64", "%", "assignments that found their queue full"),
     About("lost_tokens_pct", "float64", "%", "tokens that lost all experts"),

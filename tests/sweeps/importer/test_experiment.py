@@ -12,6 +12,7 @@ from sweeps.importer.experiment import plan_of, read_runs, store_runs
 from sweeps.importer.folder import read_folder
 from sweeps.records.experiment import Experiment
 from sweeps.results.decisions.judgement import judge
+from sweeps.results.measures.explanation import explain
 from sweeps.results.measures.snapshot import Snapshot, read_snapshot
 from sweeps.results.report.build import write_report
 from sweeps.results.status import status_json
@@ -88,6 +89,13 @@ def test_gates_give_advice_only(folder: Path, tmp_path: Path) -> None:
     assert judgement.exit_code == 4
     assert judgement.gates[0].value == pytest.approx(1123 / 673, rel=0.01)
     assert judgement.gates[0].reason == "capped and exact were read from a log"
+
+
+def test_no_field_of_an_unknown_config_is_said_to_differ(folder: Path, tmp_path: Path) -> None:
+    write_log(folder, "nameless", log_lines())
+    snapshot = imported(folder, tmp_path / "s", "exact")
+    assert explain(snapshot, "nameless", "exact").fields == {}
+    assert explain(snapshot, "capped", "exact").fields == {"moe.capacity_factor": (1.0, None)}
 
 
 def test_a_report_names_every_log(folder: Path, tmp_path: Path) -> None:
