@@ -12,10 +12,11 @@ def export(
     to: Annotated[
         str | None, typer.Option("--out", metavar="DIR", help="Folder for the tables. Default: EXP/export.")
     ] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="Also write summary.csv and steps.csv.")] = False,
     as_json: AsJson = False,
     storage: Storage = None,
 ) -> None:
-    """Write legs.parquet and steps.parquet.
+    """Write legs, steps, events and verdicts as Parquet.
 
     docs/parquet.md explains every column.
     """
@@ -24,5 +25,5 @@ def export(
 
     experiment, snapshot = open_snapshot(exp, storage)
     with writing("--out"):
-        files = export_snapshot(snapshot, export_store(experiment, to))
+        files = export_snapshot(snapshot, export_store(experiment, to), csv=csv)
     print_files("export", [snapshot.manifest.id], files, as_json=as_json)

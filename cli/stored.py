@@ -18,7 +18,7 @@ def open_snapshot(name: str, storage: str | None) -> "tuple[Experiment, Snapshot
     from sweeps.results.measures.snapshot import read_snapshot
 
     experiment = Experiment.open(find_experiment(name, storage))
-    snapshot = read_snapshot(experiment)
+    snapshot = read_snapshot(experiment, keep=experiment.store.is_local)
     for trial in snapshot.trials:
         if trial.damage is not None:
             warn(f"{trial.run} is left out: {trial.damage}")

@@ -30,3 +30,8 @@ def _spec(name: str, param: nn.Parameter, optim: OptimConfig, batch_scale: float
         dtype=torch.float32 if update.in_fp32 else None,
         master=update.keeps_master,
     )
+
+
+def peak_matrix_lr(optim: OptimConfig, total_batch_tokens: int) -> float:
+    """Muon's peak rate for the block matrices in this run, before the factor of a matrix's shape."""
+    return optim.matrix_lr * batch_lr_scale(total_batch_tokens)

@@ -3,11 +3,13 @@
 import dataclasses
 import math
 import statistics
+import time
 from collections.abc import Sequence
 
 from nanochat import sizes
 from nanochat.data.lanes import digest_text, served_by_all
 from nanochat.loop.evaluations import Evaluated
+from nanochat.loop.parameters import peak_matrix_lr
 from nanochat.loop.setup import Run
 from nanochat.metering import meter as clock
 from nanochat.metering.rank_report import RankReport
@@ -36,6 +38,7 @@ def step_stats(
     if run.device.peak_flops is not None:
         peak = run.device.peak_flops * run.ranks.world_size
         mfu, useful = clock.mfu_pct(run.config, tok_per_sec, peak, router.dropped_pct if router else 0.0)
+    lr_mult = schedule.lr_multiplier(step, run.num_steps, run.config.schedule)
     is_finite = math.isfinite(every_rank[0].last_loss)
     return StepStats(
         step=step,
@@ -45,7 +48,10 @@ def step_stats(
         else math.nan,
         loss_ema=run.progress.loss_ema / run.progress.ema_weight if is_finite else math.nan,
         bal=statistics.fmean(r.balance for r in every_rank) if router else None,
-        lr_mult=schedule.lr_multiplier(step, run.num_steps, run.config.schedule),
+        lr_mult=lr_mult,
+        lr=peak_matrix_lr(run.config.optim, sizes.batch_tokens(run.config)) * lr_mult,
+        grad_norm=_root(sum(r.grad_square for r in every_rank)),
+        ended_unix_s=time.time(),
         dt_ms=dt_ms,
         dt_median_ms=statistics.median(dts),
         slowest_rank=dts.index(dt_ms),
@@ -70,3 +76,8 @@ def step_stats(
             throttle_bits=gpu.gpu_throttle_bits,
         ),
     )
+
+
+def _root(square: float) -> float:
+    """The norm; NaN where a gradient was not finite."""
+    return math.sqrt(square) if math.isfinite(square) else math.nan

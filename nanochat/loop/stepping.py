@@ -66,7 +66,13 @@ class Stepper:
             self._bias.finish(active)
         run.optimizer.zero_grad()
         run.model.refresh_fp8()
-        return self._meter.stop(active, num_micro_steps, checkpoint_ms, run.config.run.inject_pct)
+        return self._meter.stop(
+            active,
+            num_micro_steps,
+            checkpoint_ms,
+            run.config.run.inject_pct,
+            grad_square=run.optimizer.own_grad_square,
+        )
 
     def micro_step(self, inputs: Tensor, targets: Tensor) -> None:
         """Forward and backward of (B, T) tokens; gradients and statistics are added to what is there."""

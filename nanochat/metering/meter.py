@@ -57,19 +57,29 @@ class Meter:
         self._totals[2] += balance
         self._router += router
 
-    def stop(self, active: Tensor, num_micro_steps: int, checkpoint_ms: float, inject_pct: float = 0.0) -> "RankStep":
+    def stop(
+        self,
+        active: Tensor,
+        num_micro_steps: int,
+        checkpoint_ms: float,
+        inject_pct: float = 0.0,
+        grad_square: Tensor | None = None,
+    ) -> "RankStep":
         """Waits for the device and reads everything. `active` () is 0 where the update was skipped.
 
         What has passed since the last mark counts as `optimizer`; `checkpoint_ms` was measured by the caller. With
-        `inject_pct` the step is then made longer by so many percent of its time.
+        `inject_pct` the step is then made longer by so many percent of its time. `grad_square` () is this rank's share
+        of the squared norm of the gradient.
         """
         self.phases.mark("optimizer")
-        packed = torch.cat((self._totals.double(), active.double().view(1), self._router.double().view(-1)))
+        square = torch.zeros_like(active) if grad_square is None else grad_square
+        of_step = torch.stack((active.double(), square.double()))
+        packed = torch.cat((self._totals.double(), of_step, self._router.double().view(-1)))
         numbers = packed.tolist()
         self._device.synchronize()
         injected_ms = self._inject(inject_pct) if inject_pct > 0 else 0.0
         dt_ms = (time.perf_counter() - self._start_s) * 1e3
-        loss, last_loss, balance, was_active = numbers[:4]
+        loss, last_loss, balance, was_active, own_square = numbers[:5]
         return RankStep(
             dt_ms=dt_ms,
             loss=loss / num_micro_steps,
@@ -79,8 +89,9 @@ class Meter:
             peak_mib=self._device.peak_mib(),
             compiled_graphs=float(compiling.num_graphs() - self._num_graphs),
             phases_ms=[*self.phases.read_ms(), checkpoint_ms],
-            router=[number / num_micro_steps for number in numbers[4:]],
+            router=[number / num_micro_steps for number in numbers[5:]],
             injected_ms=injected_ms,
+            grad_square=own_square,
         )
 
     def _inject(self, pct: float) -> float:
@@ -107,6 +118,7 @@ class RankStep:
     phases_ms: list[float]  # of PHASES; all but the last add up to at most dt
     router: list[float]  # L x S
     injected_ms: float = 0.0  # of dt_ms, by which the step was delayed on purpose
+    grad_square: float = 0.0  # of the part of the mean gradient that is this rank's; those of all ranks add up
 
     def as_floats(self) -> list[float]:
         """Flat, for a collective; `from_floats` is the inverse."""

@@ -127,6 +127,10 @@ class _Group:
                     f"clear gradients with ShardedOptimizer.zero_grad(), not with the model's zero_grad()"
                 )
 
+    def grad_square(self) -> Tensor:
+        """The sum of squares () of this rank's part of the gradient, in fp32."""
+        return torch.linalg.vector_norm(self.own_grad, dtype=torch.float32).square()
+
     def start_gather(self) -> list[Handle]:
         """Rounds the updated values into what is sent, and begins sending it to the other ranks."""
         if self.sent is not self.value:
@@ -270,6 +274,7 @@ class ShardedOptimizer:
         self.ranks = ranks
         self._num_steps_done = torch.zeros((), dtype=torch.float64, device=ranks.device)
         self._groups = sorted(_make_groups(specs, ranks, compute_dtype, grads_in_fp32), key=_update_order)
+        self.own_grad_square = torch.zeros((), device=ranks.device)  # this rank's part, in the last step
         self._mesh: DeviceMesh | None = None
         self._plain_kernels = Kernels(by_half=by_half)
         self._kernels = Kernels.compiled(by_half=by_half) if compile_updates else self._plain_kernels
@@ -302,6 +307,7 @@ class ShardedOptimizer:
             group.check_gradients()
         self._wait(self.reduction.handles(), mark)
         peaks = [group.peaks(self._kernels) for group in self._groups]
+        self.own_grad_square = torch.stack([group.grad_square() for group in self._groups]).sum()
         finite = torch.isfinite(torch.cat(peaks)).all().float().view(1)
         self._wait([self.ranks.all_reduce_min(finite)], mark)
         now = self._now(finite.view(()), lr_mult, momentum, weight_decay)

@@ -30,3 +30,8 @@ def arrow_json() -> Any:
 def arrow_compute() -> Any:
     """The module `pyarrow.compute`."""
     return importlib.import_module("pyarrow.compute")
+
+
+def arrow_ipc() -> Any:
+    """The module `pyarrow.ipc`."""
+    return importlib.import_module("pyarrow.ipc")

@@ -214,7 +214,13 @@ class Experiment:
 
     def damage(self) -> list[str]:
         """What is wrong with documents of trials that cannot be read, one sentence each."""
-        return [damage for trial in self.trials() if (damage := self._state_or_damage(trial)[1])]
+        return self.state_and_damage()[1]
+
+    def state_and_damage(self) -> tuple[ExperimentState, list[str]]:
+        """How far the experiment is, and what is wrong with documents of trials that cannot be read."""
+        seen = [self._state_or_damage(trial) for trial in self.trials()]
+        state = experiment_state((state for state, _ in seen), owner_lives=self.owner() is not None)
+        return state, [damage for _, damage in seen if damage]
 
     @staticmethod
     def _state_or_damage(trial: TrialRecord) -> tuple[TrialState, str | None]:

@@ -50,6 +50,16 @@ class TrialFolders:
         return f"{self.root}/result.json"
 
     @property
+    def summary(self) -> str:
+        """What its rows amount to, a file that can be made again."""
+        return f"summaries/{self.trial}.json"
+
+    @property
+    def kept_steps(self) -> str:
+        """Its rows by column, a file that can be made again."""
+        return f"summaries/{self.trial}.arrow"
+
+    @property
     def times_up(self) -> str:
         """Per attempt that has used up its leg's time, an empty file."""
         return f"{self.root}/times_up"

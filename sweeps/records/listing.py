@@ -60,14 +60,14 @@ def _is_experiment(store: Store, name: str) -> bool:
 def _describe(id: str, uri: str) -> Listed:
     try:
         experiment = Experiment.open(uri)
-        manifest, damage = experiment.manifest, "; ".join(experiment.damage()) or None
+        manifest, (state, damage) = experiment.manifest, experiment.state_and_damage()
         return Listed(
             id=id,
             path=uri,
             sweep=manifest.sweep,
-            state=experiment.state(),
+            state=state,
             started_utc=manifest.created_utc,
-            damage=damage,
+            damage="; ".join(damage) or None,
         )
     except (SweepToolError, OSError) as error:
         return Listed(id=id, path=uri, sweep=None, state="damaged", started_utc=None, damage=str(error))

@@ -46,10 +46,10 @@ class LocalDisk:
         os.close(descriptor)
         raise _no_file(self._at(rel))
 
-    def write(self, rel: str, data: bytes) -> None:
-        """Makes the file appear whole, replacing an earlier one."""
+    def write(self, rel: str, data: bytes, *, lasting: bool = True) -> None:
+        """Makes the file appear whole, replacing an earlier one; forced to the disk if it is to be `lasting`."""
         with self._place(rel, make=True) as (folder, name):
-            temporary = self._write_temporary(folder, rel, data)
+            temporary = self._write_temporary(folder, rel, data, lasting=lasting)
             try:
                 os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
             except OSError as error:
@@ -57,7 +57,8 @@ class LocalDisk:
                 if isinstance(error, IsADirectoryError):
                     raise _no_file(self._at(rel)) from None
                 raise _named(error, self._at(rel)) from None
-            os.fsync(folder)
+            if lasting:
+                os.fsync(folder)
 
     def create(self, rel: str, data: bytes) -> None:
         """As `write`, but raises FileExistsError if there is anything of that name."""
@@ -82,6 +83,15 @@ class LocalDisk:
                 return os.listdir(folder)
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def stamps(self, rel: str) -> dict[str, tuple[int, int]]:
+        """Size and time of change in ns of what is directly below a folder; nothing if there is none."""
+        try:
+            with self._folder(rel.split("/") if rel else [], make=False) as folder, os.scandir(folder) as entries:
+                seen = {entry.name: entry.stat(follow_symlinks=False) for entry in entries}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {name: (found.st_size, found.st_mtime_ns) for name, found in seen.items()}
 
     def exists(self, rel: str) -> bool:
         """Whether there is anything of that name; not behind a link."""
@@ -151,19 +161,20 @@ class LocalDisk:
     def _at(self, rel: str) -> Path:
         return self._root / self._inside / rel
 
-    def _write_temporary(self, folder: int, rel: str, data: bytes) -> str:
+    def _write_temporary(self, folder: int, rel: str, data: bytes, *, lasting: bool = True) -> str:
         name = f".{rel.rpartition('/')[2]}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY}"
-        self._write_new(folder, name, rel, data)
+        self._write_new(folder, name, rel, data, lasting=lasting)
         return name
 
-    def _write_new(self, folder: int, name: str, rel: str, data: bytes) -> None:
-        """Writes a file that was not there, and forces it to the disk; removes it if that fails."""
+    def _write_new(self, folder: int, name: str, rel: str, data: bytes, *, lasting: bool = True) -> None:
+        """Writes a file that was not there, and forces it to the disk if asked; removes it if that fails."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _PLAIN
         try:
             with os.fdopen(os.open(name, flags, 0o666, dir_fd=folder), "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if lasting:
+                    os.fsync(file.fileno())
         except FileExistsError as error:
             raise _named(error, self._at(rel)) from None
         except OSError as error:

@@ -10,7 +10,7 @@ pyarrow is loaded with the first row: a trial that has not begun does not need i
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from functools import cache
 from typing import Any, get_args, get_type_hints
@@ -25,6 +25,26 @@ class Steps:
     def __init__(self, table: Any = None) -> None:
         self._table = table if table is not None and table.num_rows else None
         self._lists: dict[str, list[Any]] = {}
+        self._load: Callable[[], Steps] | None = None
+        self._count = 0
+
+    @classmethod
+    def later(cls, count: int, load: "Callable[[], Steps]") -> "Steps":
+        """So many steps that are read when a column is first asked for."""
+        steps = cls()
+        if count:
+            steps._load, steps._count = load, count
+        return steps
+
+    def fresh(self) -> "Steps":
+        """These steps; if they are not read yet, read for the caller alone, who can let go of them."""
+        return self if self._load is None else self._load()
+
+    def _read(self) -> Any:
+        """The table, or None if there are no steps."""
+        if self._load is not None:
+            self._table, self._load = self._load().table, None
+        return self._table
 
     @classmethod
     def of(cls, rows: Iterable[StepRow]) -> "Steps":
@@ -33,7 +53,7 @@ class Steps:
         if not listed:
             return cls()
         values = {name: [getattr(row, name) for row in listed] for name in _KINDS}
-        return cls(arrow().Table.from_pydict(values, schema=_schema()))
+        return cls(arrow().Table.from_pydict(values, schema=schema_of_steps()))
 
     @classmethod
     def joined(cls, parts: Iterable["Steps"]) -> "Steps":
@@ -46,24 +66,28 @@ class Steps:
     @property
     def table(self) -> Any:
         """A pyarrow.Table with a column for each field of StepRow; of no rows if there are none."""
-        return _schema().empty_table() if self._table is None else self._table
+        table = self._read()
+        return schema_of_steps().empty_table() if table is None else table
 
     def __len__(self) -> int:
+        if self._load is not None:
+            return self._count
         return 0 if self._table is None else self._table.num_rows
 
     def __getitem__(self, part: slice) -> "Steps":
-        if self._table is None:
+        if not len(self):
             return self
         start, stop, stride = part.indices(len(self))
         return self if (start, stop) == (0, len(self)) and stride == 1 else self.take(range(start, stop, stride))
 
     def take(self, places: Sequence[int]) -> "Steps":
         """The steps at these places, in that order."""
-        if self._table is None or not places:
+        table = self._read()
+        if table is None or not places:
             return Steps()
         if isinstance(places, range) and places.step == 1:
-            return Steps(self._table.slice(places.start, len(places)))
-        return Steps(self._table.take(arrow().array(places, type=arrow().int64())))
+            return Steps(table.slice(places.start, len(places)))
+        return Steps(table.take(arrow().array(places, type=arrow().int64())))
 
     def where(self, chosen: Sequence[bool]) -> "Steps":
         """The steps for which `chosen` holds."""
@@ -97,10 +121,11 @@ class Steps:
 
     def rows(self) -> list[StepRow]:
         """The steps as rows."""
-        if self._table is None:
+        table = self._read()
+        if table is None:
             return []
         lists = [name for name, kind in _KINDS.items() if kind in ("float64s", "texts")]
-        values = [dict(row) for row in self._table.to_pylist()]
+        values = [dict(row) for row in table.to_pylist()]
         for row in values:
             row.update({name: tuple(row[name]) for name in lists if row[name] is not None})
         return [StepRow(**row) for row in values]
@@ -108,10 +133,11 @@ class Steps:
     def _listed(self, name: str) -> list[Any]:
         if name not in _KINDS:
             raise KeyError(name)
-        if self._table is None:
+        table = self._read()
+        if table is None:
             return []
         if name not in self._lists:
-            column = self._table.column(name)
+            column = table.column(name)
             is_plain = _KINDS[name] in ("float64", "int64") and column.null_count == 0
             self._lists[name] = column.to_numpy().tolist() if is_plain else column.to_pylist()
         return self._lists[name]
@@ -148,7 +174,7 @@ def _read_fast(data: bytes) -> Any:
         table = json.read_json(
             pa.BufferReader(data),
             read_options=json.ReadOptions(use_threads=False, block_size=len(data)),
-            parse_options=json.ParseOptions(explicit_schema=_schema(), unexpected_field_behavior="ignore"),
+            parse_options=json.ParseOptions(explicit_schema=schema_of_steps(), unexpected_field_behavior="ignore"),
         )
     except pa.ArrowInvalid:
         return None
@@ -172,6 +198,9 @@ def _kind_of(hint: Any) -> str:
 
 _KINDS = {field.name: _kind_of(get_type_hints(StepRow)[field.name]) for field in fields(StepRow)}
 
+COLUMNS = tuple(_KINDS)
+"""The names of all columns."""
+
 
 @cache
 def _required() -> tuple[str, ...]:
@@ -181,7 +210,8 @@ def _required() -> tuple[str, ...]:
 
 
 @cache
-def _schema() -> Any:
+def schema_of_steps() -> Any:
+    """The pyarrow.Schema of a table of steps: the fields of StepRow."""
     pa = arrow()
     kinds = {
         "float64": pa.float64(),

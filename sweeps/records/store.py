@@ -42,9 +42,12 @@ class Store:
         """The whole file. Raises FileNotFoundError."""
         return self._disk.read(_checked(rel))
 
-    def write(self, rel: str, data: bytes) -> None:
-        """Makes the file appear whole, replacing an earlier one; parent folders come by themselves."""
-        self._disk.write(_checked(rel), data)
+    def write(self, rel: str, data: bytes, *, lasting: bool = True) -> None:
+        """Makes the file appear whole, replacing an earlier one; parent folders come by themselves.
+
+        One that is not `lasting` can be empty or gone after a loss of power: for what can be made again.
+        """
+        self._disk.write(_checked(rel), data, lasting=lasting)
 
     def create(self, rel: str, data: bytes) -> None:
         """As `write`, but raises FileExistsError where the file is there already."""
@@ -53,6 +56,14 @@ class Store:
     def list(self, rel: str = "") -> "list[str]":
         """The names of files and folders directly below `rel`, sorted; empty if there is no such folder."""
         return sorted(n for n in self._disk.names(_checked(rel) if rel else "") if not n.startswith("."))
+
+    def stamps(self, rel: str = "") -> dict[str, tuple[int, int]]:
+        """Size in bytes and time of change in ns of what is directly below `rel`; empty if there is no such folder."""
+        return {
+            n: stamp
+            for n, stamp in sorted(self._disk.stamps(_checked(rel) if rel else "").items())
+            if not n.startswith(".")
+        }
 
     def everything(self) -> "list[str]":
         """The names of all files and folders directly below the root, hidden ones too, but for half-written files."""
@@ -101,9 +112,10 @@ class _Disk(Protocol):
     """What a kind of storage must be able to do."""
 
     def read(self, rel: str) -> bytes: ...
-    def write(self, rel: str, data: bytes) -> None: ...
+    def write(self, rel: str, data: bytes, *, lasting: bool = True) -> None: ...
     def create(self, rel: str, data: bytes) -> None: ...
     def names(self, rel: str) -> list[str]: ...
+    def stamps(self, rel: str) -> dict[str, tuple[int, int]]: ...
     def exists(self, rel: str) -> bool: ...
     def delete(self, rel: str) -> None: ...
     def delete_tree(self, rel: str) -> None: ...
@@ -163,8 +175,8 @@ class ObjectStorage:
         with self._fs.open_input_stream(self._at(rel)) as stream:
             return stream.read()
 
-    def write(self, rel: str, data: bytes) -> None:
-        """Replaces a file as a whole: by one put, or by a temporary name and a move."""
+    def write(self, rel: str, data: bytes, *, lasting: bool = True) -> None:
+        """Replaces a file as a whole: by one put, or by a temporary name and a move. It lasts either way."""
         target = self._at(rel)
         if self._fs.type_name in self._ONE_PUT:
             self._put(target, data)
@@ -185,6 +197,11 @@ class ObjectStorage:
         """Returns the names in a folder, none if it does not exist."""
         infos = self._fs.get_file_info(arrow_fs().FileSelector(self._at(rel), allow_not_found=True))
         return [info.base_name for info in infos]
+
+    def stamps(self, rel: str) -> dict[str, tuple[int, int]]:
+        """Returns size and time of change of each file in a folder."""
+        infos = self._fs.get_file_info(arrow_fs().FileSelector(self._at(rel), allow_not_found=True))
+        return {info.base_name: (info.size or 0, info.mtime_ns or 0) for info in infos if info.is_file}
 
     def exists(self, rel: str) -> bool:
         """True for a file or a folder."""

@@ -27,12 +27,15 @@ from sweeps.records.documents import (
     to_bytes,
     utc_now,
 )
+from sweeps.records.kept_steps import keep_steps, kept_steps, stamp_of_rows
 from sweeps.records.layout import TrialFolders
 from sweeps.records.provenance import Code
 from sweeps.records.row_parts import NewSteps, StoredSteps, part_files, read_rows, read_steps
 from sweeps.records.rows import StepRow, encode_rows
 from sweeps.records.set_aside import SET_ASIDE
+from sweeps.records.steps import Steps
 from sweeps.records.store import Store
+from sweeps.spec.errors import CorruptData
 
 _ATTEMPT = re.compile(r"([0-9]{3,9})\.json")
 _TAKEN = re.compile(rf"([0-9]{{3,9}})\.json(?:{re.escape(SET_ASIDE)})?")
@@ -129,6 +132,29 @@ class TrialRecord:
     def rows(self) -> list[StepRow]:
         """Each step once, in order: the latest attempt that covers it wins."""
         return self.steps().steps.rows()
+
+    def stamp_of_rows(self) -> str:
+        """What changes whenever a part of rows is added or changed."""
+        return stamp_of_rows(self._store, self.folders)
+
+    def keep_steps(self, steps: Steps, stamp: str) -> None:
+        """Keeps the steps by column for the next reader. Raises OSError."""
+        keep_steps(self._store, self.folders, steps, stamp)
+
+    def kept_steps(self, stamp: str) -> Steps | None:
+        """The steps as they were kept; None if there are none of that stamp."""
+        return kept_steps(self._store, self.folders, stamp)
+
+    def write_summary(self, data: bytes) -> None:
+        """Stores what the rows amount to, for the next reader. Raises OSError."""
+        self._store.write(self.folders.summary, data, lasting=False)
+
+    def read_summary(self) -> bytes | None:
+        """The stored summary; None if there is none that can be read."""
+        try:
+            return self._store.read(self.folders.summary)
+        except (OSError, CorruptData):
+            return None
 
     def compact(self) -> None:
         """Puts all whole rows, those of superseded attempts too, into one part and deletes the parts it replaces.

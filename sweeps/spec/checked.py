@@ -90,6 +90,11 @@ def plain_name(name: str, what: str) -> str:
     return name
 
 
+@cache
+def _origin(hint: Any) -> Any:
+    return get_origin(hint)
+
+
 def _built(kind: type[T], values: Mapping[str, Any], given: Mapping[str, Any]) -> T:
     fields = _fields(kind)
     missing = [name for name, (_, is_needed) in fields.items() if is_needed and name not in {**values, **given}]
@@ -101,7 +106,9 @@ def _built(kind: type[T], values: Mapping[str, Any], given: Mapping[str, Any]) -
 
 def _fit(hint: Any, value: Any, name: str) -> Any:
     """The value as its field's type."""
-    origin = get_origin(hint)
+    if hint in _SCALARS:
+        return _SCALARS[hint](value, name)
+    origin = _origin(hint)
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
@@ -116,13 +123,10 @@ def _fit(hint: Any, value: Any, name: str) -> Any:
         if isinstance(value, list):
             items = [_fit(get_args(hint)[0], item, name) for item in cast("list[Any]", value)]
             return tuple(items) if origin is tuple else items
-    elif origin is dict:
-        if isinstance(value, dict):
-            of = get_args(hint)[1]
-            items = cast("dict[str, Any]", value).items()
-            return {printable(key): _fit(of, item, f"{name}.{key}") for key, item in items}
-    elif hint in _SCALARS:
-        return _SCALARS[hint](value, name)
+    elif origin is dict and isinstance(value, dict):
+        of = get_args(hint)[1]
+        items = cast("dict[str, Any]", value).items()
+        return {printable(key): _fit(of, item, f"{name}.{key}") for key, item in items}
     raise _unfit(hint, value, name)
 
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from nanochat.config import ConfigError, TrainConfig, from_dict, get_field, to_dict, with_overrides
 from nanochat.sizes import check_world_size, num_steps
@@ -214,7 +214,8 @@ def plan_from_json(values: dict[str, Any]) -> Plan:
     """The inverse of `plan_to_json`. CorruptData where the values are not a plan."""
     try:
         legs = {leg.name: leg for leg in map(_leg_from_json, values["legs"])}
-        trials = tuple(_trial_from_json(trial, legs) for trial in values["trials"])
+        stored = {leg["name"]: leg["config"] for leg in values["legs"]}
+        trials = tuple(_trial_from_json(trial, legs, stored) for trial in values["trials"])
         gates = tuple(typed(Gate, gate, "a gate") for gate in values["gates"])
         parts: dict[str, Any] = {"gates": gates, "legs": tuple(legs.values()), "trials": trials}
         if unknown := values.keys() - {field.name for field in dataclasses.fields(Plan)}:
@@ -232,9 +233,18 @@ def _leg_from_json(values: dict[str, Any]) -> Leg:
     return typed(Leg, values, "a leg", given={"config": from_dict(values["config"])})
 
 
-def _trial_from_json(values: dict[str, Any], legs: dict[str, Leg]) -> Trial:
-    resolved: dict[str, Any] = {"leg": legs[values["leg"]], "config": from_dict(values["config"])}
-    return typed(Trial, values, "a trial", given=resolved)
+def _trial_from_json(values: dict[str, Any], legs: dict[str, Leg], stored: dict[str, dict[str, Any]]) -> Trial:
+    leg = legs[values["leg"]]
+    config = _config_like(leg.config, stored[leg.name], values["config"])
+    return typed(Trial, values, "a trial", given={"leg": leg, "config": config})
+
+
+def _config_like(known: TrainConfig, known_values: dict[str, Any], values: dict[str, Any]) -> TrainConfig:
+    """The config of `values`. Nearly always it differs from one that is checked already in its run section alone."""
+    run = values.get("run")
+    if not isinstance(run, dict) or {**known_values, "run": run} != values:
+        return from_dict(values)
+    return with_overrides(known, {"run": cast("dict[str, Any]", run)})
 
 
 def _check_stored(plan: Plan) -> None:

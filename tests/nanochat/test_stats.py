@@ -10,6 +10,7 @@ MEASURED = {
     *(f"{phase}_ms" for phase in PHASES),
     *(f"{phase}_median_ms" for phase in PHASES),
     *("peak_mib", "gpu_clock_mhz", "gpu_power_w", "gpu_temperature_c", "gpu_throttle_bits", "compiled_graphs", "flags"),
+    *("ended_unix_s", "injected_ms"),
 }
 
 

@@ -28,7 +28,10 @@ from tests.helpers.configs import MICRO_BATCH_TOKENS, tiny_config
 NUM_STEPS = 14
 NUM_LANES = 6
 _PHASES = [f"{phase}_{kind}" for phase in PHASES for kind in ("ms", "median_ms")]
-_TIMES = ("dt_ms", "dt_median_ms", "slowest_rank", "tok_per_sec", "train_time_s", "peak_mib", "flags", *_PHASES)
+_TIMES = (
+    *("dt_ms", "dt_median_ms", "slowest_rank", "tok_per_sec", "train_time_s", "peak_mib", "flags", *_PHASES),
+    "ended_unix_s",
+)
 
 
 def tiny(folder: str | Path, **overrides: Any) -> TrainConfig:

@@ -1,7 +1,7 @@
 """The main thread's side of a run: watches storage, reports what happens, answers signals.
 
 Ray Tune runs in its own thread, over the trials that have no result yet, one at a time. Results are regenerated
-after each leg. Whatever Tune raises is only a warning: the records say what is done.
+after each leg, in another thread. Whatever Tune raises is only a warning: the records say what is done.
 """
 
 # Ray and pyarrow are typed in parts only.
@@ -19,6 +19,7 @@ from sweeps.engine.cluster.reservations import unmet_reservation
 from sweeps.engine.trials.context import LaunchContext
 from sweeps.engine.trials.driver import TrialTask, run_trial
 from sweeps.engine.trials.next_move import Policy
+from sweeps.engine.trials.results import ResultsThread
 from sweeps.engine.watching.events import ExperimentStarted, LegCompleted, LegFailed, Refused, Stopping, Waiting, Warned
 from sweeps.engine.watching.stop import StopAtOnce, StopState, signals_into
 from sweeps.engine.watching.stored_events import Watch
@@ -62,6 +63,7 @@ class TrialsRun:
         self._num_workers = context.num_workers or experiment.plan.num_workers
         self._order = PlanOrder(self._tasks())
         self._watch, self._waits = Watch(experiment), WaitClock()
+        self._results = ResultsThread(experiment, lambda own: refresh_results(own, context))
         self._is_stopping = False
         self._is_storage_away = False
         self._is_refused = False
@@ -81,6 +83,7 @@ class TrialsRun:
                     reason = self._reason_to_end()
             except StopAtOnce:
                 reason = "stopped at once"
+        self._results.close()
         # Not asked whether the thread is alive: an exception out of join() makes Python take it for ended.
         if reason is not None:
             self._warnings.append(f"{reason}; a restore continues from the last checkpoint")
@@ -103,7 +106,7 @@ class TrialsRun:
             for event in self._watch.poll():
                 self._on_event(event)
                 if isinstance(event, LegCompleted | LegFailed):
-                    refresh_results(self._experiment, self._context)
+                    self._results.ask()
             self._look_for_waits()
             self._is_storage_away = False
         except OSError as error:

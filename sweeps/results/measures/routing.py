@@ -1,14 +1,12 @@
 """Where a leg's routers stand: what each layer drops and how unevenly it loads its experts."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from sweeps.records.steps import Steps
 from sweeps.results.measures.snapshot import Snapshot
+from sweeps.results.measures.summary import LayerField, Summary
 from sweeps.spec.legs import Leg
-
-LayerField = Literal["layer_dropped_pct", "layer_max_vio", "layer_dead_experts", "layer_lost_tokens_pct"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,18 +21,17 @@ class LegRouting:
 
 def leg_routing(snapshot: Snapshot, leg: Leg) -> LegRouting | None:
     """A leg's layers; None if its steps do not report on layers with experts."""
-    tails = [t.steps[-snapshot.plan.window_steps :] for t in snapshot.of_leg(leg.name)]
+    summaries = [trial.summary for trial in snapshot.of_leg(leg.name)]
     routing = LegRouting(
-        dropped_pct=layer_means(tails, "layer_dropped_pct"),
-        max_vio=layer_means(tails, "layer_max_vio"),
-        dead_experts=layer_means(tails, "layer_dead_experts"),
-        lost_tokens_pct=layer_means(tails, "layer_lost_tokens_pct"),
+        dropped_pct=_mean_over_blocks(summaries, "layer_dropped_pct"),
+        max_vio=_mean_over_blocks(summaries, "layer_max_vio"),
+        dead_experts=_mean_over_blocks(summaries, "layer_dead_experts"),
+        lost_tokens_pct=_mean_over_blocks(summaries, "layer_lost_tokens_pct"),
     )
     return routing if all(vars(routing).values()) else None
 
 
-def layer_means(tails: Sequence[Steps], field: LayerField) -> list[float]:
-    """Each layer's mean over the steps that report on layers; nothing if none does."""
-    told = [values for tail in tails for values in tail.layers(field) if values is not None]
-    layers = range(min(map(len, told), default=0))
-    return [sum(values[layer] for values in told) / len(told) for layer in layers]
+def _mean_over_blocks(summaries: Sequence[Summary], field: LayerField) -> list[float]:
+    """Each layer's mean over the blocks that report on layers; nothing if none does."""
+    told = [layers for summary in summaries if (layers := summary.layers[field])]
+    return [statistics.fmean(of_layer) for of_layer in zip(*told, strict=False)]

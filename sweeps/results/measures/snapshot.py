@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sweeps.records.calibrations import Calibrations, Fitting, conditions_of, root_of, used_by
 from sweeps.records.documents import (
+    SETTLED_STATES,
     AttemptRecord,
     Calibration,
     ExperimentState,
@@ -22,8 +23,8 @@ from sweeps.records.documents import (
 from sweeps.records.experiment import Experiment, experiment_state
 from sweeps.records.steps import Steps
 from sweeps.records.trial import TrialRecord
-from sweeps.results.measures.divergence import why_diverged
-from sweeps.results.measures.trial import Measures, counted, measure, timing_window
+from sweeps.results.measures.summary import Summary, decoded, encoded, key_of, summarize
+from sweeps.results.measures.trial import Measures, timing_window
 from sweeps.spec.errors import SweepToolError
 from sweeps.spec.plan import Plan, Trial
 
@@ -39,43 +40,59 @@ class TrialSnapshot:
     result: TrialResult | None
     steps: Steps  # each once
     spans: dict[int, tuple[int, int]]  # attempt -> first and last step that it stored
+    torn: tuple[str, ...] = ()  # row parts that were not whole, relative to the experiment
     log_name: str
     window_steps: int  # of the plan
     origin: Origin | None = None  # set if another experiment ran it
     imported: Imported | None = None  # set if it was not run here but read from a log
+    stamp: str = ""  # of the rows that were read
+    kept: Summary | None = None  # the stored summary, if there is one of these rows
     damage: str | None = None  # why its files could not be read; then nothing else is known of it
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it went to its end: then its losses can be judged."""
+        return self.result is not None or self.state == "completed"
+
+    @cached_property
+    def summary(self) -> Summary:
+        """What the steps amount to; reads them only if no summary is stored."""
+        return self.kept or summarize(
+            self.steps, self.window_steps, is_over=self.is_over, spans=self.spans, torn=self.torn
+        )
 
     @cached_property
     def counted(self) -> list[bool]:
         """For each step whether its time counts."""
-        return counted(self.steps)
+        return self.summary.counted
 
     @cached_property
     def window(self) -> Steps:
         """The timing window; no steps if there is none."""
         return timing_window(self.steps, self.counted, self.window_steps)
 
-    @cached_property
+    @property
     def measures(self) -> Measures:
         """The trial's numbers."""
-        return measure(self.steps, self.counted, self.window, self.window_steps)
+        return self.summary.measures
 
-    @cached_property
+    @property
     def diverged(self) -> str | None:
         """Why the trial has learnt nothing, if so. It is compared with no other then."""
-        return why_diverged(self.steps, self.window_steps, is_over=self.result is not None or self.state == "completed")
+        return self.summary.diverged
 
     @cached_property
     def measured_attempt(self) -> AttemptRecord | None:
         """The attempt that ran the timing window; without one that of the last step, before that the last attempt."""
-        numbers = (self.window or self.steps).ints("attempt")
+        timed, last = self.summary.window_attempt, self.summary.last_attempt
+        number = last if timed is None else timed
         by_number = {attempt.number: attempt for attempt in self.attempts}
-        return by_number.get(numbers[-1]) if numbers else next(reversed(self.attempts), None)
+        return next(reversed(self.attempts), None) if number is None else by_number.get(number)
 
     @property
     def stepped_attempts(self) -> list[AttemptRecord]:
         """The attempts whose steps are the trial's, without those that were superseded altogether."""
-        numbers = set(self.steps.ints("attempt"))
+        numbers = self.summary.attempts
         return [attempt for attempt in self.attempts if attempt.number in numbers]
 
     @property
@@ -96,10 +113,10 @@ class TrialSnapshot:
         """How often it was started."""
         return len(self.attempts) if self.imported is None else self.imported.num_attempts
 
-    @cached_property
+    @property
     def fell_back(self) -> bool:
         """Whether steps of it ran uncompiled because compiling failed; then it is not the leg that it should be."""
-        return any("fallback" in flags for flags in self.steps.flags)
+        return self.summary.fell_back
 
     @property
     def fallback_reason(self) -> str | None:
@@ -150,14 +167,17 @@ class Snapshot:
         return legs
 
 
-def read_snapshot(experiment: Experiment) -> Snapshot:
-    """Reads everything once. Works while the experiment runs; a trial that cannot be read is there as damaged."""
+def read_snapshot(experiment: Experiment, *, keep: bool = False) -> Snapshot:
+    """Reads everything once. Works while the experiment runs; a trial that cannot be read is there as damaged.
+
+    With `keep` the summary and the columns of each trial that has ended are stored for the next reader, if they are
+    not there yet. Nothing but time depends on them, so a storage that refuses them is no error.
+    """
     owner_lives = experiment.owner() is not None
-    read = [
-        _guarded(trial, record, experiment.plan, owner_lives)
+    trials = [
+        _guarded(trial, record, experiment.plan, owner_lives, keep)
         for trial, record in zip(experiment.plan.trials, experiment.trials(), strict=True)
     ]
-    trials = [trial for trial, _ in read]
     states: list[TrialState] = ["interrupted" if t.state == "damaged" else t.state for t in trials]
     fitting = _calibration(experiment, trials)
     return Snapshot(
@@ -165,7 +185,7 @@ def read_snapshot(experiment: Experiment) -> Snapshot:
         plan=experiment.plan,
         state=experiment_state(states, owner_lives=owner_lives),
         trials=trials,
-        torn_files=tuple(file for _, torn in read for file in torn),
+        torn_files=tuple(file for trial in trials for file in trial.torn),
         uri=experiment.uri,
         preflight=_preflight(experiment),
         calibration=fitting.calibration,
@@ -186,8 +206,8 @@ def _calibration(experiment: Experiment, trials: list[TrialSnapshot]) -> Fitting
         return Fitting(stale=(str(error),))
 
 
-def _guarded(trial: Trial, record: TrialRecord, plan: Plan, owner_lives: bool) -> tuple[TrialSnapshot, tuple[str, ...]]:
-    """A trial and its incomplete files. Whatever it holds, the other trials are read."""
+def _guarded(trial: Trial, record: TrialRecord, plan: Plan, owner_lives: bool, keep: bool) -> TrialSnapshot:
+    """A trial. Whatever it holds, the other trials are read."""
     empty = TrialSnapshot(
         trial=trial,
         run=trial.leg.name if plan.num_blocks == 1 else trial.name,
@@ -200,29 +220,61 @@ def _guarded(trial: Trial, record: TrialRecord, plan: Plan, owner_lives: bool) -
         window_steps=plan.window_steps,
     )
     try:
-        return _read_trial(empty, record, owner_lives)
+        read = _read_trial(empty, record, owner_lives)
+        return _kept(read, record) if keep else read
     except OSError:
         raise
     except Exception as error:
         known = isinstance(error, SweepToolError)
-        return replace(empty, damage=str(error) if known else f"{type(error).__name__}: {error}"), ()
+        return replace(empty, damage=str(error) if known else f"{type(error).__name__}: {error}")
 
 
-def _read_trial(empty: TrialSnapshot, record: TrialRecord, owner_lives: bool) -> tuple[TrialSnapshot, tuple[str, ...]]:
+def _read_trial(empty: TrialSnapshot, record: TrialRecord, owner_lives: bool) -> TrialSnapshot:
     state, attempts, result = record.progress(owner_lives=owner_lives)
-    stored = record.steps()
     trial = replace(
         empty,
         state=state,
         attempts=attempts,
         result=result,
-        steps=stored.steps,
-        spans=stored.spans,
+        stamp=record.stamp_of_rows(),
         origin=record.origin() if result is not None or not attempts else None,
         imported=record.imported() if result is None and not attempts else None,
     )
+    kept = _kept_summary(record, trial) if state in SETTLED_STATES else None
+    if kept is not None:
+        return _by_summary(trial, record, kept)
+    stored = record.steps()
+    trial = replace(trial, steps=stored.steps, spans=stored.spans, torn=stored.torn)
     trial.measures.of_metric.keys()  # computed here, where a trial that defies it harms no other
-    return trial, stored.torn
+    return trial
+
+
+def _kept_summary(record: TrialRecord, trial: TrialSnapshot) -> Summary | None:
+    data = record.read_summary()
+    return None if data is None else decoded(data, _key(trial))
+
+
+def _key(trial: TrialSnapshot) -> str:
+    return key_of(trial.stamp, trial.window_steps, is_over=trial.is_over)
+
+
+def _by_summary(trial: TrialSnapshot, record: TrialRecord, summary: Summary) -> TrialSnapshot:
+    """The trial with its stored summary; its steps are read when somebody asks for one."""
+    stamp = trial.stamp  # and not the trial, whose steps are to go
+    later = Steps.later(summary.num_steps, lambda: record.kept_steps(stamp) or record.steps().steps)
+    return replace(trial, kept=summary, steps=later, spans=summary.spans_by_attempt, torn=summary.torn)
+
+
+def _kept(trial: TrialSnapshot, record: TrialRecord) -> TrialSnapshot:
+    """The trial with its summary stored, if it has ended and storage takes it; its steps are let go of."""
+    if trial.state not in SETTLED_STATES or trial.kept is not None:
+        return trial
+    try:
+        record.keep_steps(trial.steps, trial.stamp)
+        record.write_summary(encoded(trial.summary, _key(trial)))
+    except OSError:
+        return trial
+    return _by_summary(trial, record, trial.summary)
 
 
 def _preflight(experiment: Experiment) -> tuple[PreflightLeg, ...]:

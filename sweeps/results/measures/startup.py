@@ -4,8 +4,6 @@ A GPU does nothing meanwhile, so it is what a sweep of many short legs costs bey
 the same driver process ran both without a break: across a restore it would measure how long nobody was there.
 """
 
-import math
-
 from sweeps.records.clock import moment
 from sweeps.records.documents import AttemptRecord
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
@@ -16,12 +14,13 @@ def between_legs_s(snapshot: Snapshot, trial: TrialSnapshot) -> float | None:
     if not trial.attempts or not trial.steps:
         return None
     attempt = trial.attempts[0]
-    if attempt.first_step != 0 or trial.steps.ints("attempt")[0] != attempt.number:
+    took_ms = trial.summary.first_step_ms
+    if attempt.first_step != 0 or trial.summary.first_attempt != attempt.number or took_ms is None:
         return None
-    first, took_s = moment(attempt.first_step_utc), trial.steps.floats("dt_ms")[0] / 1e3
-    if first is None or not math.isfinite(took_s):
+    first = moment(attempt.first_step_utc)
+    if first is None:
         return None
-    begun = first.timestamp() - took_s
+    begun = first.timestamp() - took_ms / 1e3
     before = _leg_before(snapshot, trial)
     end = moment(before.last_step_utc) if before else None
     return None if end is None or end.timestamp() > begun else begun - end.timestamp()

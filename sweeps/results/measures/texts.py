@@ -68,12 +68,18 @@ def _batches(trial: TrialSnapshot) -> str:
 
 def _against_first(trials: Sequence[TrialSnapshot]) -> Iterator[OtherTokens]:
     """A running digest that differs once differs from there on."""
-    first, of_first = trials[0], _served(trials[0])
+    first = trials[0]
     for trial in trials[1:]:
-        served = _served(trial)
+        if _served_last(first) == _served_last(trial):
+            continue
+        of_first, served = _served(first), _served(trial)
         differing = [step for step in of_first.keys() & served.keys() if served[step] != of_first[step]]
         if differing:
             yield OtherTokens(run=trial.run, first=first.run, step=min(differing))
+
+
+def _served_last(trial: TrialSnapshot) -> tuple[int | None, str | None]:
+    return trial.summary.last_served_step, trial.summary.last_served
 
 
 def _served(trial: TrialSnapshot) -> dict[int, str]:

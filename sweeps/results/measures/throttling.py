@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
-from sweeps.results.measures.trial import slowdowns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,18 +23,14 @@ def throttled_trials(snapshot: Snapshot) -> list[Throttled]:
 
 
 def _throttled(trial: TrialSnapshot) -> Throttled | None:
-    bits = slowdowns(trial.steps)
-    reasons = 0
-    for slowed_by in bits:
-        reasons |= slowed_by
-    if not reasons:
+    slowed = trial.summary.slowed
+    if slowed is None:
         return None
-    slowed = trial.steps.where([slowed != 0 for slowed in bits])
     return Throttled(
         trial=trial,
-        num_steps=len(slowed),
-        num_counted=sum(counts and slowed != 0 for counts, slowed in zip(trial.counted, bits, strict=True)),
-        bits=reasons,
-        lowest_mhz=min((mhz for mhz in slowed.known("gpu_clock_mhz") if mhz is not None), default=None),
-        highest_c=max((c for c in slowed.known("gpu_temperature_c") if c is not None), default=None),
+        num_steps=slowed.num_steps,
+        num_counted=slowed.num_counted,
+        bits=slowed.gpu_throttle_bits,
+        lowest_mhz=slowed.lowest_mhz,
+        highest_c=slowed.highest_c,
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from nanochat.throttle import FLAG, slowdown
 from sweeps.records.steps import Steps
 from sweeps.spec.metrics import METRICS, Over, Reading, Statistic
+from sweeps.spec.words import counted as counted_noun
 
 TAIL_STEPS = 50
 _TRIM = 0.10  # of each end
@@ -81,6 +82,23 @@ def timing_window(steps: Steps, counts: Sequence[bool], window_steps: int) -> St
     window = steps.take(places)
     is_whole = len(window) == window_steps and len(set(window.ints("attempt"))) == 1
     return window if is_whole and all(0 < ms < math.inf for ms in window.floats("dt_ms")) else Steps()
+
+
+def why_untimed(steps: Steps, counts: Sequence[bool], window_steps: int) -> str:
+    """What keeps steps, of which some count, from having a timing window."""
+    num_counted = sum(counts)
+    why = f"{num_counted} of {counted_noun(len(steps), 'step')} count, the window has {window_steps}"
+    if num_counted >= window_steps:
+        times = [ms for ms, does_count in zip(steps.floats("dt_ms"), counts, strict=True) if does_count][-window_steps:]
+        is_measurable = all(0 < ms < math.inf for ms in times)
+        why = (
+            f"the last {window_steps} steps that count are not all of one attempt"
+            if is_measurable
+            else f"among the last {window_steps} steps that count is one whose time is not a positive number"
+        )
+    beside_saves = sum("checkpoint" in flags for flags in steps.flags)
+    verb = "was" if beside_saves == 1 else "were"
+    return why + (f"; {counted_noun(beside_saves, 'step')} {verb} beside a save" if beside_saves else "")
 
 
 def trimmed_mean(values: Sequence[float]) -> float:

@@ -28,7 +28,7 @@ from sweeps.results.report.sections.routing import routing_sections
 from sweeps.results.report.sections.runs import diverged_lines, run_table
 from sweeps.results.report.sections.texts import text_lines
 from sweeps.results.report.sections.throttling import throttling_sections
-from sweeps.results.tables.parquet import export_snapshot, export_store
+from sweeps.results.tables.parquet import export_running, export_store
 from sweeps.spec.errors import UsageError
 
 MARKDOWN_NAME, HTML_NAME = "report.md", "report.html"
@@ -70,8 +70,8 @@ def write_chosen(snapshots: Sequence[Snapshot], out_md: Path | None, out_html: P
 
 def refresh(experiment: Experiment) -> Snapshot:
     """Writes export and report of the present moment and returns it; what a run calls after each leg."""
-    snapshot = read_snapshot(experiment)
-    export_snapshot(snapshot, export_store(experiment, None))
+    snapshot = read_snapshot(experiment, keep=True)
+    export_running(snapshot, export_store(experiment, None))
     write_snapshots([snapshot], Store(experiment.store.uri_of("report")))
     return snapshot
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from nanochat.config import digest, field_alternatives, field_paths, get_field, to_dict
 from sweeps.records.clock import moment, wall_s
-from sweeps.results.measures.conditions import commit_of
+from sweeps.results.measures.conditions import NO_CHANGES, commit_of
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.measures.startup import between_legs_s
 from sweeps.results.tables.column import NOT_FINITE, About, Kind
@@ -51,6 +51,11 @@ def _imported(name: str, kind: Kind, meaning: str, field: str | None = None) -> 
 def _run_here(trial: TrialSnapshot, value: Any) -> Any:
     """What only our own trainer knows of a run: its whole config with the seed. None for a run from a log."""
     return None if trial.imported is not None else value
+
+
+def leg_columns() -> list[LegColumn]:
+    """All columns whose names do not depend on the experiment, those of the config's fields last."""
+    return [*LEG_COLUMNS, *map(parameter_column, field_paths())]
 
 
 LEG_COLUMNS: list[LegColumn] = [
@@ -201,6 +206,22 @@ LEG_COLUMNS: list[LegColumn] = [
         "python and packages of the measured attempt",
         lambda s: _json_or_none(_measured(s.trial, "versions")),
     ),
+    LegColumn("run_id", "text", "", "experiment and trial as one text", lambda s: _run_id(s)),
+    LegColumn(
+        "git_dirty",
+        "bool",
+        "",
+        "whether the measured attempt ran with uncommitted changes; null if not known",
+        lambda s: _is_dirty(s.experiment, s.trial),
+    ),
+    LegColumn(
+        "attempt_git_diff_sha256s",
+        "texts",
+        "",
+        "git_diff_sha256 of each attempt",
+        lambda s: tuple(a.git_diff_digest for a in s.trial.attempts),
+    ),
+    LegColumn("argv_json", "text", "", "command line of the launch", lambda s: json.dumps(s.experiment.manifest.argv)),
     LegColumn(
         NOT_FINITE,
         "texts",
@@ -211,15 +232,24 @@ LEG_COLUMNS: list[LegColumn] = [
 ]
 
 
-def varying_fields(snapshot: Snapshot) -> list[str]:
-    """The config fields, as dotted paths, in which the trials differ; name and seed have columns of their own."""
-    configs = [t.trial.config for t in snapshot.trials if t.has_known_config]
-    own = ("run.name", "run.seed")
-    return [p for p in field_paths() if p not in own and len({repr(get_field(c, p)) for c in configs}) > 1]
+def section_axes(snapshot: Snapshot) -> list[str]:
+    """The whole sections that legs replace."""
+    return sorted({path for leg in snapshot.plan.legs for path in leg.overrides if "." not in path})
+
+
+def section_column(section: str) -> LegColumn:
+    """The column of a section that legs replace whole: moe -> p_moe, as JSON."""
+    return LegColumn(
+        f"p_{section}",
+        "text",
+        "",
+        f"config section {section} as JSON; null: the leg has none",
+        lambda s: _json_or_none(to_dict(s.trial.trial.config)[section]) if s.trial.has_known_config else None,
+    )
 
 
 def parameter_column(path: str) -> LegColumn:
-    """The typed column of a config field that varies: moe.capacity_factor -> p_moe_capacity_factor."""
+    """The typed column of a config field: moe.capacity_factor -> p_moe_capacity_factor."""
     types = {a if isinstance(a, type) else type(a) for a in field_alternatives(path)} - {type(None)}
     kinds: dict[type, Kind] = {bool: "bool", int: "int64", float: "float64"}
     kind = kinds.get(types.pop(), "text") if len(types) == 1 else "text"
@@ -229,8 +259,16 @@ def parameter_column(path: str) -> LegColumn:
         kind,
         "",
         f"config field {path}",
-        lambda s: get_field(s.trial.trial.config, path) if s.trial.has_known_config else None,
+        lambda s: _config_value(s.trial, path),
     )
+
+
+def _config_value(trial: TrialSnapshot, path: str) -> Any:
+    """None where a log does not say its config, or says none of a run's own name and seed."""
+    if not trial.has_known_config:
+        return None
+    value = get_field(trial.trial.config, path)
+    return _run_here(trial, value) if path.startswith("run.") else value
 
 
 def _started(trial: TrialSnapshot) -> Any:
@@ -260,6 +298,21 @@ def _error(trial: TrialSnapshot, part: str) -> str | None:
         return trial.imported.error if part == "message" else None
     error = trial.attempts[-1].error if trial.attempts else None
     return getattr(error, part) if error else None
+
+
+def _run_id(source: LegSource) -> str:
+    return f"{source.experiment.manifest.id}/{source.trial.trial.name}"
+
+
+def _is_dirty(snapshot: Snapshot, trial: TrialSnapshot) -> bool | None:
+    """Older attempts did not store it: then it is the launch's, if it is known to have been a checkout."""
+    attempt, manifest = trial.measured_attempt, snapshot.manifest
+    if attempt is None:
+        return None
+    if attempt.git_diff_digest is not None:
+        return attempt.git_diff_digest != NO_CHANGES
+    is_known = trial.origin is None and manifest.git_commit is not None
+    return bool(manifest.git_diff) if is_known else None
 
 
 def _measured(trial: TrialSnapshot, name: str) -> Any:

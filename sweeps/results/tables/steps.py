@@ -1,11 +1,14 @@
 """The columns of steps.parquet (each step of each trial once) in the order of the file; later versions only add some.
 
-But for the names of leg, trial and block, and whether a step counts, a column is the stored rows' field of that name.
+But for those in `OWN_COLUMNS`, a column is the stored rows' field of that name.
 """
 
 from typing import Literal
 
 from sweeps.results.tables.column import About
+
+OWN_COLUMNS = ("leg", "trial", "block", "counted", "experiment", "tokens_seen", "ended_utc")
+"""What does not stand in the rows under that name."""
 
 _PHASES = {
     "data": "waiting for batches",
@@ -67,4 +70,9 @@ STEP_COLUMNS: list[About] = [
     About("core_metric", "float64", "", "mean centred accuracy of CORE, if measured here"),
     About("counted", "bool", "", "whether the step's time counts"),
     About("flags", "texts", "", "why its time may not count; not_finite: a null was no finite number, or too large"),
+    About("experiment", "text", "", "id of the experiment"),
+    About("tokens_seen", "int64", "tokens", "trained on up to and with this step"),
+    About("lr", "float64", "", "Muon's learning rate of the block matrices, before the factor of a matrix's shape"),
+    About("grad_norm", "float64", "", "norm of the mean gradient of all parameters; nothing is clipped"),
+    About("ended_utc", "utc", "UTC", "when rank 0 had the step's numbers, by its clock"),
 ]

@@ -7,9 +7,17 @@ from typing import Any, cast
 from sweeps.records.arrow import arrow, arrow_compute
 from sweeps.results.tables.column import Kind, arrow_type
 
+_WITH_FLOATS = ("float64", "float64s")
+_LATEST_S = 4102444800.0  # the year 2100
+
 
 def as_column(values: Sequence[Any], kind: Kind) -> tuple[Any, list[int]]:
     """A pyarrow.Array of Python values, and the places of those that it cannot hold."""
+    if kind not in _WITH_FLOATS:
+        try:
+            return arrow().array(values, type=arrow_type(kind)), []
+        except _refusals():
+            pass  # looked at one by one below
     finite = [_finite(value) for value in values]
     lost = [place for place, (value, kept) in enumerate(zip(values, finite, strict=True)) if not _same(value, kept)]
     try:
@@ -37,6 +45,16 @@ def column_of(stored: Any, kind: Kind) -> tuple[Any, list[int]]:
         return (stored.cast(arrow_type(kind)), []) if kind != "float64s" else as_column(stored.to_pylist(), kind)
     except pa.ArrowInvalid:
         return as_column(stored.to_pylist(), kind)
+
+
+def moments_of(seconds: Any) -> tuple[Any, list[int]]:
+    """Seconds since 1970 as moments in UTC, and the places of those that are none."""
+    pa, pc = arrow(), arrow_compute()
+    is_moment = pc.and_(pc.greater_equal(seconds, 0.0), pc.less(seconds, _LATEST_S))  # neither holds for NaN
+    lost = [place for place, holds in enumerate(is_moment.to_pylist()) if holds is False]
+    kept = pc.if_else(is_moment, seconds, pa.scalar(None, pa.float64()))
+    microseconds = pc.round(pc.multiply(kept, 1e6)).cast(pa.int64())
+    return microseconds.cast(arrow_type("utc")), lost
 
 
 def _finite(value: Any) -> Any:

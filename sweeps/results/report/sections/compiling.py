@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from sweeps.results.measures.conditions import kernels_of
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.measures.startup import between_legs_s
-from sweeps.results.measures.trial import num_recompilations
 from sweeps.results.report.blocks import Cell, Code, Column, Table, Words, code_cell, number_cell, text_cell
 
 
@@ -18,7 +17,7 @@ def compile_table(snapshot: Snapshot) -> Table:
             continue
         statuses = [_compile_status(t) for t in trials]
         pauses = [s for t in trials if (s := between_legs_s(snapshot, t)) is not None]
-        first_steps = [t.steps.floats("dt_ms")[0] / 1000 for t in trials if t.steps]
+        first_steps = [ms / 1000 for t in trials if (ms := t.summary.first_step_ms) is not None]
         starts = [attempt for t in trials for attempt in t.attempts if attempt.facts]
         kernels = [", ".join(f"{role} {k}" for role, k in sorted(kernels_of(a).items())) for a in starts]
         rows.append(
@@ -71,7 +70,7 @@ def _mode(trial: TrialSnapshot) -> str:
 
 def _recompilations(trials: list[TrialSnapshot]) -> int | None:
     """Of the trials whose steps tell of them; a log does not."""
-    told = [num_recompilations(t.steps) for t in trials if t.imported is None]
+    told = [t.summary.recompilations for t in trials if t.imported is None]
     return sum(told) if told else None
 
 
@@ -85,4 +84,4 @@ def _compile_status(trial: TrialSnapshot) -> tuple[str, str]:
         return "failed, ran uncompiled", "failed"
     if not trial.steps:
         return ("failed before the first step", "failed") if trial.state == "failed" else ("-", "")
-    return ("recompiled on the way", "outside") if num_recompilations(trial.steps) else ("ok", "within")
+    return ("recompiled on the way", "outside") if trial.summary.recompilations else ("ok", "within")

@@ -20,14 +20,10 @@ def interruption_lines(snapshot: Snapshot) -> list[Words]:
 
 def skipped_lines(snapshot: Snapshot) -> list[Words]:
     """Which trials have steps that changed nothing, because a gradient was not finite."""
-    found = [(t, t.steps.where(["skipped" in flags for flags in t.steps.flags]).ints("step")) for t in snapshot.trials]
+    found = [(t, t.summary.skipped) for t in snapshot.trials if t.summary.skipped]
     return [
-        (
-            Code(t.run),
-            f" skipped {len(steps)} of {len(t.steps)} steps, whose gradient was not finite; the last is {steps[-1]}",
-        )
-        for t, steps in found
-        if steps
+        (Code(t.run), f" skipped {number} of {len(t.steps)} steps, whose gradient was not finite; the last is {last}")
+        for t, (number, last) in found
     ]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow, encode_rows
-from sweeps.results.measures import snapshot as measured
+from sweeps.results.measures import summary as measured
 from sweeps.results.measures.snapshot import Snapshot, read_snapshot
 from sweeps.results.report.build import build_report, html, markdown_files, refresh
 from sweeps.results.status import run_table, status_json

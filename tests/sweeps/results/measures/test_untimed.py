@@ -9,8 +9,8 @@ from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.records.steps import Steps
 from sweeps.results.measures.snapshot import read_snapshot
-from sweeps.results.measures.trial import counted, timing_window
-from sweeps.results.measures.untimed import untimed_trials, why_untimed
+from sweeps.results.measures.trial import counted, timing_window, why_untimed
+from sweeps.results.measures.untimed import untimed_trials
 from sweeps.results.report.build import build_report, markdown_files
 from sweeps.smoke import SWEEP as SMOKE
 from sweeps.spec import Sweep

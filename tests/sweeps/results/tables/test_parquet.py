@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nanochat.config import field_paths
 from nanochat.metering.step_flags import Flags
 from nanochat.throttle import REASONS, slowdown
 from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
+from sweeps.results.measures.snapshot import read_snapshot
+from sweeps.results.tables.build import step_groups
 from sweeps.results.tables.column import NOT_FINITE
+from sweeps.results.tables.events import EVENT_COLUMNS, EVENTS
 from sweeps.results.tables.legs import LEG_COLUMNS
-from sweeps.results.tables.parquet import export_experiment
+from sweeps.results.tables.parquet import FILES, export_experiment
 from sweeps.results.tables.steps import STEP_COLUMNS
+from sweeps.results.tables.verdicts import VERDICT_COLUMNS
+from tests.helpers.rows import row
 
 Make = Callable[..., Experiment]
 MakeRow = Callable[..., StepRow]
@@ -48,7 +55,7 @@ def experiment(make_experiment: Make, complete: Complete, make_row: MakeRow) -> 
 
 
 def exported(experiment: Experiment) -> tuple[pa.Table, pa.Table]:
-    legs, steps = export_experiment(experiment)
+    legs, steps, *_ = export_experiment(experiment)
     return pq.read_table(legs), pq.read_table(steps)
 
 
@@ -97,10 +104,9 @@ def test_a_number_that_is_none_becomes_null_with_a_flag(experiment: Experiment) 
             assert not any(math.isnan(value) for value in steps[name].to_pylist() if value is not None)
 
 
-def test_every_varying_field_has_a_typed_column_and_no_other_has(experiment: Experiment) -> None:
+def test_every_field_of_the_config_has_a_typed_column(experiment: Experiment) -> None:
     legs, _ = exported(experiment)
-    varying = [n for n in legs.schema.names if n.startswith("p_")]
-    assert varying == ["p_moe_capacity_factor", "p_precision_linears", "p_precision_experts", "p_compile_mode"]
+    assert {n for n in legs.schema.names if n.startswith("p_")} == {f"p_{p.replace('.', '_')}" for p in field_paths()}
     assert legs["p_moe_capacity_factor"].to_pylist() == [None, 1.25, None, 1.25]
     assert legs.schema.field("p_moe_capacity_factor").type == pa.float64()
     assert legs["p_compile_mode"].to_pylist() == ["static", "none", "static", "static"]
@@ -138,14 +144,14 @@ def test_names_that_end_in_a_unit_say_the_same_as_their_unit() -> None:
         "_w": "W",
         "_c": "C",
     }
-    for column in (*LEG_COLUMNS, *STEP_COLUMNS):
+    for column in (*LEG_COLUMNS, *STEP_COLUMNS, *EVENT_COLUMNS, *VERDICT_COLUMNS):
         for suffix, unit in suffixes.items():
             if column.name.endswith(suffix):
                 assert column.unit == unit, column.name
 
 
 def test_the_files_are_zstd_with_dictionaries_and_utc_microseconds(experiment: Experiment) -> None:
-    legs, steps = export_experiment(experiment)
+    legs, steps, *_ = export_experiment(experiment)
     assert pq.ParquetFile(steps).metadata.row_group(0).column(0).compression == "ZSTD"
     schema = pq.read_schema(legs)
     assert schema.field("leg").type == pa.dictionary(pa.int32(), pa.string())
@@ -167,15 +173,28 @@ def test_an_experiment_that_has_not_begun_exports_empty_steps_with_all_columns(m
 
 def test_the_document_lists_every_column_with_type_unit_and_meaning() -> None:
     listed = re.findall(r"^\| `(\w+)` \| (\w+) \| (\S+) \| (.+) \|$", DOCS.read_text(), re.MULTILINE)
-    wanted = [(c.name, c.kind, c.unit or "-", c.meaning) for c in (*LEG_COLUMNS, *STEP_COLUMNS)]
+    columns = (*LEG_COLUMNS, *STEP_COLUMNS, *EVENT_COLUMNS, *VERDICT_COLUMNS)
+    wanted = [(c.name, c.kind, c.unit or "-", c.meaning) for c in columns]
     assert listed == wanted
 
 
-def test_the_documents_example_runs(experiment: Experiment, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+EXAMPLES = {
+    "pyarrow": "b'ms'\n",
+    "duckdb": "[('static', 1, 100.0, 20)]\n",
+    "polars": "[('static', 1, 100.0, 20)]\n",
+    "pandas": "[{'p_moe_capacity_factor': nan, 'p_compile_mode': 'static', 'dt_ms': 100.00000000000004}]\n",
+}
+
+
+@pytest.mark.parametrize("library", EXAMPLES)
+def test_an_example_of_the_document_runs(
+    library: str, experiment: Experiment, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     monkeypatch.chdir(Path(export_experiment(experiment)[0]).parent)
-    (example,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (example,) = [text for text in examples if text.startswith(f"import {library}")]
     exec(example, {})
-    assert capsys.readouterr().out == "b'ms'\n"
+    assert capsys.readouterr().out == EXAMPLES[library]
 
 
 def test_the_document_names_the_throttle_bits() -> None:
@@ -226,3 +245,92 @@ def test_the_page_explains_every_flag_and_no_other() -> None:
     given |= {*flags.of_step(6, compiled_graphs=0, skipped=False)}
     table = DOCS.read_text().split("| flag | the step |")[1].split("\n\n")[0]
     assert sorted(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == sorted({*given, NOT_FINITE})
+
+
+def test_the_page_explains_every_event_and_no_other() -> None:
+    table = DOCS.read_text().split("| event | meaning |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(EVENTS)
+
+
+def test_an_axis_has_its_column_even_if_all_its_values_are_equal_here(make_experiment: Make) -> None:
+    legs, _ = exported(make_experiment())
+    assert legs["p_moe_capacity_factor"].to_pylist() == [None, 1.25, None, 1.25]
+    assert legs.schema.field("p_moe_capacity_factor").type == pa.float64()
+    assert legs.schema.field("p_run_seed").type == pa.int64()
+    assert legs.schema.field("p_run_final_checkpoint").type == pa.bool_()
+
+
+def test_blocks_are_sorted_as_numbers_and_the_files_say_so(make_experiment: Make) -> None:
+    experiment = make_experiment(num_blocks=8)
+    for block in (8, 2, 7):
+        experiment.trial(f"static-b{block}").append_rows(0, [row(s, trial=f"static-b{block}") for s in range(2)])
+    legs, steps, *_ = export_experiment(experiment)
+    assert [(s["block"], s["step"]) for s in pq.read_table(steps).to_pylist()] == [
+        (block, step) for block in (2, 7, 8) for step in (0, 1)
+    ]
+    for file, order in ((legs, ("leg", "block")), (steps, ("leg", "block", "step"))):
+        schema = pq.ParquetFile(file).schema_arrow
+        sorting = pq.ParquetFile(file).metadata.row_group(0).sorting_columns
+        assert tuple(schema.names[column.column_index] for column in sorting) == order
+
+
+def test_a_large_table_of_steps_has_several_groups_and_is_the_same(
+    experiment: Experiment,
+) -> None:
+    whole = exported(experiment)[1]
+    snapshot = read_snapshot(experiment)
+    groups = list(step_groups(snapshot, 10))
+    assert [group.num_rows for group in groups] == [3, 40, 1]
+    assert pa.concat_tables(groups).to_pylist() == whole.to_pylist()
+
+
+def test_steps_know_their_experiment_tokens_and_time(make_experiment: Make) -> None:
+    experiment = make_experiment()
+    known: dict[str, Any] = {"lr": 0.02, "grad_norm": 1.5, "ended_unix_s": 1767225600.25}
+    rows = [row(20, **known), row(21), row(22, ended_unix_s=-1.0), row(23, grad_norm=math.nan)]
+    experiment.trial("static-b1").append_rows(0, rows)
+    first, second, third, fourth = exported(experiment)[1].to_pylist()
+    assert (first["experiment"], first["tokens_seen"]) == (experiment.id, 21 * 512)
+    assert (first["lr"], first["grad_norm"]) == (0.02, 1.5)
+    assert first["ended_utc"] == datetime(2026, 1, 1, 0, 0, 0, 250_000, UTC)
+    assert [second[name] for name in ("lr", "grad_norm", "ended_utc")] == [None] * 3
+    assert (third["ended_utc"], third["flags"]) == (None, [NOT_FINITE])
+    assert (fourth["grad_norm"], fourth["flags"]) == (None, [NOT_FINITE])
+
+
+def test_events_tell_each_attempt_in_order(experiment: Experiment) -> None:
+    events = pq.read_table(export_experiment(experiment)[2]).to_pylist()
+    static = [(event["attempt"], event["event"]) for event in events if event["leg"] == "static"]
+    assert static == [
+        (0, "attempt_started"),
+        (1, "attempt_started"),
+        (1, "attempt_completed"),
+        (None, "trial_completed"),
+    ]
+    failed = next(event for event in events if event["event"] == "attempt_failed")
+    assert (failed["leg"], failed["error_message"], failed["step"]) == ("static_cap1p25", "no | kernel", 0)
+    assert {event["event"] for event in events} <= set(EVENTS)
+
+
+def test_verdicts_hold_a_row_per_gate_and_per_leg(experiment: Experiment) -> None:
+    rows = pq.read_table(export_experiment(experiment)[3]).to_pylist()
+    assert [(r["kind"], r["metric"], r["leg"]) for r in rows] == [
+        ("gate", "tok_per_sec", "static_cap1p25"),
+        ("gate", "loss", "static_cap1p25"),
+        ("leg", "tok_per_sec", "static_cap1p25"),
+        ("leg", "tok_per_sec", "none_cap1p25"),
+        ("leg", "tok_per_sec", "bf16"),
+    ]
+    assert {r["experiment"] for r in rows} == {experiment.id}
+
+
+def test_a_leg_knows_where_it_came_from(experiment: Experiment) -> None:
+    leg = of_leg(exported(experiment)[0], "static")[0]
+    assert leg["run_id"] == f"{experiment.id}/static-b1"
+    assert json.loads(leg["argv_json"]) == ["nanochat-sweep", "launch", "toy.py"]
+    assert leg["attempt_git_diff_sha256s"] == [None, None]
+    assert leg["git_dirty"] in (True, False), "the launch's, as the attempts have not stored it"
+
+
+def test_every_file_is_written(experiment: Experiment) -> None:
+    assert [Path(file).name for file in export_experiment(experiment)] == list(FILES)
