@@ -226,21 +226,35 @@ class Lane:
         return Position(self._epoch, self._turn, self._next_text, self._num_read, documents, self._served)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state` was taken; nothing is tokenized again."""
+        """Goes on where `state` was taken; nothing is tokenized again. Raises TypeError for what is no state."""
         for name in ("epoch", "turn", "next_text", "num_read"):
-            if type(state[name]) is not int or not 0 <= state[name] < 2**53:
-                raise TypeError(f"{name} of a lane is {str(state[name])[:40]!r}, not a number from 0")
+            _check_number(name, state[name])
+        if state.get("served") is not None:
+            _check_number("served", state["served"])
+        tokens, lengths = (_whole_numbers(name, state[name]) for name in ("tokens", "lengths"))
+        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self._tokenizer.vocab_size:
+            raise TypeError(f"a lane holds token {tokens.max()} of {self._tokenizer.vocab_size}")
+        if (lengths < 0).any() or sum(lengths.tolist()) != len(tokens):
+            raise TypeError(f"the documents of a lane do not have its {len(tokens)} tokens together")
         self._epoch, self._turn = state["epoch"], state["turn"]
         self._next_text, self._num_read = state["next_text"], state["num_read"]
         self._served = state.get("served")
         self._texts = None
         self._buffer = PackingBuffer()
-        tokens = np.asarray(state["tokens"]).astype(self._dtype)
-        if tokens.size and not 0 <= tokens.min() <= tokens.max() < self._tokenizer.vocab_size:
-            raise TypeError(f"a lane holds token {tokens.max()} of {self._tokenizer.vocab_size}")
-        for document in np.split(tokens, np.cumsum(np.asarray(state["lengths"]))[:-1]):
+        for document in np.split(tokens.astype(self._dtype), np.cumsum(lengths)[:-1]):
             if len(document):
                 self._buffer.add(document)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if type(value) is not int or not 0 <= value < 2**53:
+        raise TypeError(f"{name} of a lane is {str(value)[:40]!r}, not a number from 0")
+
+
+def _whole_numbers(name: str, value: Any) -> Tokens:
+    if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype.kind not in "iu":
+        raise TypeError(f"{name} of a lane are {str(value)[:40]!r}, not a list of whole numbers")
+    return value
 
 
 class Lanes:
@@ -307,6 +321,9 @@ class Lanes:
                     f"{sorted(states)}; resume with the total batch and micro-batch that it was written with"
                 )
             state = states[number]
+            _check_number("num_lanes", state["num_lanes"])
+            if not isinstance(state["corpus_digest"], str):
+                raise TypeError(f"corpus_digest of a lane is {str(state['corpus_digest'])[:40]!r}, not a text")
             if state["num_lanes"] != self._num_lanes:
                 raise ConfigError(
                     f"the checkpoint was written with {state['num_lanes']} micro-batches per step and this run has "

@@ -29,6 +29,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "schema": ("context_options", "continuation", "gold"),
     "language_modeling": ("context", "continuation"),
 }
+_MOST_EXAMPLES = 1000
 _SHUFFLE_SEED = 1337
 _EXAMPLES_SEED = 1234  # plus the question's number
 _FORMAT = "a bundle holds core.yaml, eval_meta_data.csv and the folder eval_data with the files that core.yaml names"
@@ -57,12 +58,32 @@ class Task:
     def _parse(self, line: str, number: int) -> Question:
         try:
             question: Any = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"line {number} of {self.path} is no JSON object ({error}); {_FORMAT}") from None
+        if not isinstance(question, dict):
+            raise ConfigError(f"line {number} of {self.path} is no JSON object; {_FORMAT}")
         missing = [name for name in _FIELDS[self.kind] if name not in question]
         if missing:
             raise ConfigError(f"line {number} of {self.path} lacks {', '.join(missing)}, which {self.kind} needs")
+        wrong = _wrong_field(self.kind, cast(Question, question))
+        if wrong:
+            raise ConfigError(f"line {number} of {self.path} cannot be asked: {wrong}")
         return cast(Question, question)
+
+
+def _wrong_field(kind: TaskKind, question: Question) -> str | None:
+    """Why a question of this kind cannot be asked."""
+    texts = [name for name in _FIELDS[kind] if name not in ("choices", "context_options", "gold")]
+    for name in texts:
+        if not isinstance(question[name], str):
+            return f"{name} is {str(question[name])[:40]!r}, not a text"
+    for name in set(_FIELDS[kind]) - {*texts, "gold"}:
+        options = question[name]
+        if not isinstance(options, list) or not options or not all(isinstance(option, str) for option in options):
+            return f"{name} is {str(options)[:40]!r}, not a list of texts"
+        if type(question["gold"]) is not int or not 0 <= question["gold"] < len(options):
+            return f"gold is {str(question['gold'])[:40]!r}, and there are {len(options)} {name}"
+    return None
 
 
 def open_bundle(folder: Path) -> tuple[Task, ...]:
@@ -77,7 +98,7 @@ def open_bundle(folder: Path) -> tuple[Task, ...]:
     try:
         entries: list[dict[str, Any]] = yaml.safe_load(_read(path))["icl_tasks"]
         tasks = tuple(_task(folder, entry, baselines) for entry in entries)
-    except (yaml.YAMLError, KeyError, TypeError, IndexError, ValueError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, IndexError, ValueError, AttributeError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path} cannot be understood ({error!r}); {_FORMAT}") from None
@@ -114,29 +135,39 @@ def _example_indices(task: Task, num_questions: int, index: int) -> list[int]:
 
 
 def _task(folder: Path, entry: dict[str, Any], baselines: dict[str, float]) -> Task:
-    label, kind = entry["label"], entry["icl_task_type"]
+    label, kind, delimiter = entry["label"], entry["icl_task_type"], entry.get("continuation_delimiter", " ")
+    if not isinstance(label, str) or not isinstance(delimiter, str):
+        raise TypeError(f"label {str(label)[:40]!r} and continuation_delimiter {str(delimiter)[:40]!r} must be texts")
+    num_examples = entry["num_fewshot"][0]
+    if type(num_examples) is not int or not 0 <= num_examples <= _MOST_EXAMPLES:
+        raise ValueError(f"num_fewshot of {label} is {str(num_examples)[:40]!r}, not 0 to {_MOST_EXAMPLES}")
     if kind not in _FIELDS:
         raise ConfigError(f"task {label} in {folder / 'core.yaml'} is of kind {kind!r}; known are {', '.join(_FIELDS)}")
     if label not in baselines:
         raise ConfigError(f"task {label} of core.yaml has no row in {folder / 'eval_meta_data.csv'}")
-    path = folder / "eval_data" / entry["dataset_uri"]
+    path = _inside(folder / "eval_data", entry["dataset_uri"], label)
+    baseline = baselines[label] / 100
+    return Task(label=label, kind=kind, num_examples=num_examples, delimiter=delimiter, baseline=baseline, path=path)
+
+
+def _inside(folder: Path, name: str, label: str) -> Path:
+    """The file of a task. Raises ConfigError if it is not there, or if its name leads out of the bundle."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"task {label} reads {str(name)[:200]!r}, which leads out of {folder}; put the file into it")
     if not path.is_file():
         raise ConfigError(f"{path}, which task {label} reads, does not exist; {_FORMAT}")
-    return Task(
-        label=label,
-        kind=kind,
-        num_examples=int(entry["num_fewshot"][0]),
-        delimiter=entry.get("continuation_delimiter", " "),
-        baseline=baselines[label] / 100,
-        path=path,
-    )
+    return path
 
 
 def _baselines(path: Path) -> dict[str, float]:
     rows = csv.DictReader(_read(path).splitlines())
     try:
-        return {row["Eval Task"]: float(row["Random baseline"]) for row in rows}
-    except (KeyError, TypeError, ValueError) as error:
+        found = {row["Eval Task"]: float(row["Random baseline"]) for row in rows}
+        if not all(-100 <= baseline <= 100 for baseline in found.values()):
+            raise ValueError("it is not between -100 and 100")
+        return found
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
         raise ConfigError(f"{path} needs columns `Eval Task` and `Random baseline` (a number): {error!r}") from None
 
 

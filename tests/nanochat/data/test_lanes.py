@@ -425,3 +425,26 @@ def test_tokens_that_the_vocabulary_does_not_have_are_refused(tmp_path: Path):
     states[0] = {**states[0], "tokens": np.array([1, 2**15], dtype=np.uint16), "lengths": np.array([2])}
     with pytest.raises(TypeError, match=r"a lane holds token 32768"):
         _lanes(corpus).load_state(states)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("served", value) for value in (-1, 1.5, "00ff", 10**400, np.zeros(0))),
+        *(("num_lanes", value) for value in (None, "1", np.zeros(0), 2.0)),
+        *(("corpus_digest", value) for value in (None, 7, np.zeros(3), ["0" * 64])),
+        *(("tokens", value) for value in ("x", [1, 2], None, np.zeros(2), np.zeros((2, 1), dtype=np.uint16))),
+        *(("lengths", value) for value in ("x", [2], np.array([2.0]), np.array([[2]]), np.array(2))),
+        *(("lengths", np.array(lengths)) for lengths in ([1], [3], [3, -1], [2**62, 2**62, 2])),
+    ],
+    ids=str,
+)
+def test_a_lane_whose_state_is_of_another_kind_is_refused_and_stays_as_it_was(tmp_path: Path, name: str, value: object):
+    corpus = _corpus(tmp_path, [["a"], ["b"]])
+    lanes = _lanes(corpus)
+    before = pickle.dumps(_state(lanes))
+    two = {"tokens": np.array([1, 2], dtype=np.uint16), "lengths": np.array([2])}
+    states = {0: {**_state(lanes)[0], **two, name: value}}
+    with pytest.raises((TypeError, ConfigError)):
+        lanes.load_state(states)
+    assert pickle.dumps(_state(lanes)) == before

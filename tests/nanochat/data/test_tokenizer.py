@@ -115,6 +115,7 @@ def test_other_special_tokens_are_refused(tmp_path: Path):
     [
         ({"vocab_size": "many"}, "vocab_size is 'many'"),
         ({"vocab_size": 2**40}, "vocab_size is 1099511627776"),
+        ({"vocab_size": 10**11}, "vocab_size is 100000000000"),
         ({"vocab_size": -1}, "vocab_size is -1"),
         ({"vocab_size": 32768.0}, "vocab_size is 32768.0"),
         ({"pattern": None}, "pattern is None"),

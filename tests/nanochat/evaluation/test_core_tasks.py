@@ -97,6 +97,13 @@ def test_questions_and_their_examples_are_a_fixed_random_choice(tmp_path: Path) 
         ("core.yaml", "icl_tasks: []", "lists no tasks"),
         ("core.yaml", ENTRIES.replace("schema", "riddle"), "kind 'riddle'; known are multiple_choice, schema"),
         ("core.yaml", ENTRIES.replace("pronouns.jsonl", "other.jsonl"), r"other\.jsonl, which task pronouns reads"),
+        ("core.yaml", "icl_tasks: [7]", r"core\.yaml cannot be understood"),
+        ("core.yaml", "a: " + "[" * 5000, r"core\.yaml cannot be understood"),
+        ("core.yaml", ENTRIES.replace("[1]", "[1.5]"), "num_fewshot of animals is '1.5'"),
+        ("core.yaml", ENTRIES.replace("[1]", "[99999999999]"), "num_fewshot of animals is '99999999999'"),
+        ("core.yaml", ENTRIES.replace("label: animals", "label: [animals]"), "must be texts"),
+        ("eval_meta_data.csv", BASELINES.replace("50.0", "nan"), "between -100 and 100"),
+        ("eval_meta_data.csv", BASELINES.replace("50.0", "1e400"), "between -100 and 100"),
         ("eval_meta_data.csv", None, r"eval_meta_data\.csv cannot be read"),
         ("eval_meta_data.csv", BASELINES.replace("pronouns", "x"), "task pronouns of core.yaml has no row"),
         ("eval_meta_data.csv", BASELINES.replace("50.0", "half"), "columns `Eval Task` and `Random baseline`"),
@@ -111,6 +118,26 @@ def test_a_damaged_bundle_is_refused_by_name(bundle: Path, file: str, content: s
         open_bundle(bundle)
 
 
+@pytest.mark.parametrize("uri", ["../../secret", "a/../../../secret", "ABSOLUTE", "link/secret", "link_to_file"])
+def test_a_task_reads_no_file_outside_its_bundle(bundle: Path, uri: str) -> None:
+    outside = bundle.parent / "outside"
+    outside.mkdir()
+    for secret in (outside / "secret", bundle.parent / "secret"):
+        secret.write_text(json.dumps(VERSES[0]) + "\n")
+    (bundle / "eval_data" / "link").symlink_to(outside)
+    (bundle / "eval_data" / "link_to_file").symlink_to(outside / "secret")
+    uri = uri.replace("ABSOLUTE", str(outside / "secret"))
+    (bundle / "core.yaml").write_text(ENTRIES.replace("verses.jsonl", uri))
+    with pytest.raises(ConfigError, match=r"task verses reads .*, which leads out of .*eval_data"):
+        open_bundle(bundle)
+
+
+def test_a_bundle_may_itself_be_behind_a_link(bundle: Path) -> None:
+    link = bundle.with_name("link")
+    link.symlink_to(bundle)
+    assert len(open_bundle(link)) == 3
+
+
 def test_no_bundle_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no CORE bundle at .*/none: a bundle holds .*eval\.core_bundle"):
         open_bundle(tmp_path / "none")
@@ -118,10 +145,35 @@ def test_no_bundle_is_refused_with_what_to_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "words"),
-    [("{", r"line 1 of .*verses\.jsonl is no JSON"), ('{"context": "a"}', "lacks continuation"), ("", "no question")],
+    [
+        ("{", r"line 1 of .*verses\.jsonl is no JSON"),
+        ("7", r"line 1 of .*verses\.jsonl is no JSON object"),
+        ("[" * 100_000, r"line 1 of .*verses\.jsonl is no JSON"),
+        ('{"context": "a"}', "lacks continuation"),
+        ('{"context": 7, "continuation": "a"}', "context is '7', not a text"),
+        ("", "no question"),
+    ],
 )
 def test_damaged_questions_are_refused_by_line(bundle: Path, line: str, words: Any) -> None:
     (bundle / "eval_data" / "verses.jsonl").write_text(line)
     _, _, verses = open_bundle(bundle)
     with pytest.raises(ConfigError, match=words):
         verses.questions(-1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"gold": 2}, "gold is '2', and there are 2 choices"),
+        ({"gold": -1}, "gold is '-1'"),
+        ({"gold": True}, "gold is 'True'"),
+        ({"choices": []}, r"choices is '\[\]', not a list of texts"),
+        ({"choices": "ab"}, "not a list of texts"),
+        ({"choices": [1, 2]}, "not a list of texts"),
+        ({"query": None}, "query is 'None', not a text"),
+    ],
+)
+def test_a_question_without_an_answer_is_refused(bundle: Path, changes: dict[str, Any], words: str) -> None:
+    (bundle / "eval_data" / "a" / "animals.jsonl").write_text(json.dumps(ANIMALS[0] | changes))
+    with pytest.raises(ConfigError, match=words):
+        open_bundle(bundle)[0].questions(-1)
