@@ -5,6 +5,7 @@ the experiment's folder.
 """
 
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -39,7 +40,7 @@ def check_detachable(root: str, detach: bool, *, preflight: bool = False) -> Non
 
 def start_detached(experiment: "Experiment", options: "RunOptions", *, cluster: str) -> int:
     """Starts the run, and returns once it owns the experiment: 0. If it ends before that, its exit code."""
-    log = experiment.store.local_path(LOG)
+    log = experiment.store.local_path(LOG)  # of lines for people, whatever --events says
     with os.fdopen(experiment.store.open_log(LOG), "ab") as output:
         process = subprocess.Popen(
             # -P: what is in the working directory is not imported.
@@ -77,4 +78,5 @@ def words_of(options: "RunOptions", cluster: str) -> list[str]:
     if options.report_copy is not None:
         words += ["--report-to", str(options.report_copy.folder)]
         words += ["--commit"] if options.report_copy.commits else []
+    words += ["--notify", shlex.join(options.notify)] if options.notify else []
     return words

@@ -2,7 +2,7 @@
 
 import sys
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,9 +10,11 @@ from cli.options import (
     Address,
     Blocks,
     Commit,
+    Events,
     Grace,
     Legs,
     MaxBlocks,
+    Notify,
     NumSteps,
     NumWorkers,
     Preflight,
@@ -25,7 +27,9 @@ from cli.options import (
 )
 
 if TYPE_CHECKING:
-    pass
+    from cli.starting import Place
+    from sweeps.records.experiment import Experiment
+    from sweeps.spec.plan import Plan
 
 
 def launch(
@@ -42,6 +46,8 @@ def launch(
     address: Address = None,
     grace_s: Grace = 60.0,
     stop_after: StopAfter = None,
+    events: Events = None,
+    notify: Notify = None,
     report_to: ReportTo = None,
     commit: Commit = False,
     continue_from: Annotated[
@@ -55,14 +61,19 @@ def launch(
     from cli.counting import say_what_counts
     from cli.detached import start_detached
     from cli.running import check_places, run_options
-    from cli.starting import checked_root, create_experiment, new_id, run_new
-    from cli.takeover import choose_takeover
-    from cli.texts import read_texts, tell_amount
+    from cli.starting import Place, checked_root, new_id, run_new
     from sweeps.engine.cluster.checks import check_before_start
-    from sweeps.records.provenance import new_manifest
 
     check_places(storage, continue_from)
-    options = run_options(grace_s=grace_s, stop_after=stop_after, report_to=report_to, commit=commit, blocks=blocks)
+    options = run_options(
+        grace_s=grace_s,
+        stop_after=stop_after,
+        report_to=report_to,
+        commit=commit,
+        blocks=blocks,
+        events=events,
+        notify=notify,
+    )
     choices = Choices(
         sweep=sweep,
         preset=preset,
@@ -75,13 +86,22 @@ def launch(
     )
     plan = choices.plan()
     cluster = check_before_start(plan, plan.num_workers, address or None)
-    id = new_id(name, plan)
-    root = checked_root(storage, plan, detach, preflight)
-    texts = read_texts(plan.trials, cluster)
-    takeover = None if continue_from is None else choose_takeover(continue_from, storage, plan, texts)
-    tell_amount(trial.config for trial in plan.trials)
-    settings = choices.as_settings() | {"continue_from": continue_from}
-    manifest = new_manifest(plan, id=id, argv=sys.argv, settings=settings)
-    experiment = create_experiment(root, manifest, takeover)
+    place = Place(id=new_id(name, plan), root=checked_root(storage, plan, detach, preflight), storage=storage)
+    experiment = _create(plan, place, choices.as_settings() | {"continue_from": continue_from}, cluster)
     say_what_counts(plan)
     return (start_detached if detach else partial(run_new, preflight=preflight))(experiment, options, cluster=cluster)
+
+
+def _create(plan: "Plan", place: "Place", settings: dict[str, Any], cluster: str) -> "Experiment":
+    """The new experiment with the legs that it reuses."""
+    from cli.starting import create_experiment
+    from cli.takeover import choose_takeover
+    from cli.texts import read_texts, tell_amount
+    from sweeps.records.provenance import new_manifest
+
+    texts = read_texts(plan.trials, cluster)
+    source = settings["continue_from"]
+    takeover = None if source is None else choose_takeover(source, place.storage, plan, texts)
+    tell_amount(trial.config for trial in plan.trials)
+    manifest = new_manifest(plan, id=place.id, argv=sys.argv, settings=settings)
+    return create_experiment(place.root, manifest, takeover)

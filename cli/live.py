@@ -52,9 +52,9 @@ class LiveTable:
 
 
 @contextlib.contextmanager
-def telling(experiment: "Experiment") -> "Generator[Callable[[Event], None]]":
-    """Gives the function that tells an event of a run in this process; on stderr."""
-    if not has_colour(sys.stderr):
+def telling(experiment: "Experiment", *, plainly: bool = False) -> "Generator[Callable[[Event], None]]":
+    """Gives the function that tells an event of a run in this process; on stderr. `plainly`: never as a table."""
+    if plainly or not has_colour(sys.stderr):
         yield _tell_plainly
         return
     teller = _LiveTeller(experiment, Screen(sys.stderr))

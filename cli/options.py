@@ -39,6 +39,12 @@ ReportTo = Annotated[Path | None, typer.Option(metavar="DIR", help="Copy the rep
 Commit = Annotated[
     bool, typer.Option("--commit", help="With --report-to: commit the copy in its git repository, whose hooks run.")
 ]
+Events = Annotated[
+    str | None, typer.Option(metavar="json", help="Print each event as a JSON object on stdout, one a line.")
+]
+Notify = Annotated[
+    str | None, typer.Option(metavar="CMD", help="Run this when a leg or all ends; it gets the event on stdin.")
+]
 Preflight = Annotated[
     bool | None, typer.Option("--preflight/--no-preflight", help="First run 3 steps of every leg. Default: on GPUs.")
 ]

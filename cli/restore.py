@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Address, Commit, Exp, Grace, NumWorkers, ReportTo, StopAfter, Storage
+from cli.options import Address, Commit, Events, Exp, Grace, Notify, NumWorkers, ReportTo, StopAfter, Storage
 
 
 def restore(
@@ -14,6 +14,8 @@ def restore(
     address: Address = None,
     grace_s: Grace = 60.0,
     stop_after: StopAfter = None,
+    events: Events = None,
+    notify: Notify = None,
     report_to: ReportTo = None,
     commit: Commit = False,
     drop: Annotated[
@@ -38,7 +40,13 @@ def restore(
 
     check_places(storage, exp)
     options = run_options(
-        grace_s=grace_s, stop_after=stop_after, report_to=report_to, commit=commit, blocks=blocks or "1"
+        grace_s=grace_s,
+        stop_after=stop_after,
+        report_to=report_to,
+        commit=commit,
+        blocks=blocks or "1",
+        events=events,
+        notify=notify,
     )
     experiment = Experiment.open(find_experiment(exp, storage))
     check_can_run(experiment)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.options import Address, Exp, Grace, NumWorkers, StopAfter, Storage
+from cli.options import Address, Events, Exp, Grace, Notify, NumWorkers, StopAfter, Storage
 
 
 def retry(
@@ -20,6 +20,8 @@ def retry(
     address: Address = None,
     grace_s: Grace = 60.0,
     stop_after: StopAfter = None,
+    events: Events = None,
+    notify: Notify = None,
 ) -> int:
     """Run failed legs again, then do what restore does."""
     from cli.choices import choose_to_retry, names_of
@@ -31,7 +33,7 @@ def retry(
     from sweeps.spec.errors import Locked
 
     check_places(storage, exp)
-    options = run_options(grace_s=grace_s, stop_after=stop_after)
+    options = run_options(grace_s=grace_s, stop_after=stop_after, events=events, notify=notify)
     experiment = Experiment.open(find_experiment(exp, storage))
     check_can_run(experiment)
     leg_of = {trial.name: trial.leg.name for trial in experiment.plan.trials}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sweeps.engine.watching.events import Event
     from sweeps.records.experiment import Experiment
+    from sweeps.results.measures.snapshot import Snapshot
     from sweeps.results.report.publish import ReportCopy
     from sweeps.spec.plan import Plan
 
@@ -22,6 +23,8 @@ class RunOptions:
     report_copy: "ReportCopy | None" = None
     num_blocks: int = 1  # to which the experiment grows, if it has fewer
     adds_until_decided: bool = False  # further blocks, one at a time
+    prints_events: bool = False  # as JSON, on stdout
+    notify: tuple[str, ...] | None = None  # a command that is run for some events
 
 
 def run_options(
@@ -31,14 +34,19 @@ def run_options(
     report_to: Path | None = None,
     commit: bool = False,
     blocks: str = "1",
+    events: str | None = None,
+    notify: str | None = None,
 ) -> RunOptions:
-    """The options as typed. Raises UsageError for a time or a place that cannot be."""
+    """The options as typed. Raises UsageError for a time, a place or a command that cannot be."""
+    from cli.announcing import checked_command
     from cli.choices import AUTO, first_blocks
     from sweeps.results.report.publish import ReportCopy
     from sweeps.spec.duration import check_seconds, seconds_of
     from sweeps.spec.errors import UsageError
 
     check_seconds("--grace-s", grace_s, f"{grace_s:g}")
+    if events not in (None, "json"):
+        raise UsageError(f"--events takes json, got {events!r}")
     if commit and report_to is None:
         raise UsageError("--commit needs --report-to DIR: the folder, in a git repository, where the report is shown")
     report_copy = None
@@ -56,6 +64,8 @@ def run_options(
         report_copy=report_copy,
         num_blocks=first_blocks(blocks),
         adds_until_decided=blocks == AUTO,
+        prints_events=events == "json",
+        notify=checked_command(notify),
     )
 
 
@@ -94,9 +104,9 @@ def run_and_tell(
 ) -> int:
     """Run what is left of an experiment, with the failed trials in `retry`, without those in `drop`; the exit code.
 
-    What happens goes to stderr, the results' places to stdout.
+    What happens goes to stderr, the results' places to stdout; with --events json the events, one a line.
     """
-    from cli.console import out
+    from cli.announcing import announcing
     from cli.live import telling
     from cli.texts import check_texts
     from sweeps.engine.launch import run_experiment
@@ -105,7 +115,10 @@ def run_and_tell(
 
     drop_unfinished_copies(experiment)
     check_texts(experiment, cluster)
-    with telling(experiment) as tell:
+    with (
+        telling(experiment, plainly=options.prints_events) as shown,
+        announcing(shown, experiment.id, as_json=options.prints_events, command=options.notify) as tell,
+    ):
         context = LaunchContext(
             on_event=tell,
             refresh=_Refresh(options.report_copy, tell),
@@ -119,10 +132,17 @@ def run_and_tell(
             grow=lambda e: _grow(e, options),
         )
         outcome = run_experiment(experiment, context)
+    if not options.prints_events:
+        _print_places(experiment)
+    return outcome.exit_code
+
+
+def _print_places(experiment: "Experiment") -> None:
+    from cli.console import out
+
     for place in ("report/report.md", "report/report.html", "export/legs.parquet", "export/steps.parquet"):
         if experiment.store.exists(place):
             out(experiment.store.uri_of(place))
-    return outcome.exit_code
 
 
 def _grow(experiment: "Experiment", options: RunOptions) -> bool:
@@ -139,11 +159,12 @@ def _grow(experiment: "Experiment", options: RunOptions) -> bool:
 
 
 class _Refresh:
-    """Brings tables, report and the report's copy up to date, and says of each trial that diverged why, once."""
+    """Brings tables, report and the report's copy up to date; says once which trial diverged, and each new verdict."""
 
     def __init__(self, report_copy: "ReportCopy | None", tell: "Callable[[Event], None]") -> None:
         self._report_copy, self._tell = report_copy, tell
         self._diverged: set[str] = set()
+        self._verdict: Event | None = None
 
     def __call__(self, experiment: "Experiment") -> None:
         """A copy that fails is a warning."""
@@ -158,11 +179,30 @@ class _Refresh:
             if trial.diverged is not None and trial.run not in self._diverged:
                 self._diverged.add(trial.run)
                 self._tell(Warned(message=f"{trial.run} diverged: {trial.diverged}"))
+        self._tell_verdict(snapshot)
         if self._report_copy is not None:
             try:
                 self._report_copy.publish(experiment)
             except (OSError, SweepToolError) as error:
                 self._tell(Warned(message=f"the report's copy was not updated: {error}; the next leg tries again"))
+
+    def _tell_verdict(self, snapshot: "Snapshot") -> None:
+        """What the gates say, if that is final for now and was not said yet."""
+        from sweeps.engine.watching.events import Verdict
+        from sweeps.records.documents import SETTLED_STATES
+        from sweeps.results.decisions.conclusion import conclude
+        from sweeps.results.decisions.judgement import judge
+        from sweeps.results.decisions.phrase import text_of
+
+        judgement = judge(snapshot)
+        is_over = all(trial.state in SETTLED_STATES for trial in snapshot.trials)
+        if not judgement.gates or not (judgement.is_decided or is_over):
+            return
+        found = conclude(snapshot, judgement)
+        verdict = Verdict(word=found.word, sentence=text_of(found.sentence), exit_code=judgement.exit_code)
+        if verdict != self._verdict:
+            self._verdict = verdict
+            self._tell(verdict)
 
 
 def planned_workers(plan: "Plan", asked: int | None) -> int:

@@ -1,5 +1,6 @@
 """What `launch` and `calibrate` share: checking the place, creating the experiment, running it for the first time."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,6 +9,15 @@ if TYPE_CHECKING:
     from sweeps.records.documents import Manifest
     from sweeps.records.experiment import Experiment
     from sweeps.spec.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a new experiment will be, and where others are looked for."""
+
+    id: str
+    root: str
+    storage: str | None  # as typed
 
 
 def new_id(name: str | None, plan: "Plan") -> str:

@@ -92,4 +92,6 @@ def test_that_of_an_import(program: Program, tmp_path: Path) -> None:
 
 def test_every_documented_schema_is_checked_here() -> None:
     own = Path(__file__).read_text()
-    assert [name for name in re.findall(r"^## (\S+)$", PAGE, re.MULTILINE) if name not in own] == []
+    listed = re.findall(r"^## (\S+)$", PAGE, re.MULTILINE)
+    events = "nanochat-sweep/event/1"  # tests/cli/test_announcing.py
+    assert [name for name in listed if name not in own and name != events] == []

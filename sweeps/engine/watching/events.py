@@ -213,6 +213,18 @@ class Refused(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verdict(Event):
+    """What the gates say, now that more blocks cannot change it or nothing is left to run."""
+
+    word: str
+    sentence: str
+    exit_code: int  # of `gate`
+
+    def __str__(self) -> str:
+        return f"verdict: {self.word}: {self.sentence}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExperimentEnded(Event):
     """Nothing more will run now."""
 
