@@ -38,6 +38,7 @@ class Metric:
     read: Reading
     is_gate: bool = False  # a gate can bound it
     needs_equal_hardware: bool = False  # compared only where workers, card and kernels are the same
+    is_of_pairs: bool = False  # only a ratio of two trials has a value; a single trial has none
     status_name: str | None = None  # in `status --json` and the run summary: the name known from training logs
     status_heading: str | None = None  # in the run summary, if another one is known there
 
@@ -76,6 +77,16 @@ METRICS: tuple[Metric, ...] = (
         better="lower",
         meaning="lowest validation loss",
         read=Reading("lowest", "val_bpb", "all"),
+    ),
+    Metric(
+        name="val_bpb",
+        label="val bpb",
+        unit="bits/byte",
+        digits=4,
+        better="lower",
+        meaning="last validation loss",
+        read=Reading("last", "val_bpb", "all"),
+        is_gate=True,
     ),
     Metric(
         name="tail50_tok_per_sec",
@@ -150,8 +161,8 @@ METRICS: tuple[Metric, ...] = (
         unit="%",
         digits=2,
         better="higher",
-        meaning="plain mean over the window of counted steps",
-        read=Reading("mean", "bf16_mfu_pct", "window"),
+        meaning="the window's dt_ms as MFU, so that it moves as tok_per_sec does",
+        read=Reading("trimmed_geometric_mean", "bf16_mfu_pct", "window"),
         is_gate=True,
         needs_equal_hardware=True,
     ),
@@ -161,8 +172,8 @@ METRICS: tuple[Metric, ...] = (
         unit="%",
         digits=2,
         better="higher",
-        meaning="without dropped assignments",
-        read=Reading("mean", "useful_mfu_pct", "window"),
+        meaning="bf16_mfu_pct without dropped assignments",
+        read=Reading("trimmed_geometric_mean", "useful_mfu_pct", "window"),
         is_gate=True,
         needs_equal_hardware=True,
     ),
@@ -186,6 +197,17 @@ METRICS: tuple[Metric, ...] = (
         better="lower",
         meaning="assignments dropped, last window steps",
         read=Reading("mean", "dropped_pct", "last_n"),
+        is_gate=True,
+    ),
+    Metric(
+        name="max_vio",
+        label="MaxVio",
+        unit="",
+        digits=3,
+        better="lower",
+        meaning="worst layer's max over mean load, less 1; mean over the last window steps",
+        read=Reading("mean", "max_vio", "last_n"),
+        is_gate=True,
     ),
     Metric(
         name="total_time_min",
@@ -201,7 +223,23 @@ METRICS: tuple[Metric, ...] = (
     ),
 )
 
-METRIC: dict[str, Metric] = {metric.name: metric for metric in METRICS}
-GATE_METRICS = tuple(metric.name for metric in METRICS if metric.is_gate)
+PAIR_METRICS: tuple[Metric, ...] = (
+    Metric(
+        name="loss_at_equal_time",
+        label="loss at equal time",
+        unit="",
+        digits=4,
+        better="lower",
+        meaning="mean loss of the window at the end of the shorter training of two, compilation excluded",
+        read=Reading("mean", "loss", "all"),
+        is_gate=True,
+        needs_equal_hardware=True,
+        is_of_pairs=True,
+    ),
+)
+"""Metrics of two trials of one block, for gates alone: no table of trials can have a column of them."""
+
+METRIC: dict[str, Metric] = {metric.name: metric for metric in (*METRICS, *PAIR_METRICS)}
+GATE_METRICS = tuple(metric.name for metric in METRIC.values() if metric.is_gate)
 LEADING = (METRIC["tok_per_sec"], METRIC["peak_mib"], METRIC["loss"])
 """What is shown first of a leg: in the headline, the table of ratios and the main figure."""

@@ -10,7 +10,7 @@ from typing import Any
 from nanochat.config import ConfigError, check_path
 from nanochat.values import misfit, shown
 from sweeps.spec.errors import SweepError
-from sweeps.spec.metrics import GATE_METRICS
+from sweeps.spec.metrics import GATE_METRICS, METRIC
 from sweeps.spec.names import check_name, nearest
 
 PLAN_OWNED = {
@@ -86,6 +86,8 @@ class Gate:
         if self.metric not in GATE_METRICS:
             known = f"; gates know {', '.join(GATE_METRICS)}"
             raise SweepError(f"unknown gate metric {self.metric!r}{nearest(self.metric, GATE_METRICS) or known}")
+        if METRIC[self.metric].is_of_pairs and self.reference is None:
+            raise SweepError(f"gate {self.metric} compares two legs; leave versus=None out")
         if [self.improves, self.at_most, self.at_least].count(None) != 2:
             raise SweepError(f"gate {self.metric} needs exactly one of improves=LEG, at_most=NUMBER, at_least=NUMBER")
         for name, bound in (("at_most", self.at_most), ("at_least", self.at_least)):

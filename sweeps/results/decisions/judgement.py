@@ -19,6 +19,7 @@ from sweeps.results.decisions.contrasts import Floats
 from sweeps.results.decisions.looks import LegFinding, findings, looks_after
 from sweeps.results.decisions.reach import boundary, floor_of
 from sweeps.results.measures.compare import differing_code, why_barred, why_unusable
+from sweeps.results.measures.equal_time import loss_ratio_at_equal_time
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec.errors import GateFailed, GateUndecided
 from sweeps.spec.legs import Leg
@@ -184,7 +185,7 @@ class _Table:
             return math.nan
         if why_unusable(trial) or (other is not None and other is not trial and why_barred(metric, trial, other)):
             return math.nan
-        value = trial.measures[metric.name]
+        value = _pair_value(trial, other) if metric.is_of_pairs else trial.measures[metric.name]
         if value is None or not math.isfinite(value) or (logs and value <= 0):
             return math.nan
         return math.log(value) if logs else value
@@ -224,6 +225,16 @@ class _Table:
                 reasons += why_barred(metric, one, other)
         return ", ".join(dict.fromkeys(reasons)) or None
 
+    def why_no_ratio(self, reference: Leg, metric: Metric) -> str | None:
+        """Why no leg has a ratio to the reference, if all of its values are 0 or below."""
+        if metric.is_of_pairs:
+            return None
+        values = [t.measures[metric.name] for t in self.snapshot.of_leg(reference.name) if t.state in COMPLETED_STATES]
+        known = [value for value in values if value is not None]
+        if not known or max(known) > 0:
+            return None
+        return f"{metric.name} of {reference.name} is 0, and nothing is a ratio of that: bound the value, versus=None"
+
     def why_advisory(self, leg: Leg, reference: Leg, num_blocks: int) -> str | None:
         """Why what is found may not be called a verdict, if so."""
         logs = [one.name for one in (leg, reference) if any(t.imported for t in self.snapshot.of_leg(one.name))]
@@ -233,6 +244,13 @@ class _Table:
             return f"{num_blocks} of the {FIRST_LOOK} blocks that a verdict needs"
         code = differing_code(self.snapshot, leg.name, reference.name)
         return f"the code differs: {', '.join(code)}" if code else None
+
+
+def _pair_value(trial: TrialSnapshot, other: TrialSnapshot | None) -> float | None:
+    """A trial over the reference of its block; 1 for the reference itself."""
+    if other is None or other is trial:
+        return None if other is None else 1.0
+    return loss_ratio_at_equal_time(trial, other) if other.state in COMPLETED_STATES else None
 
 
 def _said(finding: LegFinding, metric: Metric) -> Word:
@@ -253,6 +271,8 @@ def _gate_verdict(table: _Table, gate: Gate) -> GateVerdict:
     bounded = _bounded(table, gate, candidate, reference, metric)
     word: Word = bounded.held
     reason = table.why_invalid(candidate, reference, metric) if reference is not None else None
+    if reference is not None and not bounded.num_blocks:
+        reason = reason or table.why_no_ratio(reference, metric)
     advisory = table.why_advisory(candidate, reference or candidate, bounded.num_blocks)
     if metric.name == "loss" and any(trial.diverged for trial in table.snapshot.of_leg(candidate.name)):
         word, reason = "EXCEEDED", f"{candidate.name} diverged"

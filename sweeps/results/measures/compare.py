@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sweeps.results.measures.conditions import code_differences, hardware_differences
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
-from sweeps.results.measures.trial import exp, minutes_to_loss
+from sweeps.results.measures.trial import exp
 from sweeps.spec.legs import Leg
 from sweeps.spec.metrics import METRIC, Metric
 
@@ -55,16 +55,6 @@ def compare(snapshot: Snapshot, leg: str, base: str, metric: str) -> Comparison:
         elif ratio is not None:
             ratios[one.trial.block] = ratio
     return Comparison(metric=about, by_block=ratios, barred=barred)
-
-
-def minutes_to_loss_of(snapshot: Snapshot, leg: str, base: str) -> Mean:
-    """A leg's training time until it has the other's last loss, a mean over blocks; no value unless all reach it."""
-    time = METRIC["total_time_min"]
-    pairs = [pair for pair in blocks_of(snapshot, leg, base) if not why_barred(time, *pair)]
-    minutes = [minutes_to_loss(one.steps, other.steps.floats("loss_ema")[-1]) for one, other in pairs]
-    reached = [m for m in minutes if m is not None and math.isfinite(m)]
-    is_reached = bool(reached) and len(reached) == len(minutes)
-    return Mean(value=sum(reached) / len(reached) if is_reached else None, num_blocks=len(minutes))
 
 
 def fastest_fp8_over_bf16(snapshot: Snapshot) -> tuple[Leg, Leg] | None:

@@ -5,6 +5,7 @@ superseded is lost, as is all else of an attempt that another one followed.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -61,6 +62,15 @@ def time_split(snapshot: Snapshot, trial: TrialSnapshot) -> TimeSplit | None:
         lost=lost,
         other=other,
     )
+
+
+def typical_step_s(steps: Steps, counts: Sequence[bool]) -> float:
+    """The median time of the steps that count, else of those that did not compile; 0 if no time is known."""
+    graphs, times = steps.known("compiled_graphs"), steps.floats("dt_ms")
+    known = [math.isfinite(ms) and ms > 0 for ms in times]
+    chosen = [ms for ms, ok, does_count in zip(times, known, counts, strict=True) if ok and does_count]
+    calm = [ms for ms, ok, number in zip(times, known, graphs, strict=True) if ok and not number]
+    return median(chosen or calm) / 1e3 if chosen or calm else 0.0
 
 
 def compile_seconds(steps: Steps) -> float:

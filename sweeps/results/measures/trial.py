@@ -116,12 +116,6 @@ def exp(value: float) -> float:
         return math.inf
 
 
-def minutes_to_loss(steps: Steps, target: float) -> float | None:
-    """Training time (steps > 10) until the averaged loss first is at most `target`; None if it never is."""
-    pairs = zip(steps.floats("train_time_s"), steps.floats("loss_ema"), strict=True)
-    return next((seconds / 60 for seconds, loss in pairs if loss <= target), None)
-
-
 def _read(reading: Reading, steps: Steps) -> float | None:
     values = [value for value in steps.known(reading.column) if value is not None]
     return _statistic(reading.statistic, values) * reading.scale if values else None

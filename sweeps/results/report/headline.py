@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from sweeps.results.decisions.conclusion import CPU_WARNING, PLAIN_NAMES, conclude, ran_on_cpu
 from sweeps.results.decisions.judgement import judge
-from sweeps.results.decisions.phrase import Phrase
+from sweeps.results.decisions.phrase import Phrase, interval_of
+from sweeps.results.decisions.time_to_loss import time_to_loss
 from sweeps.results.measures.compare import (
     blocks_of,
     compare,
     fastest_fp8_over_bf16,
     mean_over_blocks,
-    minutes_to_loss_of,
     unusable_trials,
 )
 from sweeps.results.measures.snapshot import Snapshot
@@ -92,16 +92,17 @@ def _facts(snapshot: Snapshot, leg: Leg, base: Leg, base_role: str) -> list[Fact
 
 def _time_to_loss(snapshot: Snapshot, leg: Leg, base: Leg, base_role: str) -> Fact:
     label = f"time to the {base_role}'s loss"
-    reached = minutes_to_loss_of(snapshot, leg.name, base.name)
+    found = time_to_loss(snapshot, leg.name, base.name)
     barred = compare(snapshot, leg.name, base.name, "total_time_min").reason
-    if not reached.num_blocks and barred is not None:
-        return Fact(label=label, value="not compared", detail=(barred,))
-    needed = minutes_to_loss_of(snapshot, base.name, base.name).value
-    own = f"{base_role}: " + ("-" if needed is None else f"{fixed(needed, 2)} min")
-    if reached.value is None:
-        return Fact(label=label, value="not reached", detail=(own,))
-    change = f", {percent_change(reached.value / needed)}" if needed else ""
-    return Fact(label=label, value=f"{fixed(reached.value, 2)} min", detail=(own + change,))
+    if found is None:
+        return Fact(label=label, value="not compared", detail=(barred or "no block has the losses of both",))
+    target = f"{fixed(found.target, 4)}, {percent_change(found.tolerance)} over the {base_role}'s final loss"
+    own = "-" if found.reference_minutes is None else f"{fixed(found.reference_minutes, 2)} min"
+    if found.minutes is None:
+        return Fact(label=label, value="not reached", detail=(f"{base_role}: {own}; target {target}",))
+    change = f", {interval_of(found.ratio, found.low, found.high)}" if found.ratio is not None else ""
+    detail = f"{base_role}: {own}{change}; target {target}"
+    return Fact(label=label, value=f"{fixed(found.minutes, 2)} min", detail=(detail,))
 
 
 def _fact(snapshot: Snapshot, leg: Leg, base: Leg, name: str) -> Fact:

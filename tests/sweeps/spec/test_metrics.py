@@ -8,14 +8,14 @@ import pytest
 
 from sweeps.records.rows import StepRow
 from sweeps.spec.errors import SweepError
-from sweeps.spec.metrics import GATE_METRICS, METRIC, METRICS, Metric
+from sweeps.spec.metrics import GATE_METRICS, METRIC, METRICS, PAIR_METRICS, Metric
 from sweeps.spec.parts import Gate
 
 DOCS = Path(__file__).parents[3] / "docs" / "parquet.md"
 
 
 def test_every_metric_has_a_name_of_its_own() -> None:
-    assert len(METRIC) == len(METRICS)
+    assert len(METRIC) == len(METRICS) + len(PAIR_METRICS)
     known = [metric.status_name for metric in METRICS if metric.status_name]
     assert len(set(known)) == len(known)
 
@@ -40,7 +40,13 @@ def test_gates_take_what_the_table_says_and_nothing_else() -> None:
 
 def test_what_can_only_be_compared_on_equal_hardware_is_time_and_memory() -> None:
     free = {metric.name for metric in METRICS if not metric.needs_equal_hardware}
-    assert free == {"last_loss", "loss", "min_val_bpb", "dropped_pct"}
+    assert free == {"last_loss", "loss", "min_val_bpb", "val_bpb", "dropped_pct", "max_vio"}
+
+
+def test_a_metric_of_two_trials_takes_no_bound_on_a_value() -> None:
+    assert Gate("loss_at_equal_time", at_most=1.005).reference == "baseline"
+    with pytest.raises(SweepError, match="compares two legs; leave versus=None out"):
+        Gate("loss_at_equal_time", at_most=4.0, versus=None)
 
 
 def test_the_page_maps_the_names_that_people_know() -> None:

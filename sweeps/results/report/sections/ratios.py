@@ -1,5 +1,6 @@
 """Each leg against the baseline, how to read that, and why a number is missing or only advice."""
 
+from sweeps.results.decisions.time_to_loss import TimeToLoss, time_to_loss
 from sweeps.results.measures.compare import (
     Comparison,
     Mean,
@@ -7,7 +8,6 @@ from sweeps.results.measures.compare import (
     compare,
     differing_code,
     mean_over_blocks,
-    minutes_to_loss_of,
 )
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.measures.untimed import untimed_trials
@@ -34,9 +34,14 @@ def _row(snapshot: Snapshot, leg: Leg) -> list[Cell]:
         text_cell(leg.role, leg.role),
         number_cell(num_blocks),
         *(ratio_cell(comparison, num_blocks) for comparison in comparisons),
-        mean_cell(minutes_to_loss_of(snapshot, leg.name, base), 2, num_blocks),
+        _minutes_cell(time_to_loss(snapshot, leg.name, base), num_blocks),
         mean_cell(mean_over_blocks(snapshot, leg.name, "dropped_pct"), METRIC["dropped_pct"].digits, num_blocks),
     ]
+
+
+def _minutes_cell(found: TimeToLoss | None, num_blocks: int) -> Cell:
+    minutes = None if found is None else found.minutes
+    return mean_cell(Mean(value=minutes, num_blocks=0 if found is None else found.num_blocks), 2, num_blocks)
 
 
 def ratio_cell(comparison: Comparison, num_blocks: int) -> Cell:
@@ -62,7 +67,8 @@ def ratio_note(snapshots: Snapshots) -> Paragraph:
         f"tok/s, peak MiB and loss are the leg's value over the baseline's: tok/s over the last {n} steps "
         f"whose time counts, peak memory of the fullest rank, loss the raw mean of the last {n} steps. "
         "Means are over the blocks in which both legs are completed, n where it is another number. "
-        "Minutes count steps > 10 until the averaged loss first is at or below the baseline's last. "
+        "Minutes are training time, without compilation, until the mean loss of all blocks, smoothed over the window, "
+        "is at the baseline's final one with the tolerance of the gate on the loss (0.5 % without one). "
         "A leg that drops assignments does less work per token. Times and memory are compared only if workers, card "
         "and kernels are the same. - stands for what is not there: a leg that is "
         f"not completed or, for tok/s, has no {n} counted steps in one attempt; steps beside "

@@ -19,6 +19,7 @@ from sweeps.spec import Gate
 from sweeps.spec.errors import SweepError
 from sweeps.spec.plan import make_plan, plan_from_json, plan_to_json
 from tests.helpers.judged import FACTS, judged_experiment, judged_sweep
+from tests.helpers.rows import row
 
 
 def words(judgement: Judgement) -> list[str]:
@@ -275,3 +276,58 @@ def test_on_a_cpu_the_json_warns_of_speed_and_of_memory():
     (warning,) = gate_json(snapshot, judgement, conclude(snapshot, judgement))["warnings"]
     assert "speed" in warning
     assert "peak memory" in warning
+
+
+def test_a_gate_on_mfu_never_contradicts_one_on_speed():
+    """Steps with spikes, of which a plain mean and a trimmed one make different things."""
+
+    def spiky(trial: TrialSnapshot) -> TrialSnapshot:
+        fast = trial.trial.leg.name == "cap1"
+        times = [(97.0 if fast else 100.0) * (4 if fast and step % 9 == 0 else 1) for step in range(40)]
+        rows = [
+            row(s, loss=4.0 if s else 9.0, dt_ms=ms, tok_per_sec=5e5 / ms, bf16_mfu_pct=4e3 / ms)
+            for s, ms in enumerate(times)
+        ]
+        return dataclasses.replace(trial, steps=Steps.of(rows))
+
+    gates = (Gate("tok_per_sec", improves="baseline"), Gate("bf16_mfu_pct", improves="baseline"))
+    speed, mfu = judge(judged_experiment({}, gates=gates, change=spiky)).gates
+    assert speed.word == mfu.word
+    assert mfu.value == pytest.approx(speed.value)
+
+
+def test_gates_on_routing_validation_and_loss_at_equal_time():
+    def routed(trial: TrialSnapshot) -> TrialSnapshot:
+        capped = trial.trial.leg.name.startswith("cap1")
+        changed = [
+            dataclasses.replace(
+                r, dropped_pct=3.0 if capped else 0.0, max_vio=0.5, val_bpb=1.0 if r.step == 39 else None
+            )
+            for r in trial.steps.rows()
+        ]
+        return dataclasses.replace(trial, steps=Steps.of(changed))
+
+    gates = (
+        Gate("dropped_pct", at_most=5, versus=None),
+        Gate("dropped_pct", at_most=2, versus=None),
+        Gate("dropped_pct", at_most=1.05),
+        Gate("max_vio", at_most=1.1),
+        Gate("val_bpb", at_most=1.01),
+        Gate("loss_at_equal_time", at_most=1.005),
+    )
+    found = judge(judged_experiment({"cap1": -0.03}, gates=gates, change=routed)).gates
+    assert [gate.word for gate in found] == ["HOLDS", "EXCEEDED", "INVALID", "HOLDS", "HOLDS", "HOLDS"]
+    assert found[2].reason == "dropped_pct of cap0 is 0, and nothing is a ratio of that: bound the value, versus=None"
+    assert found[0].value == pytest.approx(3)
+
+
+def test_loss_at_equal_time_favours_the_faster_leg():
+    """Both learn the same per step; while the loss still falls, more steps in the same time are a lower loss."""
+
+    def still_falling(trial: TrialSnapshot) -> TrialSnapshot:
+        rows = [dataclasses.replace(r, loss=9 - 0.1 * r.step) for r in trial.steps.rows()]
+        return dataclasses.replace(trial, steps=Steps.of(rows))
+
+    gates = (Gate("loss_at_equal_time", improves="baseline"), Gate("loss", improves="baseline"))
+    at_time, at_step = judge(judged_experiment({"cap1": -0.2}, gates=gates, change=still_falling)).gates
+    assert (at_time.word, at_step.word) == ("IMPROVED", "EQUIVALENT")

@@ -30,10 +30,6 @@ def window_of(rows: Sequence[StepRow], window_steps: int) -> list[int]:
     return trial.timing_window(steps, trial.counted(steps), window_steps).ints("step")
 
 
-def minutes_to_loss(rows: Sequence[StepRow], target: float) -> float | None:
-    return trial.minutes_to_loss(Steps.of(rows), target)
-
-
 def is_nan(value: float | None) -> bool:
     return value is not None and math.isnan(value)
 
@@ -113,13 +109,6 @@ def test_a_tenth_is_trimmed_at_each_end() -> None:
     assert trimmed_mean([5.0]) == 5.0
     assert trimmed_mean([0.0] * 9 + [9.0]) == 0.0
     assert trimmed_mean([1.0, 2.0, 3.0]) == 2.0
-
-
-def test_minutes_to_loss_is_the_first_time_at_or_below(make_row: MakeRow) -> None:
-    rows = [make_row(s, loss_ema=x, train_time_s=60.0 * s) for s, x in enumerate([9.0, 4.0, 5.0, 3.0])]
-    assert minutes_to_loss(rows, 4.0) == 1.0
-    assert minutes_to_loss(rows, 3.5) == 3.0
-    assert minutes_to_loss(rows, 2.0) is None
 
 
 def test_the_first_compilation_of_an_attempt_is_no_recompilation(make_row: MakeRow) -> None:

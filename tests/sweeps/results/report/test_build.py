@@ -70,13 +70,13 @@ def test_the_first_words_say_that_one_block_is_advice_and_how_the_candidate_stan
 
 def test_the_fp8_legs_are_held_against_the_bf16_control(done: Experiment) -> None:
     _, held = report(done).split("Fastest FP8 leg `static_cap1p25` over the bf16 control `bf16`:")
-    assert "| time to the control's loss | not reached | control: 1.45 min |" in held
+    assert "| time to the control's loss | not reached | control: 0.03 min; target 4.2712, +0.50 % over" in held
     assert "| tok/s | −50.0 % | 5,120 against 10,240 |" in held
 
 
 def test_time_to_the_baselines_loss_leads(done: Experiment) -> None:
     lead, _ = report(done).split("## Runs")
-    assert "| time to the baseline's loss | 2.90 min | baseline: 5.80 min, −50.0 % |" in lead
+    assert "| time to the baseline's loss | 0.07 min | baseline: 0.13 min, −50.0 %; target 4.4722, +0.50 % over" in lead
 
 
 def test_gates_have_value_and_bound_and_one_block_decides_none(done: Experiment) -> None:
@@ -89,8 +89,8 @@ def test_gates_have_value_and_bound_and_one_block_decides_none(done: Experiment)
 
 def test_each_leg_has_its_ratios_and_its_minutes_to_the_baselines_loss(done: Experiment) -> None:
     text = report(done)
-    assert "| `static` | baseline | 1 | 1.000 | 1.000 | 1.0000 | 5.80 | - |" in text
-    assert "| `bf16` | control | 1 | 4.000 | 1.100 | 0.9551 | 1.35 | - |" in text
+    assert "| `static` | baseline | 1 | 1.000 | 1.000 | 1.0000 | 0.13 | - |" in text
+    assert "| `bf16` | control | 1 | 4.000 | 1.100 | 0.9551 | 0.03 | - |" in text
 
 
 def test_every_run_is_in_the_summary_with_the_usual_digits(done: Experiment) -> None:
