@@ -80,6 +80,13 @@ def test_a_document_has_the_keys_that_are_documented(
     check(program(*words).out, schema)
 
 
+def test_that_of_a_self_test(program: Program, make_experiment: Callable[..., Experiment], complete: Any) -> None:
+    made = make_experiment(2, "twice")
+    for trial in made.plan.trials:
+        complete(made, trial.name)
+    check(program("gate", "twice", "--self-test", "--json").out, "nanochat-sweep/self-test/1")
+
+
 def test_that_of_the_text_and_of_the_machine(program: Program) -> None:
     check(program("data", "--json").out, "nanochat-sweep/data/1")
     check(program("doctor", "--json").out, "nanochat-sweep/doctor/1")

@@ -52,10 +52,11 @@ def time_to_loss(snapshot: Snapshot, leg: str, reference: str) -> TimeToLoss | N
     if not pairs:
         return None
     width = min(snapshot.plan.window_steps, len(pairs[0][0].steps))
-    found = _measured(pairs, width, tolerance)
+    sides = (_Side.of([pair[0] for pair in pairs]), _Side.of([pair[1] for pair in pairs]))
+    found = _measured(sides, width, tolerance)
     if found is None:
         return None
-    low, high = _limits(pairs, width, tolerance, found.ratio)
+    low, high = _limits(sides, width, tolerance, found.ratio)
     return replace(found, low=low, high=high)
 
 
@@ -70,48 +71,58 @@ def _is_whole(trial: TrialSnapshot) -> bool:
     return bool(losses) and all(map(math.isfinite, losses)) and typical_step_s(trial.steps, trial.counted) > 0
 
 
-_Pairs = Sequence[tuple[TrialSnapshot, TrialSnapshot]]
+@dataclass(frozen=True)
+class _Side:
+    """The runs of one leg."""
+
+    losses: Floats  # (R, S)
+    log_pace: Floats  # (R), of a step's seconds
+
+    @classmethod
+    def of(cls, trials: Sequence[TrialSnapshot]) -> "_Side":
+        return cls(
+            np.array([trial.steps.floats("loss") for trial in trials]),
+            np.array([math.log(typical_step_s(trial.steps, trial.counted)) for trial in trials]),
+        )
+
+    def without(self, block: int) -> "_Side":
+        """The others."""
+        return _Side(np.delete(self.losses, block, axis=0), np.delete(self.log_pace, block))
 
 
-def _measured(pairs: _Pairs, width: int, tolerance: float) -> TimeToLoss | None:
-    mine, theirs = ([pair[side] for pair in pairs] for side in (0, 1))
-    other = _smooth(_pooled(theirs), width)
-    target = float(other[-1]) * tolerance
+def _measured(sides: tuple[_Side, _Side], width: int, tolerance: float) -> TimeToLoss | None:
+    curves = [_smooth(side.losses.mean(axis=0), width) for side in sides]
+    target = float(curves[1][-1]) * tolerance
     if not target > 0:
         return None
-    steps = [_steps_until(_smooth(_pooled(side), width), target, width) for side in (mine, theirs)]
     minutes = [
-        None if needed is None else needed * _pace_s(side) / 60
-        for needed, side in zip(steps, (mine, theirs), strict=True)
+        None if (steps := _steps_until(curve, target, width)) is None else steps * math.exp(side.log_pace.mean()) / 60
+        for curve, side in zip(curves, sides, strict=True)
     ]
     return TimeToLoss(
         target=target,
         tolerance=tolerance,
         minutes=minutes[0],
         reference_minutes=minutes[1],
-        num_blocks=len(pairs),
+        num_blocks=len(sides[0].log_pace),
     )
 
 
 def _limits(
-    pairs: _Pairs, width: int, tolerance: float, ratio: float | None
+    sides: tuple[_Side, _Side], width: int, tolerance: float, ratio: float | None
 ) -> tuple[float, float] | tuple[None, None]:
     """95 % of the ratio; none with fewer than three blocks, or if without one of them the target is not reached."""
-    if ratio is None or len(pairs) < FIRST_LOOK:
+    count = len(sides[0].log_pace)
+    if ratio is None or count < FIRST_LOOK:
         return None, None
-    parts = [_measured([*pairs[:i], *pairs[i + 1 :]], width, tolerance) for i in range(len(pairs))]
+    parts = [_measured((sides[0].without(b), sides[1].without(b)), width, tolerance) for b in range(count)]
     logs = [math.log(part.ratio) for part in parts if part is not None and part.ratio is not None]
-    if len(logs) < len(pairs):
+    if len(logs) < count:
         return None, None
-    count, mean = len(logs), math.fsum(logs) / len(logs)
+    mean = math.fsum(logs) / count
     error = math.sqrt((count - 1) / count * math.fsum((value - mean) ** 2 for value in logs))
     spread = upper_quantile(_LEVEL, count - 1) * error
     return ratio * math.exp(-spread), ratio * math.exp(spread)
-
-
-def _pooled(trials: Sequence[TrialSnapshot]) -> Floats:
-    """The mean loss over blocks at every step (S)."""
-    return np.mean([trial.steps.floats("loss") for trial in trials], axis=0)
 
 
 def _smooth(losses: Floats, width: int) -> Floats:
@@ -129,9 +140,3 @@ def _steps_until(smooth: Floats, target: float, width: int) -> float | None:
     before, now = (float(smooth[place - 1]), float(smooth[place])) if place else (target, target)
     part = (before - target) / (before - now) if before > now else 1.0
     return width + place - 1 + part if place else float(width)
-
-
-def _pace_s(trials: Sequence[TrialSnapshot]) -> float:
-    """What a step takes, over the blocks."""
-    logs = [math.log(typical_step_s(trial.steps, trial.counted)) for trial in trials]
-    return math.exp(math.fsum(logs) / len(logs))

@@ -4,6 +4,7 @@ Status, tables, figures and report are all pure functions of a snapshot: the sam
 what they say about one experiment agrees with itself even while it runs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -148,8 +149,21 @@ class Snapshot:
     torn_files: tuple[str, ...]  # row parts that were not whole, relative to the experiment
     uri: str = ""  # where it is; for messages alone, a report is the same wherever the experiment is
     preflight: tuple["PreflightLeg", ...] = ()  # the few steps of every leg before the launch, if there were any
-    calibration: Calibration | None = None  # of the spread between runs, that fits what this experiment ran on
-    stale_calibrations: tuple[str, ...] = ()  # why others do not fit; empty with one that does
+    find_calibration: Callable[[], Fitting] = Fitting  # looks below the storage root, which can take a while
+
+    @cached_property
+    def _fitting(self) -> Fitting:
+        return self.find_calibration()
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The calibration of the spread between runs that fits what this experiment ran on."""
+        return self._fitting.calibration
+
+    @property
+    def stale_calibrations(self) -> tuple[str, ...]:
+        """Why others do not fit; empty with one that does."""
+        return self._fitting.stale
 
     def of_leg(self, leg: str) -> list[TrialSnapshot]:
         """The trials of one leg, by block."""
@@ -179,7 +193,6 @@ def read_snapshot(experiment: Experiment, *, keep: bool = False) -> Snapshot:
         for trial, record in zip(experiment.plan.trials, experiment.trials(), strict=True)
     ]
     states: list[TrialState] = ["interrupted" if t.state == "damaged" else t.state for t in trials]
-    fitting = _calibration(experiment, trials)
     return Snapshot(
         manifest=experiment.manifest,
         plan=experiment.plan,
@@ -188,8 +201,7 @@ def read_snapshot(experiment: Experiment, *, keep: bool = False) -> Snapshot:
         torn_files=tuple(file for trial in trials for file in trial.torn),
         uri=experiment.uri,
         preflight=_preflight(experiment),
-        calibration=fitting.calibration,
-        stale_calibrations=fitting.stale,
+        find_calibration=lambda: _calibration(experiment, trials),
     )
 
 

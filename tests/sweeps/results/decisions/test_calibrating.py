@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sweeps.records.calibrations import MEASURED, used_by
+from sweeps.records.calibrations import MEASURED, Fitting, used_by
 from sweeps.records.documents import Calibration, from_bytes
 from sweeps.records.experiment import Experiment
 from sweeps.results.decisions.calibrating import TWINS, calibration_of
@@ -70,7 +70,8 @@ def test_equal_twins_read_equivalent_and_a_delay_reads_found():
 
 def test_the_floor_of_a_calibration_widens_or_narrows_the_intervals_of_others():
     default = judged_experiment({"cap1": -0.01}, sd=0.0002)
-    calibrated = dataclasses.replace(default, calibration=calibration_of(twins(sd=0.01)))
+    wide = Fitting(calibration=calibration_of(twins(sd=0.01)))
+    calibrated = dataclasses.replace(default, find_calibration=lambda: wide)
     assert judge(default).floor_sd == DEFAULT_FLOOR_SD
     assert judge(calibrated).floor_sd > 0.005
     assert (judge(default).of_leg("cap1").word, judge(calibrated).of_leg("cap1").word) == ("IMPROVED", "INCONCLUSIVE")
@@ -87,5 +88,7 @@ def test_a_run_keeps_what_it_measured_and_binds_to_a_calibration_before_the_firs
     late, early = judged_experiment({}, num_blocks=4), judged_experiment({}, num_blocks=2)
     for name, snapshot, expected in (("late", late, None), ("early", early, stored)):
         experiment = Experiment.create(str(tmp_path), name, snapshot.manifest)
-        keep_calibration(experiment, dataclasses.replace(snapshot, calibration=stored))
+        keep_calibration(
+            experiment, dataclasses.replace(snapshot, find_calibration=lambda: Fitting(calibration=stored))
+        )
         assert used_by(experiment) == expected
