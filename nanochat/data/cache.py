@@ -9,9 +9,9 @@ a builder on another host still lives is not known, so its folder stays. Age dec
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -66,7 +66,6 @@ def publish(temporary: Path, folder: Path, is_whole: Callable[[Path], bool]) -> 
     for path in sorted(temporary.rglob("*"), reverse=True):
         _flush(path)
     _flush(temporary)
-    temporary.chmod(0o755)
     try:
         temporary.rename(folder)
     except OSError:
@@ -77,16 +76,16 @@ def publish(temporary: Path, folder: Path, is_whole: Callable[[Path], bool]) -> 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Makes a file appear, or replaces it, whole. Raises OSError."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # the user's umask says who may read it
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.rename(temporary, path)
+        temporary.rename(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _flush(path.parent)
 
@@ -96,7 +95,10 @@ def _own_prefix(name: str) -> str:
 
 
 def _temporary(root: Path, name: str) -> Path:
-    return Path(tempfile.mkdtemp(prefix=_own_prefix(name), dir=root))
+    """A new folder, open to whom the user's umask lets in, as `mkdtemp` makes none."""
+    folder = root / f"{_own_prefix(name)}{secrets.token_hex(8)}"
+    folder.mkdir()
+    return folder
 
 
 def _clear_away(root: Path, name: str, folder: Path, *, is_alone: bool) -> None:

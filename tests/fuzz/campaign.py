@@ -58,6 +58,7 @@ class Campaign:
         self._canary = os.getppid()
         self._values = palette(str(self._sandbox.outside), (1, self._canary, os.getpid(), 2**22))
         self._files = [name for name in self._sandbox.files() if not name.startswith(_READ_BY_NOBODY)]
+        self._files += [name for name in self._files if name.startswith("summaries/")]
         self._json = [name for name in self._files if name.endswith((".json", ".jsonl"))]
         self._documents: dict[str, Any] = {}
 

@@ -14,11 +14,13 @@ from nanochat.loop.waiting import Landmarks
 from nanochat.recipes import d12_moe_fp8, shrink_to_tiny
 from sweeps.engine.preflight import create_preflight
 from sweeps.engine.ranks.stacks import RankPlace, folder_of, store_stacks
-from sweeps.records.documents import AttemptError, Origin, TrialResult, to_bytes, utc_now
+from sweeps.records.calibrations import MEASURED, USED
+from sweeps.records.documents import AttemptError, Calibration, Imported, Origin, TrialResult, to_bytes, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.owner import process_started
 from sweeps.records.provenance import new_manifest, running_code
 from sweeps.records.trial import TrialRecord
+from sweeps.results.measures.snapshot import read_snapshot
 from sweeps.spec import Axis, Gate, Sweep, TailWindow
 from sweeps.spec.plan import Plan, make_plan
 from tests.fuzz.sandbox import BIG_BYTES, OTHER, VICTIM
@@ -33,6 +35,7 @@ def fill(storage: Path, recorded: Path | None = None) -> None:
         _everything(Experiment.create(str(storage), VICTIM, new_manifest(_plan(), id=VICTIM, argv=["x"], settings={})))
     else:
         shutil.copytree(recorded, storage / VICTIM, ignore=_big_files)
+        read_snapshot(Experiment.open(str(storage / VICTIM)), keep=True)
     other = Experiment.create(str(storage), OTHER, new_manifest(_plan(), id=OTHER, argv=["x"], settings={}))
     _complete(other.trials()[0], num_rows=12)
 
@@ -49,7 +52,7 @@ def _plan() -> Plan:
         question="Does it hold?",
         base=with_overrides(shrink_to_tiny(d12_moe_fp8(num_steps=NUM_STEPS)), {"eval.num_tokens": 1024}),
         num_workers=2,
-        axes=[Axis("moe.capacity_factor", [None, 1.0, 1.5])],
+        axes=[Axis("moe.capacity_factor", [None, 1.0, 1.5, 2.0])],
         baseline={"moe.capacity_factor": None},
         candidate={"moe.capacity_factor": 1.0},
         window=TailWindow(num_steps=10),
@@ -63,7 +66,7 @@ def _everything(experiment: Experiment) -> None:
     """Legs that completed, failed, were dropped and are running, each with all that a leg can leave."""
     experiment.lock()
     short = create_preflight(experiment)
-    completed, interrupted, failed = experiment.trials()
+    completed, interrupted, failed, imported = experiment.trials()
     _complete(short.trials()[0], num_rows=3)
     _complete(completed)
     origin = Origin(experiment="20250101_120000_older", git_commit="c0ffee", copied_utc=utc_now())
@@ -74,10 +77,48 @@ def _everything(experiment: Experiment) -> None:
     failed.update_attempt(dataclasses.replace(attempt, end="failed", error=error, ended_utc=utc_now(), run_s=3.0))
     failed.drop()
     failed.undo_drop()
+    imported.write_imported(_log())
+    imported.append_rows(0, [row(step, trial=imported.name) for step in range(5)])
+    for file in (MEASURED, USED):
+        experiment.store.write(file, to_bytes(_calibration(experiment.id)))
     experiment.store.write("blocks.json", b'{"schema": "nanochat-sweep/growth/1", "num_blocks": 1}\n')
     experiment.request_stop("a test")
     experiment.refuse("a test", 69)
     experiment.unlock()
+    read_snapshot(experiment, keep=True)
+
+
+def _log() -> Imported:
+    return Imported(
+        file="logs/a.log",
+        sha256="0" * 64,
+        first_line=1,
+        last_line=9,
+        state="interrupted",
+        error="an error",
+        num_attempts=1,
+        num_skipped_lines=1,
+        command=["--depth", "12"],
+        why_no_config=None,
+        facts={"device_name": "toy", "num_params": 7},
+        started_utc=utc_now(),
+    )
+
+
+def _calibration(experiment: str) -> Calibration:
+    return Calibration(
+        experiment=experiment,
+        leg="cap_None",
+        measured_utc=utc_now(),
+        run_sd=0.01,
+        floor_sd=0.01,
+        num_blocks=3,
+        window_steps=10,
+        num_workers=1,
+        host="host",
+        device_name="toy",
+        versions={"python": "3"},
+    )
 
 
 def _complete(record: TrialRecord, num_rows: int = NUM_STEPS) -> None:

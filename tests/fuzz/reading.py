@@ -37,9 +37,11 @@ from sweeps.records import liveness, lock
 from sweeps.records.checkpoints import stored_checkpoints
 from sweeps.records.continuation import choose, drop_unfinished_copies
 from sweeps.records.experiment import Experiment
+from sweeps.records.provenance import Place
 from sweeps.records.removal import check_removable
 from sweeps.records.texts import check_text
 from sweeps.results.decisions.growth import blocks_wanted
+from sweeps.results.handoff import Machine, handoff_markdown
 from sweeps.results.measures.progress import ProgressReader
 from sweeps.results.measures.snapshot import read_snapshot
 from sweeps.spec.errors import SweepToolError
@@ -73,6 +75,7 @@ class Reader:
         liveness.STALE_AFTER_S, lock.POLL_S, lock.SETTLE_S = 0.0, 0.001, 0.0  # a dead owner is known at the second look
         self._sound_list, self._sound = self._listed(), self._trials(self._command("status", self._victim, "--json"))
         self._snapshot = _fingerprint(self._victim)
+        self._leg = list(self._sound)[1]
         if self._problems:
             raise ValueError(f"the sound experiment cannot be read: {self._problems}")
 
@@ -102,8 +105,8 @@ class Reader:
         if plain.code != said.code:
             self._problems.append(f"status exits {plain.code}, status --json {said.code}")
         parts = changed.split("/")
-        if parts[0] == "trials" and len(parts) > 2:
-            self._compare(parts[1], said)
+        if parts[0] in ("trials", "summaries") and len(parts) > 1 + (parts[0] == "trials"):
+            self._compare(parts[1].removesuffix(".json").removesuffix(".arrow"), said)
         if said.code != 0:
             return False
         return _fingerprint(self._victim) != self._snapshot
@@ -124,7 +127,7 @@ class Reader:
         if said.code != 0:
             self._problems.append(f"ls exits {said.code}: {said.err[-300:]}")
             return {}
-        return {entry["id"]: entry for entry in json.loads(said.out)}
+        return {entry["id"]: entry for entry in json.loads(said.out)["experiments"]}
 
     @staticmethod
     def _trials(said: Said) -> dict[str, Any]:
@@ -135,13 +138,16 @@ class Reader:
         folder = str(self._sandbox.root / "out")
         commands = (
             ("report", self._victim, "--out-md", f"{folder}/r.md", "--out-html", f"{folder}/r.html"),
-            ("export", self._victim, "--out", folder),
+            ("export", self._victim, "--out", folder, "--csv"),
             ("gate", self._victim, "--json"),
+            ("why", self._victim, self._leg),
+            ("compare", str(self._sandbox.storage / OTHER), self._victim, "--json"),
+            ("compare", self._victim, str(self._sandbox.storage / OTHER)),
             ("gate", self._victim),
             ("logs", self._victim),
             ("ls", "--storage", str(self._sandbox.storage)),
         )
-        for words in commands if number is None else (commands[number % 3],):
+        for words in commands if number is None else (commands[number % 5],):
             self._command(*words)
         for file in (Path(f"{folder}/r.md"), Path(f"{folder}/r.html")):
             if file.exists() and (found := ACTING & set(file.read_text(encoding="utf-8"))):
@@ -156,7 +162,7 @@ class Reader:
             self._problems.append(f"{words[0]} has a traceback: {said.err[-700:]}")
         if words[0] != "logs" and (acting := ACTING & set(said.out + said.err)):
             self._problems.append(f"{words[0]} prints {sorted(map(ascii, acting))}")
-        if code not in (0, 2, 7) and words[0] != "gate":
+        if code not in (0, 2, 7) and words[0] not in ("gate", "compare"):
             self._problems.append(f"{words[0]} exits {code}")
         return said
 
@@ -184,9 +190,16 @@ class Reader:
 def _fingerprint(uri: str) -> list[object]:
     """What results are made of; equal if the change is to be seen nowhere."""
     snapshot = read_snapshot(Experiment.open(uri))
-    seen: list[object] = [snapshot.state, snapshot.preflight, dataclasses.replace(snapshot.manifest, git_diff=None)]
+    manifest = dataclasses.replace(snapshot.manifest, git_diff=None)
+    seen: list[object] = [
+        snapshot.state,
+        snapshot.preflight,
+        manifest,
+        snapshot.calibration,
+        snapshot.stale_calibrations,
+    ]
     for trial in snapshot.trials:
-        facts = (trial.state, trial.attempts, trial.result, trial.origin, trial.damage, trial.spans)
+        facts = (trial.state, trial.attempts, trial.result, trial.origin, trial.imported, trial.damage, trial.summary)
         seen += [repr(facts), trial.steps.table]
     return seen
 
@@ -240,6 +253,12 @@ def _text(experiment: Experiment) -> None:
         check_text(experiment, source, TEXT)
 
 
+def _handoff(experiment: Experiment) -> None:
+    place = Place(folder="x", branch=None, commit=None, has_changes=None)
+    machine = Machine(host="x", checkout=place, environment="x", python="3", num_gpus=None, busy=(), runner=None)
+    handoff_markdown(read_snapshot(experiment), machine)
+
+
 def _growth(experiment: Experiment) -> None:
     blocks_wanted(read_snapshot(experiment))
 
@@ -285,6 +304,6 @@ def _move(experiment: Experiment, trial: str) -> None:
     record.is_time_up(0)
 
 
-_ROW_ACTS = (_live_table, _events, _growth)
+_ROW_ACTS = (_live_table, _events, _growth, _handoff)
 _ACTS = (_owner, _live_table, _events, _choices, _start_checks, _text, _continue_from, _removal, _takeover)
 _LOOKS = (_ranks, _checkpoints, _log, _move)

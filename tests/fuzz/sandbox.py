@@ -62,8 +62,7 @@ class Sandbox:
         if stat.S_ISDIR(facts[0]):
             target.mkdir(exist_ok=True)
         else:
-            shutil.copyfile(self._copy / name, target)
-            os.chmod(target, stat.S_IMODE(facts[0]))
+            shutil.copy2(self._copy / name, target)  # its time too: what is kept of rows goes by that
         self._facts[name] = _facts(target)
 
 

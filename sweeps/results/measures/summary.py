@@ -175,10 +175,16 @@ def decoded(data: bytes, key: str) -> Summary | None:
         values = json_object(data, "summary")
         if values.get("schema") != _SCHEMA or values.get("key") != key:
             return None
-        by_name = {name: _numbers(values.pop(name)) for name in ("of_metric", "phases_ms", "layers")}
+        by_name: dict[str, Any] = {
+            **{
+                name: {key: _number(item) for key, item in values.pop(name).items()}
+                for name in ("of_metric", "phases_ms")
+            },
+            "layers": {key: tuple(map(_known, items)) for key, items in values.pop("layers").items()},
+        }
         found = typed(Summary, values, "summary", given=by_name)
         return found if _is_whole(found) else None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, CorruptData):
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, CorruptData):
         return None
 
 
@@ -244,14 +250,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _numbers(value: Any) -> Any:
-    """The inverse for numbers by name. Raises KeyError or TypeError for anything else."""
-    if isinstance(value, dict):
-        return {name: _numbers(item) for name, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, list):
-        return tuple(_numbers(item) for item in value)  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, str):
+def _number(value: Any) -> float | None:
+    """A number as it was stored. Raises KeyError, TypeError or OverflowError for anything else."""
+    return None if value is None else _known(value)
+
+
+def _known(value: Any) -> float:
+    if value.__class__ is str:
         return _NON_FINITE[value]
-    if value is None or value.__class__ is float or value.__class__ is int:
-        return None if value is None else float(value)
-    raise TypeError(f"{value!r} is not a number")
+    if value.__class__ is float or value.__class__ is int:
+        return float(value)
+    raise TypeError("not a number")

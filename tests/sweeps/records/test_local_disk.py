@@ -1,6 +1,7 @@
 """Nothing that is in an experiment leads out of it: no link is followed, and what is no file is not opened."""
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,3 +153,27 @@ def test_folders_are_closed_to_others_under_a_umask_that_says_so(store: Store) -
     finally:
         os.umask(before)
     assert [oct(Path(store.uri, name).stat().st_mode & 0o777) for name in ("", "a", "a/b")] == ["0o750"] * 2 + ["0o640"]
+
+
+@pytest.mark.parametrize(("umask", "folder_mode", "file_mode"), [(0o022, 0o755, 0o644), (0o027, 0o750, 0o640)])
+def test_an_experiment_is_open_to_whom_the_umask_lets_in(
+    make_experiment: Callable[..., Experiment],
+    complete: Callable[..., None],
+    umask: int,
+    folder_mode: int,
+    file_mode: int,
+) -> None:
+    before = os.umask(umask)
+    try:
+        experiment = make_experiment()
+        complete(experiment, "static-b1")
+        experiment.lock()
+        experiment.unlock()
+        descriptor = experiment.trials()[0].open_log()
+        assert descriptor is not None
+        os.close(descriptor)
+    finally:
+        os.umask(before)
+    found = [Path(experiment.uri), *Path(experiment.uri).rglob("*")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in found if path.is_dir()} == {folder_mode}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in found if path.is_file()} == {file_mode}

@@ -119,6 +119,17 @@ def test_a_summary_that_this_version_does_not_write_is_none(change: dict[str, An
     assert decoded(json.dumps(values).encode(), "another key") is None
 
 
+@pytest.mark.parametrize("field", ["of_metric", "phases_ms", "layers"])
+@pytest.mark.parametrize("value", [[1.0], {"a": 1}, True, 10**400, -(10**400), "much", [[1.0]], [None]], ids=str)
+def test_a_number_of_another_kind_makes_the_whole_summary_none(field: str, value: Any) -> None:
+    values = json.loads(encoded(summarize(row_parts.Steps.of([row(s) for s in range(40)]), 10, is_over=True), "key"))
+    for name in values[field]:
+        if (field, value) == ("layers", [1.0]):
+            continue  # a layer's numbers are a list
+        changed = json.dumps(values | {field: values[field] | {name: value}})
+        assert decoded(changed.encode(), "key") is None
+
+
 def test_numbers_that_are_none_survive_the_file(same_number: Callable[[Any, Any], bool]) -> None:
     rows = [row(s, loss=math.nan, dt_ms=math.inf, layer_max_vio=(math.inf, 1.0)) for s in range(40)]
     summary = summarize(row_parts.Steps.of(rows), 10, is_over=True)
