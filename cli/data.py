@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.options import AsJson
+from sweeps.spec.words import counted
 
 if TYPE_CHECKING:
     from nanochat.data.corpus import Corpus
@@ -66,11 +67,12 @@ def document(corpus: "Corpus", tokenizer: "Tokenizer", train: "PartSize", val: "
 def description(corpus: "Corpus", tokenizer: "Tokenizer", train: "PartSize", val: "PartSize") -> str:
     """What people want to know of a corpus, a line each."""
     how = "counted" if train.is_exact and val.is_exact else "estimated from a sample"
+    groups = counted(train.num_row_groups, "row group")
     lines = {
         "corpus": corpus.name,
         "digest": corpus.digest,
         "folder": str(corpus.val_shard.parent),
-        "shards": f"{train.num_shards:,} for training with {train.num_row_groups:,} row groups, 1 for validation",
+        "shards": f"{train.num_shards:,} for training with {groups}, 1 for validation",
         "documents": f"{train.num_documents:,} for training, {val.num_documents:,} for validation",
         "tokens": f"{train.num_tokens:,} for training, {val.num_tokens:,} for validation ({how})",
         "tokenizer": f"{corpus.tokenizer_dir} ({tokenizer.vocab_size:,} ids, {tokenizer.num_merged_ids:,} in use)",

@@ -99,7 +99,7 @@ def why_barred(metric: Metric, one: TrialSnapshot, other: TrialSnapshot) -> list
     """Why two completed trials must not be compared in a metric."""
     trials = (one,) if one is other else (one, other)
     unusable = [f"{t.trial.leg.name} {why}" for t in trials if (why := why_unusable(t))]
-    return unusable or hardware_differences(metric, one, other)
+    return unusable or ([] if one is other else hardware_differences(metric, one, other))
 
 
 def differing_code(snapshot: Snapshot, leg: str, base: str) -> list[str]:

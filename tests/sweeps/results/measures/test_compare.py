@@ -112,7 +112,9 @@ def test_a_leg_restored_on_fewer_workers_is_timed_by_those_of_its_window(
         assert (speed.by_block, speed.barred) == ({1: 1.0}, {})
     assert both(experiment, "peak_mib").barred == {1: "2 workers then 1 worker against 2 workers"}
     assert both(experiment, "loss").by_block == {1: 1.0}
-    leg = next(t for t in read_snapshot(experiment).trials if t.trial.leg.name == LEG)
+    snapshot = read_snapshot(experiment)
+    assert compare(snapshot, LEG, LEG, "peak_mib").by_block == {1: 1.0}  # a trial never differs from itself
+    leg = next(t for t in snapshot.trials if t.trial.leg.name == LEG)
     assert leg.facts["world_size"] == num_workers
 
 

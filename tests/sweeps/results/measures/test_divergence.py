@@ -31,12 +31,16 @@ def test_one_before_the_window_is_not(make_row: MakeRow) -> None:
     assert why(make_row, [10.0] + [math.nan] * 5 + [5.0] * 34) is None
 
 
-@pytest.mark.parametrize("last", [10.0, 12.5])
+@pytest.mark.parametrize("last", [9.9993, 10.0, 12.5])
 def test_a_loss_no_better_than_at_the_start_is_once_the_leg_is_over(last: float, make_row: MakeRow) -> None:
     losses = [10.0] + [5.0] * 19 + [last] * 20
     told = f"the mean loss of the last 10 steps is {last:.4f}, no better than 10.0000 at the start"
     assert why(make_row, losses) == told
     assert why(make_row, losses, is_over=False) is None
+
+
+def test_a_small_but_real_fall_is_no_divergence(make_row: MakeRow) -> None:
+    assert why(make_row, [10.0] + [9.98] * 39) is None
 
 
 def test_a_run_of_twenty_steps_is_too_short_to_say(make_row: MakeRow) -> None:
