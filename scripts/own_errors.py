@@ -1,17 +1,22 @@
 """How a run ends by its own error under torchrun: with one sentence, and as little around it as torchrun allows.
 
-torchrun adds its own call stack, which a rank cannot prevent, and a summary of every rank that did not exit with
-0: what that rank left in its error file. So the file holds the sentence, and if all ranks have the same error, one rank
-of each machine tells it while the others exit with 0.
+torchrun adds its own call stack, which a rank cannot prevent (`--rdzv-backend=loopback` can, as torchrun loads it), and
+a summary of every rank that did not exit with 0: what that rank left in its error file. So the file holds the sentence,
+and if all ranks have the same error, one rank of each machine prints it while the others exit with 0.
 """
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Literal
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 Whose = Literal["the command line", "all ranks", "this rank"]
 
@@ -33,6 +38,29 @@ def end_by(sentence: str, exit_code: int, whose: Whose, is_asked_to_end: Callabl
     if whose == "the command line":
         _let_others_leave(LEAVE_S)  # else torchrun ends them as they start, and lists each as failed
     return exit_code
+
+
+def end_launcher_quietly() -> None:
+    """Called in torchrun's own process: failed ranks, or a signal, get a line each in place of torchrun's call stack.
+
+    What went wrong is on stderr already, by the ranks themselves.
+    """
+    sys.excepthook = _print_failed_ranks
+
+
+def _print_failed_ranks(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if isinstance(error, ChildFailedError):
+        for rank, failure in sorted(error.failures.items()):
+            print(f"torchrun: rank {rank} {ended(failure.exitcode)}", file=sys.stderr, flush=True)
+    elif isinstance(error, SignalException):
+        print(f"torchrun: ended by {error.sigval.name}", file=sys.stderr, flush=True)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+def ended(exit_code: int) -> str:
+    """How a process ended; torchrun counts a signal as a negative exit code."""
+    return f"was killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"ended with exit code {exit_code}"
 
 
 def _within(timeout_s: float, happens: Callable[[], bool]) -> bool:

@@ -17,6 +17,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 from nanochat.machine.stores import LOOPBACK, listen, store_at
+from scripts.own_errors import end_launcher_quietly
 
 _TIMEOUT_S = 600
 
@@ -74,4 +75,5 @@ def _create(params: RendezvousParameters) -> RendezvousHandler:
             f"--rdzv-backend=loopback is for one machine, got --nnodes for {params.max_nodes}; on several machines use "
             f"--rdzv-backend=c10d, on a network where you trust everybody"
         )
+    end_launcher_quietly()
     return LoopbackRendezvous(params.run_id)

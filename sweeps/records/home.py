@@ -95,5 +95,6 @@ def _existing_folder(path: str) -> str:
 def _not_found(name: str, root: str, ids: list[str]) -> str:
     if not ids:
         return f"no experiment {name!r}: {root} holds none; launch one, or say where with --storage"
-    near = difflib.get_close_matches(name, ids, n=3, cutoff=0.3) or ids[-3:]
-    return f"no experiment {name!r} in {root}; did you mean {' or '.join(near)}?"
+    near = difflib.get_close_matches(name, ids, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"the last ones there: {', '.join(ids[-3:])}"
+    return f"no experiment {name!r} in {root}; {hint}"

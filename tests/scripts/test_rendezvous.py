@@ -1,6 +1,7 @@
 """On one machine torchrun's ranks meet on the loopback interface, if nobody else listens in."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,31 @@ def test_torchruns_store_and_the_ranks_sockets_listen_on_loopback(environment: d
     assert "is not registered" not in done.stderr
 
 
-def test_a_second_start_of_the_ranks_has_a_store_of_its_own():
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("rank", "told"),
+    [
+        ("print('why', file=sys.stderr); sys.exit(7)", ["why", "torchrun: rank 0 ended with exit code 7"]),
+        ("os.kill(os.getpid(), signal.SIGKILL)", ["torchrun: rank 0 was killed by SIGKILL"]),
+        (
+            "signal.signal(signal.SIGINT, signal.SIG_DFL); os.kill(os.getppid(), signal.SIGINT); time.sleep(60)",
+            ["torchrun: ended by SIGINT"],
+        ),
+    ],
+)
+def test_what_went_wrong_is_not_buried_under_torchruns_call_stack(
+    environment: dict[str, str], tmp_path: Path, rank: str, told: list[str]
+):
+    (tmp_path / "rank.py").write_text(f"import os, signal, sys, time\n{rank}\n")
+    command = [sys.executable, "-m", "torch.distributed.run", *LAUNCHER_FLAGS, "--nproc_per_node=1", "rank.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert [line for line in done.stderr.splitlines() if not re.match(r"[A-Z]\d{4} ", line)] == told
+
+
+def test_a_second_start_of_the_ranks_has_a_store_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     rendezvous = handler()(RendezvousParameters("loopback", "", "a-run", 1, 1))
     first, second = rendezvous.next_rendezvous(), rendezvous.next_rendezvous()
     first.store.set("key", "of the first start")
