@@ -193,13 +193,13 @@ def ray_head() -> Check:
         name="Ray",
         level="warning",
         seen=f"a head runs here: {', '.join(heads)}",
-        advice=f"say where a launch shall run: --address {heads[0]}, or --address local",
+        advice=f"say where a launch is to run: --address {heads[0]}, or --address local",
         values={"heads": heads},
     )
 
 
 def ray_session() -> Check:
-    """A private cluster needs a folder with a short path that nobody else can rename things in."""
+    """A private cluster needs a folder with a short path in which no other user can rename things."""
     from sweeps.engine.cluster.private import default_session_parent
     from sweeps.spec.errors import UsageError
 

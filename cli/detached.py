@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from cli.console import error, note, out, waiting_for
 
 if TYPE_CHECKING:
-    from cli.running import RunOptions
+    from cli.running import LaunchOptions
     from sweeps.records.experiment import Experiment
 
 LOG = "launcher.log"
@@ -38,7 +38,7 @@ def check_detachable(root: str, detach: bool, *, preflight: bool = False) -> Non
         raise UsageError(f"--detach writes its log into the experiment's folder, and {root} is no local one")
 
 
-def start_detached(experiment: "Experiment", options: "RunOptions", *, cluster: str) -> int:
+def start_detached(experiment: "Experiment", options: "LaunchOptions", *, cluster: str) -> int:
     """Starts the run, and returns once it owns the experiment: 0. If it ends before that, its exit code."""
     log = experiment.store.local_path(LOG)  # of lines for people, whatever --events says
     with os.fdopen(experiment.store.open_log(LOG), "ab") as output:
@@ -68,7 +68,7 @@ def start_detached(experiment: "Experiment", options: "RunOptions", *, cluster: 
     return 0
 
 
-def words_of(options: "RunOptions", cluster: str) -> list[str]:
+def words_of(options: "LaunchOptions", cluster: str) -> list[str]:
     """The options on a command line again."""
     words = ["--address", cluster, "--grace-s", f"{options.grace_s}"]
     if options.stop_after_s is not None:

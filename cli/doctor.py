@@ -28,7 +28,7 @@ def doctor(
     for check in all_checks(storage):
         checks.append(check)
         if not as_json:
-            out_coloured(in_words(check, has_colour(sys.stdout)))
+            out_coloured(check_lines(check, has_colour(sys.stdout)))
             sys.stdout.flush()
     if as_json:
         document = {"schema": "nanochat-sweep/doctor/1", "checks": [dataclasses.asdict(check) for check in checks]}
@@ -36,7 +36,7 @@ def doctor(
     return int(any(check.level == "problem" for check in checks))
 
 
-def in_words(check: "Check", colour: bool = False) -> str:
+def check_lines(check: "Check", colour: bool = False) -> str:
     """A check for people: level, name, what was seen; what to do on the next line."""
     level = f"{check.level:<9}"
     if colour:

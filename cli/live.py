@@ -1,7 +1,8 @@
 """What a person sees while an experiment runs: on a terminal a table that is painted over, elsewhere a line per event.
 
-The table reads storage, so it shows the same whoever runs the experiment. While this process runs it the main thread is
-the engine's, so the table is painted from a thread of its own; what it cannot show scrolls by above it.
+The table reads storage, so it shows the same no matter which process runs the experiment. While this process runs it
+the main thread is the engine's, so the table is painted from a thread of its own; what it cannot show scrolls by above
+it.
 """
 
 import contextlib
@@ -65,7 +66,7 @@ def telling(experiment: "Experiment", *, plainly: bool = False) -> "Generator[Ca
 
 
 def watch(experiment: "Experiment") -> None:
-    """Shows an experiment that runs anywhere until nobody runs it; on stdout."""
+    """Shows an experiment that runs anywhere until it no longer runs; on stdout."""
     if has_colour(sys.stdout):
         _watch_live(experiment)
     else:
@@ -112,7 +113,7 @@ class _LiveTeller:
         """Says what the table does not show."""
         from sweeps.engine.watching import events
 
-        shown = (events.LegStarted, events.LegTraining, events.LegProgress, events.LegCheckpointed, events.LegCompleted)
+        shown = (events.LegStarted, events.LegTraining, events.LegAdvanced, events.LegCheckpointed, events.LegCompleted)
         if isinstance(event, events.ExperimentEnded):
             self.close()
             note(str(event))
@@ -147,7 +148,7 @@ def _watch_live(experiment: "Experiment") -> None:
 
 
 def _watch_plainly(experiment: "Experiment") -> None:
-    """A running leg's steps are told now and then, everything else at once."""
+    """A running leg's steps are printed now and then, everything else at once."""
     from sweeps.results.measures.progress import ProgressReader
 
     reader = ProgressReader(experiment)

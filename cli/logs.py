@@ -1,7 +1,7 @@
 """`logs`: what the ranks of a leg have written, as bytes go, on stdout.
 
-Without a leg it is the running one, else the last that ran; followed without a leg, it goes on to the next leg until
-nobody runs the experiment any more.
+Without a leg it is the running one, else the last that ran; followed without a leg, it continues with the next leg
+until the experiment no longer runs.
 """
 
 import codecs
@@ -52,7 +52,7 @@ def logs(
             f"{leg} was imported: its log is {imported.file}, lines {imported.first_line} to {imported.last_line}"
         )
     if record is None or not _Log(record).exists():
-        raise UsageError(f"{leg or experiment.id} has written no log yet; --follow waits for it while somebody runs it")
+        raise UsageError(f"{leg or experiment.id} has no log yet; --follow waits for it while the experiment runs")
     _Log(record).copy()
 
 

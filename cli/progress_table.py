@@ -50,7 +50,7 @@ class Look:
 def table_lines(progress: ExperimentProgress, look: Look) -> list[str]:
     """The lines to paint, none as wide as the terminal, fewer than it has."""
     width = max(20, look.columns - 1)
-    shown, hidden = visible(progress.legs, max(1, look.lines - _LINES_AROUND))
+    shown, hidden = around_the_running(progress.legs, max(1, look.lines - _LINES_AROUND))
     parts: list[RenderableType] = [
         Text.assemble((progress.id, "bold"), ": ", (progress.state, _STYLES.get(progress.state, "bold red"))),
         _legs_table(shown, [leg.name for leg in progress.legs], width, look),
@@ -63,7 +63,7 @@ def table_lines(progress: ExperimentProgress, look: Look) -> list[str]:
     return _rendered(Group(*parts), width, look)
 
 
-def visible(legs: Sequence[LegProgress], most: int) -> tuple[list[LegProgress], list[LegProgress]]:
+def around_the_running(legs: Sequence[LegProgress], most: int) -> tuple[list[LegProgress], list[LegProgress]]:
     """At most `most` legs in a row, those around the one that runs, and the others."""
     if len(legs) <= most:
         return list(legs), []
@@ -74,7 +74,7 @@ def visible(legs: Sequence[LegProgress], most: int) -> tuple[list[LegProgress], 
     return list(legs[start : start + most]), [*legs[:start], *legs[start + most :]]
 
 
-def shortened(names: Sequence[str], width: int, mark: str = "…") -> list[str]:
+def short_names(names: Sequence[str], width: int, mark: str = "…") -> list[str]:
     """Different names in `width` columns, still different: without words that all share, or without their middle.
 
     What all begin with goes first, then all words that they share, then the middle, and rather the beginning than the
@@ -146,7 +146,7 @@ def _legs_table(legs: Sequence[LegProgress], names: Sequence[str], width: int, l
         if _name_room(width, widths, kept) < _MIN_NAME_WIDTH:
             kept.remove(name)
     room = max(4, _name_room(width, widths, kept))
-    short = dict(zip(names, shortened(names, room, "…" if look.has_unicode else ".."), strict=True))
+    short = dict(zip(names, short_names(names, room, "…" if look.has_unicode else ".."), strict=True))
 
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
     table.add_column("leg", no_wrap=True, width=max(len("leg"), *map(len, short.values())))

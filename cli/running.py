@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class LaunchOptions:
     """How to run, checked; what to run is the experiment's."""
 
     grace_s: float
@@ -36,7 +36,7 @@ def run_options(
     blocks: str = "1",
     events: str | None = None,
     notify: str | None = None,
-) -> RunOptions:
+) -> LaunchOptions:
     """The options as typed. Raises UsageError for a time, a place or a command that cannot be."""
     from cli.announcing import checked_command
     from cli.choices import AUTO, first_blocks
@@ -58,7 +58,7 @@ def run_options(
         check_place("--report-to", str(report_to), submitted_job())
         report_copy = ReportCopy(report_to.expanduser().absolute(), commits=commit)
         report_copy.check()
-    return RunOptions(
+    return LaunchOptions(
         grace_s=grace_s,
         stop_after_s=seconds_of("--stop-after", stop_after),
         report_copy=report_copy,
@@ -94,7 +94,7 @@ def check_can_run(experiment: "Experiment") -> None:
 
 def run_and_tell(
     experiment: "Experiment",
-    options: RunOptions,
+    options: LaunchOptions,
     *,
     cluster: str,
     num_workers: int,
@@ -145,7 +145,7 @@ def _print_places(experiment: "Experiment") -> None:
             out(experiment.store.uri_of(place))
 
 
-def _grow(experiment: "Experiment", options: RunOptions) -> bool:
+def _grow(experiment: "Experiment", options: LaunchOptions) -> bool:
     """Adds the blocks that were asked for, or one more while the gates are undecided. False if there are enough."""
     from sweeps.results.decisions.growth import blocks_wanted
     from sweeps.results.measures.snapshot import read_snapshot

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cli.running import RunOptions
+    from cli.running import LaunchOptions
     from cli.takeover import Takeover
     from sweeps.records.documents import Manifest
     from sweeps.records.experiment import Experiment
@@ -42,7 +42,7 @@ def checked_root(storage: str | None, plan: "Plan", detach: bool, preflight: boo
     return root
 
 
-def run_new(experiment: "Experiment", options: "RunOptions", *, cluster: str, preflight: bool | None) -> int:
+def run_new(experiment: "Experiment", options: "LaunchOptions", *, cluster: str, preflight: bool | None) -> int:
     """Runs it all. If there is no cluster for it, nothing has run, so nothing is left behind."""
     from cli.running import run_and_tell
     from sweeps.records.store import Store

@@ -38,7 +38,7 @@ def status(
         if trial.origin is not None:
             out(f"{trial.run} was taken over from experiment {trial.origin.experiment}")
         if trial.fell_back:
-            out(f"{trial.run} could not be compiled and went on uncompiled: its speed is not the leg's")
+            out(f"{trial.run} could not be compiled and continued uncompiled: its speed is not the leg's")
         if trial.diverged is not None:
             out(f"{trial.run} diverged: {trial.diverged}")
         failure = failure_of(snapshot, trial)

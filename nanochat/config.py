@@ -141,7 +141,7 @@ class CompileConfig:
     """How torch.compile sees a block: fixed shapes, symbolic shapes, or not at all; and what follows if it fails."""
 
     mode: CompileMode = "static"
-    fallback: CompileFallback = "error"  # none: the run goes on uncompiled, and is marked
+    fallback: CompileFallback = "error"  # none: the run continues uncompiled, and is marked
     kernels: KernelsSetting = "auto"  # torch: none of the faster kernels for Hopper, attention apart
 
 
@@ -162,7 +162,7 @@ class OptimConfig:
         for name in ("embedding_lr", "unembedding_lr", "matrix_lr", "scalar_lr", "weight_decay"):
             _require(getattr(self, name) >= 0, f"optim.{name} must be >= 0, got {getattr(self, name)}")
         for name in ("adam_beta1", "adam_beta2"):
-            _require(0 <= getattr(self, name) < 1, f"optim.{name} must lie in [0, 1), got {getattr(self, name)}")
+            _require(0 <= getattr(self, name) < 1, f"optim.{name} must be in [0, 1), got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +186,7 @@ class ScheduleConfig:
         some = (self.num_steps, self.target_flops, self.target_param_data_ratio) != (None, None, None)
         _require(some, "schedule needs num_steps, target_flops or target_param_data_ratio; all three are None")
         for name in ("warmup_ratio", "warmdown_ratio", "final_lr_frac"):
-            _require(0 <= getattr(self, name) <= 1, f"schedule.{name} must lie in [0, 1], got {getattr(self, name)}")
+            _require(0 <= getattr(self, name) <= 1, f"schedule.{name} must be in [0, 1], got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

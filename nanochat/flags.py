@@ -3,7 +3,7 @@
 Sentinels (-1, 0.0, "") exist here and nowhere else: in a config, absent is None. The table's order is the order in
 which `to_argv` prints: what describes a run always, the rest only where it differs from the default, and last the
 three flags that tell the legs of a sweep apart. Names are never abbreviated. A flag can come twice only with one value:
-with two, whoever typed them expects one and gets the other.
+with two, and the user who typed them expects one and gets the other.
 """
 
 import difflib
@@ -143,7 +143,7 @@ FLAGS: tuple[Flag | Switch, ...] = (
     Flag("--seed", "run.seed", int, "seed of everything random"),
     Flag("--log-every", "run.log_every", int, "steps between log lines"),
     Flag("--inject-pct", "run.inject_pct", float, "delay of every step in percent of its time, 0.0: none"),
-    Flag("--compile-fallback", "compile.fallback", str, "where compiling fails: error, or none: go on uncompiled"),
+    Flag("--compile-fallback", "compile.fallback", str, "where compiling fails: error, or none: continue uncompiled"),
     Flag("--kernels", "compile.kernels", str, "auto, or torch: no faster kernels for Hopper; see --attention"),
     Flag("--router-bias-rate", "moe.router_bias_rate", float, "step of the routers' bias to even load, 0.0: none"),
     Flag("--router-z-loss-coeff", "moe.router_z_loss_coeff", float, "weight of the routers' z-loss"),

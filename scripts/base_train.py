@@ -143,7 +143,7 @@ def _run(config: TrainConfig, options: RunOptions, stop: _StopSignal) -> int:
     received = stop.received or signal.SIGTERM  # without one, another rank has received it
     if _is_first():
         name = signal.Signals(received).name
-        print(f"Stopped after step {result.last_step} by {name}; add --resume latest to go on", flush=True)
+        print(f"Stopped after step {result.last_step} by {name}; add --resume latest to continue", flush=True)
     return 128 + received
 
 

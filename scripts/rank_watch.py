@@ -4,7 +4,7 @@ A rank that hangs or is killed holds the others in a collective, and what torch 
 connection is closed or a time is over, NCCL that the process which waited is aborted. So each rank has a thread beside
 the one that trains. When training waits longer than HANG_S, or when a collective fails, every rank is asked through
 the launcher's key-value store: the thread of every rank answers what training does there, and who does not answer, or
-does not wait, is reported. A rank that fails by its own error leaves a sentence in the store, and nobody waits for it.
+does not wait, is reported. A rank that fails by its own error leaves a sentence in the store, and no rank waits for it.
 
 With NCCL nothing fails where a rank is killed: the others wait inside a kernel until the launcher kills them too. So a
 rank that waits longer than GRACE_S looks whether the processes of the ranks on its own machine are still there.

@@ -1,8 +1,8 @@
 """torchrun's rendezvous for one machine: `torchrun --rdzv-backend=loopback --rdzv-endpoint=127.0.0.1 ...`.
 
-torchrun's own, that of `--standalone` too, keeps its store open on all interfaces to whoever connects. This one listens
-on 127.0.0.1. torchrun finds it by the entry point `torchrun.handlers` of this package. It needs no endpoint; without
-one torchrun warns.
+torchrun's own, that of `--standalone` too, keeps its store open on all interfaces to anyone who connects. This one
+listens on 127.0.0.1. torchrun finds it by the entry point `torchrun.handlers` of this package. It needs no endpoint;
+without one torchrun warns.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class LoopbackRendezvous(RendezvousHandler):
         return RendezvousInfo(PrefixStore(self._run_id, self._store), 0, 1, where)
 
     def is_closed(self) -> bool:
-        """Nobody else could close it."""
+        """No other node could close it."""
         return False
 
     def set_closed(self) -> None:

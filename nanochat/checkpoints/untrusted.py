@@ -1,4 +1,4 @@
-"""Reads what a checkpoint holds without running any of it, whoever wrote it.
+"""Reads what a checkpoint holds without running any of it.
 
 Digests prove that files are as they were written, not who wrote them. Pickled data can call any function when it is
 read. So a rank's state is read by torch's restricted reader, the metadata of the sharded tensors by one with a list of

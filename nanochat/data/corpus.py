@@ -24,7 +24,7 @@ from nanochat.data.contents import Contents
 from nanochat.data.novels import VAL_ONE_IN, read_novels
 from nanochat.stats import TextFacts
 
-_LAYOUT_VERSION = 1  # raise it when the same novels shall give other shards
+_LAYOUT_VERSION = 1  # raise it when the same novels must give other shards
 _NUM_TRAIN_SHARDS = 4
 _NUM_TRAIN_ROW_GROUPS = 128  # as many lanes have their own row group
 _NUM_VAL_ROW_GROUPS = 8
@@ -53,7 +53,7 @@ class Corpus:
         return digest([self.text_digest, self.tokenizer_digest])
 
     def facts(self) -> TextFacts:
-        """What an attempt tells of its text."""
+        """What an attempt records about its text."""
         return TextFacts(
             text_digest=self.text_digest,
             tokenizer_digest=self.tokenizer_digest,

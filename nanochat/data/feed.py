@@ -101,7 +101,7 @@ class Feed:
         return self._lanes.state(self._served)
 
     def load_state(self, states: dict[int, dict[str, Any]]) -> None:
-        """Goes on from the states of all lanes, of which this rank takes its own."""
+        """Continues from the states of all lanes, of which this rank takes its own."""
         self._drop_ahead()
         self._lanes.load_state(states)
         self._restart()

@@ -226,7 +226,7 @@ class Lane:
         return Position(self._epoch, self._turn, self._next_text, self._num_read, documents, self._served)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state` was taken; nothing is tokenized again. Raises TypeError for what is no state."""
+        """Continues where `state` was taken; nothing is tokenized again. Raises TypeError for what is no state."""
         for name in ("epoch", "turn", "next_text", "num_read"):
             _check_number(name, state[name])
         if state.get("served") is not None:

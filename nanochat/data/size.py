@@ -33,7 +33,7 @@ class PartSize:
     is_exact: bool  # all documents were encoded
 
 
-def measure(part: Sequence[Path], tokenizer: Tokenizer, max_sample_chars: int = MAX_SAMPLE_CHARS) -> PartSize:
+def measure_part(part: Sequence[Path], tokenizer: Tokenizer, max_sample_chars: int = MAX_SAMPLE_CHARS) -> PartSize:
     """The size of some shards, of `corpus.train_shards` or `[corpus.val_shard]`."""
     reader = shards.RowGroups(part)
     groups: list[shards.RowGroup] = []
@@ -60,7 +60,7 @@ def measure(part: Sequence[Path], tokenizer: Tokenizer, max_sample_chars: int = 
 
 def measure_corpus(corpus: Corpus, tokenizer: Tokenizer) -> tuple[PartSize, PartSize]:
     """Training and validation."""
-    return measure(corpus.train_shards, tokenizer), measure([corpus.val_shard], tokenizer)
+    return measure_part(corpus.train_shards, tokenizer), measure_part([corpus.val_shard], tokenizer)
 
 
 def count_tokens(corpus: Corpus, tokenizer: Tokenizer, cache_root: Path | None = None) -> int:
@@ -70,7 +70,7 @@ def count_tokens(corpus: Corpus, tokenizer: Tokenizer, cache_root: Path | None =
         stored: Any = json.loads(kept.read_bytes())
         if stored["schema"] == _SCHEMA:
             return int(stored["train_tokens"])
-    num_tokens = measure(corpus.train_shards, tokenizer).num_tokens
+    num_tokens = measure_part(corpus.train_shards, tokenizer).num_tokens
     with contextlib.suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_whole(kept, json.dumps({"schema": _SCHEMA, "train_tokens": num_tokens}).encode())

@@ -2,7 +2,7 @@
 
 The logits are a micro-step's largest tensor by far: 32 values for each value of the residual stream's. Written by the
 product, read once, written once as the gradient; a row stays in the cache between the kernel's two loops over it. No
-maximum is subtracted: capped logits lie in [-cap, cap], whose exponentials fp32 holds for any vocabulary.
+maximum is subtracted: capped logits are in [-cap, cap], whose exponentials fp32 holds for any vocabulary.
 
 The gradient is that of the row's own loss. What comes from above scales rows, so it is applied to the small sides of
 the two backward products and not to the logits.

@@ -1,4 +1,4 @@
-"""A weight's copies in e4m3 for Hopper's FP8 products, made anew in place after every optimizer step.
+"""A weight's copies in e4m3 for Hopper's FP8 products, remade in place after every optimizer step.
 
 One factor restores a whole weight. Activations and products need no measured scale then: what RMSNorm leaves is bounded
 by its definition, and what a weight makes of it by the weight's longest row. An e4m3 number is as precise at a

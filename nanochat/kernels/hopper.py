@@ -26,7 +26,7 @@ def prepare_quack() -> None:
 
     Its FP8 products add up in two steps by default, which takes two to seven times as long as the matrix unit's own
     accumulation. The choice is a default of the kernel's constructor that no public function passes on, and it is not
-    part of the key of QuACK's cache on disk; hence the changed default, and a cache folder for that alone.
+    part of the key of QuACK's cache on disk; so the default is changed, and a cache folder for that alone.
     """
     import quack.cache  # pyright: ignore[reportMissingImports]
     from quack.cache.jit import get_cache_path  # pyright: ignore[reportMissingImports]

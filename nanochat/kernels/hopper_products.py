@@ -9,7 +9,8 @@ gave is kept: its root is what the backward pass needs from before it.
 `starts` says where each expert's rows begin: (E + 1,) int32, from 0 to R. Groups may be empty. FP8 operands are e4m3
 numbers, which a number or one number per row restores; results are bf16.
 
-These are operators of torch, so that the compiler leaves them whole and hands them operands as they lie in memory.
+These are operators of torch, so that the compiler leaves them whole and hands them operands as they are laid out in
+memory.
 
 Legend: R rows of all experts, E experts, D width, H hidden width; N rows, K inner and M outer size of a product.
 """

@@ -22,7 +22,7 @@ def quantize(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 class QuantizedWeight(nn.Module):
     """The two FP8 copies of an expert weight (E, M, K): as the forward product reads it, and transposed for dX.
 
-    Hopper's FP8 product reads both operands along their inner dimension, hence the second copy. The tensors are
+    Hopper's FP8 product reads both operands along their inner dimension, so there is a second copy. The tensors are
     allocated once and refreshed in place, so that a compiled block keeps its inputs.
     """
 

@@ -15,7 +15,7 @@ from torch import nn
 from nanochat.config import CompileMode
 from nanochat.machine.memory import causes, is_out_of_memory
 from nanochat.machine.ranks import Ranks
-from nanochat.model.compiling import cache_folder
+from nanochat.model.compiling import compile_cache_folder
 from nanochat.model.gpt import GPT
 from nanochat.optimizer.sharded import ShardedOptimizer
 
@@ -46,8 +46,8 @@ def first_failure(own: str | None, ranks: Ranks) -> str | None:
 def refusal(failure: str) -> CompileError:
     """The error of a run that must not continue uncompiled."""
     return CompileError(
-        f"{failure}; mend that, choose another compile.mode ('none' compiles nothing), "
-        "or let such a run go on uncompiled by compile.fallback 'none'"
+        f"{failure}; fix that, choose another compile.mode ('none' compiles nothing), "
+        "or let such a run continue uncompiled with compile.fallback 'none'"
     )
 
 
@@ -59,7 +59,7 @@ def _is_compilers(error: BaseException) -> bool:
         return False
     innermost = frames[-1]
     is_own_code = str(innermost.f_globals.get("__name__", "")).startswith(_COMPILERS)
-    return is_own_code or innermost.f_code.co_filename.startswith(str(cache_folder()))
+    return is_own_code or innermost.f_code.co_filename.startswith(str(compile_cache_folder()))
 
 
 def _telling_line(error: BaseException) -> str:

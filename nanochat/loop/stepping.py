@@ -41,7 +41,7 @@ class Stepper:
     def __call__(self, step: int, checkpoint_ms: float = 0.0) -> RankStep:
         """Optimizer step number `step`; returns when the device is done.
 
-        `checkpoint_ms` is how long a save has held up training since the step before; this one tells of it.
+        `checkpoint_ms` is how long a save has held up training since the step before; this one reports it.
         """
         run, num_micro_steps, phases = self._run, self._run.feed.num_micro_steps, self._meter.phases
         self._meter.start()
@@ -121,7 +121,7 @@ class Stepper:
         self.recorded = RecordedMicroStep(self) if run.device.is_cuda else None
         self.fallback = failure
         if run.ranks.is_first:
-            print(f"warning: {failure}; this run goes on uncompiled", flush=True)
+            print(f"warning: {failure}; this run continues uncompiled", flush=True)
 
     @torch.no_grad()
     def _evaluate(self, inputs: Tensor, targets: Tensor) -> None:

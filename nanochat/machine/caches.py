@@ -1,4 +1,4 @@
-"""Folders for compiled code that nobody else can write, because what they hold is loaded and run.
+"""Folders for compiled code that no other user can write to, because what they hold is loaded and run.
 
 By default torch and the kernel libraries keep compiled code in the shared temporary folder, under names that anybody
 can guess and create first. Here each gets a folder of mode 0700 below the tool's own cache. A folder that the user
@@ -26,7 +26,7 @@ _OTHERS_ENTER = stat.S_IXGRP | stat.S_IXOTH
 def use_private_folders(cache: Path) -> None:
     """Makes the folders below the tool's cache and points the libraries there, before they look.
 
-    Raises ConfigError naming a folder in which somebody else can put code.
+    Raises ConfigError naming a folder in which another user can put code.
     """
     for variable, folder in compiled_folders(cache).items():
         way_out = f"close it (chmod 700), or set {variable} to a folder that only you can write"

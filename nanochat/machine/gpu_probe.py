@@ -2,7 +2,7 @@
 
 A program of its own, because the command line that asks imports no torch, and because what hangs here can be ended.
 Each GPU multiplies large bf16 matrices of random numbers until its clocks have settled, alone, so that a slow one
-shows; then all of them add up one large tensor. Nothing is measured on GPUs that somebody else is using.
+shows; then all of them add up one large tensor. GPUs that another process uses are not measured.
 """
 
 import json
@@ -124,7 +124,7 @@ def _ask_driver() -> tuple[str | None, dict[str, dict[str, Any]]]:
 
 
 def _pids_on(handle: Any) -> list[int]:
-    """Who computes on a card; nobody where the driver does not say, as in some containers: memory tells then."""
+    """Who computes on a card; empty where the driver does not say, as in some containers: memory tells then."""
     import pynvml
 
     try:

@@ -1,7 +1,7 @@
 """The key-value store through which ranks find each other, on one interface of this machine.
 
-torch's own store listens on all interfaces, and asks nobody who it is. Where all ranks are on one machine, the loopback
-interface is enough for it, and for the sockets that gloo and NCCL open between the ranks.
+torch's own store listens on all interfaces, and asks no client who it is. Where all ranks are on one machine, the
+loopback interface is enough for it, and for the sockets that gloo and NCCL open between the ranks.
 """
 
 import os

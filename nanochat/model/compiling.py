@@ -89,7 +89,7 @@ def _counted(kind: str, name: str) -> int:
     return 0 if utils is None else utils.counters[kind][name]
 
 
-def cache_folder() -> Path:
+def compile_cache_folder() -> Path:
     """Where compiled graphs are kept between processes."""
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 

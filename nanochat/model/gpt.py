@@ -223,7 +223,7 @@ class GPT(nn.Module):
         """ids (B, T), T up to the model's context -> the residual stream that `head.logits` reads (B, T, D).
 
         For a model in evaluation. The blocks run uncompiled and route exactly: texts have any length, and none of them
-        shall compile a graph.
+        are to compile a graph.
         """
         num_positions = ids.shape[1]
         cos, sin = self.cos[:, :num_positions], self.sin[:, :num_positions]

@@ -1,4 +1,4 @@
-"""How the parameters of a group lie in its flat buffer, and which of their items are a rank's own.
+"""How the parameters of a group are laid out in its flat buffer, and which of their items are a rank's own.
 
 An item is what is never cut: a matrix of a Muon group, a number of an AdamW group. Parameters are in the model's order,
 cut into buckets of neighbours, each of which is reduced and gathered by itself: backward goes through the model from

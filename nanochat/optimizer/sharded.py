@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor, Shard
 from nanochat.machine.ranks import Handle, Ranks
 from nanochat.optimizer.buckets import Bucket, lay_out
 from nanochat.optimizer.reduction import Parcel, Reduction
-from nanochat.optimizer.updates import Kernels, neuron_dim
+from nanochat.optimizer.updates import UpdateKernels, neuron_dim
 
 _ALIGN_ELEMENTS = 1024  # where a parameter starts in an AdamW buffer: kernels want aligned addresses
 BUCKET_ELEMENTS = 2**24  # 32 MiB of bf16: enough to fill a link, and a small share of all gradients
@@ -179,11 +179,11 @@ class _MuonGroup(_Group):
             "second_moment": torch.zeros(self.num_own, *neurons, **like),
         }
 
-    def peaks(self, kernels: Kernels) -> Tensor:
+    def peaks(self, kernels: UpdateKernels) -> Tensor:
         """The largest gradient of each matrix."""
         return kernels.largest(self.own_grad, (-2, -1))
 
-    def update(self, kernels: Kernels, peaks: Tensor, now: "_Now") -> None:
+    def update(self, kernels: UpdateKernels, peaks: Tensor, now: "_Now") -> None:
         active = ((peaks > 0) * now.active).view(-1, 1, 1)
         for piece in self._pieces():
             kernels.muon(
@@ -215,11 +215,11 @@ class _AdamWGroup(_Group):
         like = {"dtype": torch.float32, "device": ranks.device}
         self.state = {n: torch.zeros(self.num_own, **like) for n in ("exp_avg", "exp_avg_sq")}
 
-    def peaks(self, kernels: Kernels) -> Tensor:
+    def peaks(self, kernels: UpdateKernels) -> Tensor:
         """The largest gradient, one number."""
         return kernels.largest(self.own_grad, (0,)).view(1)
 
-    def update(self, kernels: Kernels, peaks: Tensor, now: "_Now") -> None:
+    def update(self, kernels: UpdateKernels, peaks: Tensor, now: "_Now") -> None:
         biases = tuple((1 - beta**now.step).float() for beta in self.betas)
         for piece in self._pieces():
             kernels.adamw(
@@ -249,7 +249,7 @@ Mark = Callable[[Literal["optimizer", "communication"]], None]
 
 
 def _unmarked(_phase: str) -> None:
-    """Nobody wants to know where the time goes."""
+    """Times nothing."""
 
 
 class ShardedOptimizer:
@@ -276,8 +276,8 @@ class ShardedOptimizer:
         self._groups = sorted(_make_groups(specs, ranks, compute_dtype, grads_in_fp32), key=_update_order)
         self.own_grad_square = torch.zeros((), device=ranks.device)  # this rank's part, in the last step
         self._mesh: DeviceMesh | None = None
-        self._plain_kernels = Kernels(by_half=by_half)
-        self._kernels = Kernels.compiled(by_half=by_half) if compile_updates else self._plain_kernels
+        self._plain_kernels = UpdateKernels(by_half=by_half)
+        self._kernels = UpdateKernels.compiled(by_half=by_half) if compile_updates else self._plain_kernels
         place = {spec.name: i for i, spec in enumerate(specs)}
         parcels = [named for group in self._groups for named in group.parcels()]
         self.reduction = Reduction(ranks, [p for _, p in sorted(parcels, key=lambda named: -place[named[0]])])
@@ -300,7 +300,7 @@ class ShardedOptimizer:
     def step(self, *, lr_mult: float, momentum: float, weight_decay: float, mark: Mark = _unmarked) -> Tensor:
         """Updates all parameters on all ranks from the mean gradient over ranks.
 
-        `mark` is told at once what has just ended, so that waiting for other ranks can be told from work.
+        `mark` gets what has just ended at once, so that waiting for other ranks can be told from work.
         Returns 1.0 on the device, or 0.0 if a gradient was not finite on any rank: then nothing has changed.
         """
         for group in self._groups:

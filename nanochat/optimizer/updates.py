@@ -140,7 +140,7 @@ def adamw_apply(
 
 
 @dataclass(frozen=True)
-class Kernels:
+class UpdateKernels:
     """The update rules as they run: as written, or with their elementwise parts fused by torch.compile."""
 
     direction: Callable[..., Tensor] = muon_direction
@@ -150,12 +150,12 @@ class Kernels:
     by_half: bool = False
 
     @staticmethod
-    def compiled(*, by_half: bool) -> "Kernels":
+    def compiled(*, by_half: bool) -> "UpdateKernels":
         """For GPUs. Sizes are symbolic, so all groups share a few graphs; the matrix products stay as they are.
 
         `by_half` is explained in `orthogonal_factor`.
         """
-        return Kernels(
+        return UpdateKernels(
             direction=torch.compile(muon_direction, dynamic=True),
             apply=torch.compile(muon_apply, dynamic=True),
             adamw=torch.compile(adamw_apply, dynamic=True),

@@ -48,7 +48,7 @@ def run_experiment(experiment: Experiment, context: LaunchContext) -> Outcome:
     """
     stop = StopState(context.grace_s, context.stop_after_s)
     owner = Owner.this_process()
-    with reporting(f"a sign of life of whoever ran {experiment.id} on another host", context.on_event):
+    with reporting(f"a sign of life of the launcher of {experiment.id} on another host", context.on_event):
         experiment.lock(owner)
     try:
         experiment.clear_requests()

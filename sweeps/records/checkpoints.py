@@ -84,7 +84,7 @@ def superseded(
     """What `attempt`, having started at `first_step`, makes useless in the folders of earlier attempts.
 
     The one it started from and the next older ones are kept, `keep` in all. Newer ones were tried and rejected; they
-    are not deleted, because another version of the code can read them. Half-written ones nobody can read.
+    are not deleted, because another version of the code can read them. Half-written ones cannot be read.
     """
     earlier = [c for c in checkpoints if c.attempt < attempt]
     usable = [c for c in earlier if c.is_complete and c.step <= first_step]

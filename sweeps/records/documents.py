@@ -57,7 +57,7 @@ class AttemptError:
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptRecord:
-    """One unbroken execution of a trial. Without an end it still runs, or whoever ran it died.
+    """One unbroken execution of a trial. Without an end it still runs, or its launcher died.
 
     It ends stopped on request, interrupted from outside (a worker killed, a node lost), failed by its own error.
     """
@@ -82,7 +82,7 @@ class AttemptRecord:
 
     @property
     def has_failed_for_good(self) -> bool:
-        """Whether its own error ended it and nobody has asked to try again."""
+        """Whether its own error ended it and no retry was asked for."""
         return self.end == "failed" and self.retry_utc is None
 
 
@@ -160,7 +160,7 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True)
 class StopRequest:
-    """Somebody asked the experiment to stop after the current step."""
+    """A user asked the experiment to stop after the current step."""
 
     reason: str
     requested_utc: str
@@ -168,7 +168,7 @@ class StopRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """Why no leg can be started here now, said by a driver or a rank to whoever runs the experiment."""
+    """Why no leg can be started here now, reported by a driver or a rank to the launcher."""
 
     reason: str
     exit_code: int  # of the launch that it ends

@@ -168,7 +168,7 @@ class Experiment:
         return self._lock is not None and self._lock.is_lost()
 
     def owner(self, *, certain: bool = False) -> Owner | None:
-        """Who runs the experiment now; None if nobody does or the last owner died.
+        """Who runs the experiment now; None if no launch does or the last owner died.
 
         An owner on another host is guessed at by its recorded time at the first look. `certain` watches instead, which
         takes up to a minute.
@@ -176,7 +176,7 @@ class Experiment:
         return watched_owner(self.store) if certain else current_owner(self.store)
 
     def request_stop(self, reason: str) -> None:
-        """Asks whoever runs the experiment to stop after the current step and checkpoint."""
+        """Asks the owner of the experiment to stop after the current step and checkpoint."""
         self.store.write(_STOP, to_bytes(StopRequest(reason=reason, requested_utc=utc_now())))
 
     def stop_requested(self) -> str | None:
@@ -245,7 +245,7 @@ def _digest(plan: dict[str, Any]) -> str | None:
 
 
 def experiment_state(trials: Iterable[TrialState], *, owner_lives: bool) -> ExperimentState:
-    """Done when every trial is; before that, running exactly while somebody owns it."""
+    """Done when every trial is; before that, running exactly while it has an owner."""
     states = set(trials)
     if states <= {*COMPLETED_STATES, "dropped"}:
         return "completed"
@@ -255,7 +255,7 @@ def experiment_state(trials: Iterable[TrialState], *, owner_lives: bool) -> Expe
 
 
 def _check_is_free(store: Store) -> None:
-    """Raises UsageError for a folder with something of somebody's in it, which would become part of the experiment."""
+    """Raises UsageError for a folder with other files in it, which would become part of the experiment."""
     held = store.everything()
     strange = [name for name in held if name != "lock"]  # which launches that race for a name leave there
     if strange and "manifest.json" not in held:

@@ -30,7 +30,7 @@ class _Seen:
     has_changed: bool = False
 
 
-class Watch:
+class LeaseWatch:
     """Looks at leases again and again."""
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:

@@ -1,7 +1,7 @@
 """A tree of files on a mounted file system, in which no path leads anywhere else.
 
-Whoever can write an experiment can put a link, a pipe or a device in the place of a file. So every folder on the way is
-opened by itself, without following links, and a file counts only if it is a regular one. The root is the user's own
+Anyone who can write an experiment can put a link, a pipe or a device in the place of a file. So every folder on the way
+is opened by itself, without following links, and a file counts only if it is a regular one. The root is the user's own
 word and can be a link.
 """
 

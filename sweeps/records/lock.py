@@ -2,14 +2,14 @@
 
 Two ways to elect, one interface. On a local disk owners are numbered files, `lock/owner-000001.json` and on: whoever
 finds the newest one dead or released creates the next number, and exclusive creation has one winner, so a takeover
-cannot race. Nothing is ever deleted there; an owner only rewrites its own file (heartbeat, release), hence no process
+cannot race. Nothing is ever deleted there; an owner only rewrites its own file (heartbeat, release), so no process
 can damage another's claim, however long it was asleep.
 
 Elsewhere there is no exclusive creation: each bidder puts `lock/<uuid>.json`, waits, and lists. A held lease, or else
 the lowest uuid among the living bids, wins; losers delete theirs. The wait covers the time between a winner's look and
 its mark, so two bidders always see each other.
 
-Whoever finds a lease of another host first watches it: `liveness` says why that takes up to a minute.
+A process that finds a lease of another host first watches it: `liveness` says why that takes up to a minute.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import time
 from datetime import UTC, datetime
 
 from sweeps.records.documents import json_bytes, json_object, utc_now
-from sweeps.records.liveness import Lease, Watch
+from sweeps.records.liveness import Lease, LeaseWatch
 from sweeps.records.owner import HEARTBEAT_S, STALE_AFTER_S, Owner
 from sweeps.records.store import Store
 from sweeps.spec.checked import moment, typed
@@ -31,7 +31,7 @@ SETTLE_S = 2.0  # how long a bid on object storage waits for its rivals
 POLL_S = 0.5  # between two looks at a lease that is watched
 
 
-_watch = Watch()  # of this process' questions who the owner is, which often come again and again
+_watch = LeaseWatch()  # of this process' questions who the owner is, which often come again and again
 
 
 def current_owner(store: Store) -> Owner | None:
@@ -121,7 +121,7 @@ class Lock:
         while not self._stop.wait(HEARTBEAT_S):
             with contextlib.suppress(OSError):  # an outage shows in is_lost, not as a dead thread
                 if not self._is_still_mine():
-                    self._is_replaced = True  # this process was asleep; whoever came believes it dead
+                    self._is_replaced = True  # this process was asleep; the new owner believes it dead
                     return
                 begin_s = time.monotonic()  # a watcher can see the lease before this process knows that it is there
                 self._num_beats += 1
@@ -129,7 +129,7 @@ class Lock:
                 self._last_heartbeat = begin_s
 
     def _is_still_mine(self) -> bool:
-        """Whether nobody has taken over: a newer number on a disk; elsewhere takers delete the dead's leases."""
+        """Whether no other has taken over: a newer number on a disk; elsewhere takers delete the dead's leases."""
         if self._store.is_local:
             return _newest_number(self._store) <= _number_of(self._path.removeprefix("lock/"))
         return self._store.exists(self._path)
@@ -137,7 +137,7 @@ class Lock:
 
 def _claim_next_number(store: Store, owner: Owner) -> tuple[str, float]:
     """The claim's path, and when it was written at the earliest, by the clock since boot."""
-    watch = Watch()
+    watch = LeaseWatch()
     while True:
         number, lease = _newest(store)
         lives = watch.lives(lease) if lease else False
@@ -147,14 +147,14 @@ def _claim_next_number(store: Store, owner: Owner) -> tuple[str, float]:
             time.sleep(POLL_S)
             continue
         path, begin_s = _path_of(number + 1), time.monotonic()
-        with contextlib.suppress(FileExistsError):  # somebody was faster: look again, it may live
+        with contextlib.suppress(FileExistsError):  # another process was faster: look again, it may live
             store.create(path, _lease_bytes(_fresh(owner)))
             return path, begin_s
 
 
 def _win_election(store: Store, owner: Owner, settle_s: float) -> tuple[str, float]:
     """As `_claim_next_number`, where creation is not exclusive."""
-    watch = Watch()
+    watch = LeaseWatch()
     _wait_until_known(store, watch)
     mine = f"lock/{owner.id}.json"
     bid = _fresh(owner, held=False)
@@ -176,7 +176,7 @@ def _win_election(store: Store, owner: Owner, settle_s: float) -> tuple[str, flo
     return mine, begin_s
 
 
-def _wait_until_known(store: Store, watch: Watch) -> None:
+def _wait_until_known(store: Store, watch: LeaseWatch) -> None:
     """Returns once it is known of each owner on another host whether it lives. Raises Locked if one does."""
     while True:
         lives = [(lease, watch.lives(lease)) for lease in _leases(store).values()]

@@ -24,7 +24,7 @@ def check_removable(uri: str) -> Experiment | None:
     """The experiment that a folder holds; None for one whose manifest is damaged.
 
     Raises UsageError if the folder is not an experiment, if it is a link, or if it holds other experiments; CorruptData
-    if that cannot be told; Locked while somebody runs it.
+    if that cannot be told; Locked while a launch runs it.
     """
     store = Store(uri)
     folder = store.local_path()

@@ -1,8 +1,8 @@
 """Documents of a trial that are no JSON any more, as a crash of the machine or of its disk leaves them.
 
-One such file must not keep the other trials from running. Whoever takes the experiment over moves it aside: what it
-held is kept under a name that nobody reads, and the trial is what its other files say. A document that is whole but of
-another version stays where it is.
+One such file must not keep the other trials from running. The next owner of the experiment moves it aside: what it held
+is kept under a name that no reader looks for, and the trial is what its other files say. A document that is whole but
+of another version stays where it is.
 """
 
 from sweeps.records.documents import json_object

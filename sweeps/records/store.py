@@ -5,8 +5,8 @@ one act. So a reader never sees half a file that we wrote, whatever was killed. 
 invisible to `list`.
 
 `create` is exclusive. On a local disk that holds against any process (a hard link has exactly one winner). Object
-stores reached through pyarrow know no exclusive put, so there it is a look and a put: safe for whoever holds the
-experiment's lock, which is how it is used.
+stores reached through pyarrow know no exclusive put, so there it is a look and a put: safe for the process that holds
+the experiment's lock, which is how it is used.
 """
 
 import contextlib

@@ -24,7 +24,7 @@ class Read:
 
 
 def text_of(attempt: AttemptRecord) -> TextFacts | None:
-    """What an attempt has told of its text; None if it is not known."""
+    """What an attempt has recorded about its text; None if it is not known."""
     facts: dict[str, Any] = attempt.facts or {}
     if not facts.get("text_digest") or not facts.get("tokenizer_digest"):
         return None
@@ -36,7 +36,7 @@ def text_of(attempt: AttemptRecord) -> TextFacts | None:
 
 
 def first_read(experiment: Experiment, source: str | None) -> Read | None:
-    """What the first attempt read that told of it, in the plan's order, of the trials with this `data.source`."""
+    """What the first attempt read that recorded it, in the plan's order, of the trials with this `data.source`."""
     for trial in experiment.plan.trials:
         if trial.config.data.source != source:
             continue

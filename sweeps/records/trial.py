@@ -126,7 +126,7 @@ class TrialRecord:
         return read_steps(self._store, self.folders.rows)
 
     def new_steps(self) -> NewSteps:
-        """A reader for whoever looks again and again."""
+        """A reader for repeated looks."""
         return NewSteps(self._store, self.folders.rows)
 
     def rows(self) -> list[StepRow]:
@@ -227,7 +227,7 @@ class TrialRecord:
             self._store.write(self.folders.drop, to_bytes(replace(dropped, undone_utc=utc_now())))
 
     def is_dropped(self) -> bool:
-        """True if a person gave the trial up and nobody has taken that back."""
+        """True if a person gave the trial up and has not taken that back."""
         dropped = self._drop()
         return dropped is not None and dropped.undone_utc is None
 
@@ -305,7 +305,7 @@ class TrialRecord:
 
 
 def _numbers(pattern: re.Pattern[str], names: Iterable[str]) -> list[tuple[int, str]]:
-    """The files that are named like the pattern, with the number in their names; others are somebody else's."""
+    """The files that are named like the pattern, with the number in their names; others are not ours."""
     return [(int(match[1]), name) for name in names if (match := pattern.fullmatch(name))]
 
 

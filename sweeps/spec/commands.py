@@ -1,4 +1,4 @@
-"""The torchrun command of a leg: what somebody without this tool would type to train it.
+"""The torchrun command of a leg: what a user without this tool would type to train it.
 
 It keeps one checkpoint, after the last step, where our own trials keep several and resume from them.
 """

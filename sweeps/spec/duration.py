@@ -34,7 +34,7 @@ def positive_seconds(name: str, value: Any) -> float | None:
 
 
 def check_seconds(name: str, seconds: float, text: str) -> None:
-    """Raises UsageError for a time that is negative, not a number, or longer than a year, which nobody can mean."""
+    """Raises UsageError for a time that is negative, not a number, or longer than a year, which is a typing error."""
     if not 0 <= seconds <= LONGEST_S:
         raise UsageError(f"{name} must be from 0 s to a year ({LONGEST_S / 3600:.0f}h), got {text}")
 

@@ -9,7 +9,7 @@
       DriftError        6    the text is not what earlier legs of the experiment read
       CorruptData       7    stored data that cannot be trusted
       NoCluster        69    no cluster, or not enough GPUs
-      Locked           75    somebody else owns the experiment; try later
+      Locked           75    another launch owns the experiment; try later
       Interrupted     130    stopped by SIGINT or by request
       Terminated      143    stopped by SIGTERM
 
@@ -72,7 +72,7 @@ class NoCluster(SweepToolError):
 
 
 class Locked(SweepToolError):
-    """Somebody else owns the experiment; try later."""
+    """Another launch owns the experiment; try later."""
 
     exit_code = 75
 

@@ -1,4 +1,4 @@
-"""Text that somebody else can have written, made safe to show.
+"""Text that another person can have written, made safe to show.
 
 A terminal obeys control characters: they clear it, rename it, or paint over a line. Characters that turn the direction
 of writing make a text read as another one. Both are shown as escapes, as JSON would write them, so that the text of a

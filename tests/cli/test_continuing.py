@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cli.detached import words_of
-from cli.running import RunOptions
+from cli.running import LaunchOptions
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
 from sweeps.results.report.publish import ReportCopy
@@ -79,7 +79,7 @@ def test_a_job_may_not_detach(program: Callable, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_detached_run_is_given_every_option(tmp_path: Path) -> None:
-    options = RunOptions(grace_s=5.0, stop_after_s=3000.0, report_copy=ReportCopy(tmp_path, commits=True))
+    options = LaunchOptions(grace_s=5.0, stop_after_s=3000.0, report_copy=ReportCopy(tmp_path, commits=True))
     words = [
         "--address",
         "local",
@@ -92,4 +92,4 @@ def test_the_detached_run_is_given_every_option(tmp_path: Path) -> None:
         "--commit",
     ]
     assert words_of(options, "local") == words
-    assert words_of(RunOptions(grace_s=60.0), "host:1") == ["--address", "host:1", "--grace-s", "60.0"]
+    assert words_of(LaunchOptions(grace_s=60.0), "host:1") == ["--address", "host:1", "--grace-s", "60.0"]

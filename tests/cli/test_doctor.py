@@ -22,7 +22,7 @@ from cli.checks import (
     ray_token,
     storage_folder,
 )
-from cli.doctor import in_words
+from cli.doctor import check_lines
 from sweeps.engine.cluster import private
 
 
@@ -180,8 +180,8 @@ def test_a_cache_that_cannot_be_written_is_a_problem(monkeypatch: pytest.MonkeyP
 
 def test_a_check_is_one_line_and_its_advice_below_the_text() -> None:
     found = Check(name="storage", level="problem", seen="full", advice="make room")
-    assert in_words(found) == "problem  storage     full\n                     make room"
-    assert in_words(found, colour=True).startswith("\x1b[1;31mproblem  \x1b[0mstorage")
+    assert check_lines(found) == "problem  storage     full\n                     make room"
+    assert check_lines(found, colour=True).startswith("\x1b[1;31mproblem  \x1b[0mstorage")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.engine.watching.stored_events import Watch
+from sweeps.engine.watching.stored_events import StoredEvents
 from sweeps.records.documents import AttemptError, utc_now
 from sweeps.records.experiment import Experiment
 
@@ -71,7 +71,7 @@ def test_a_huge_line_of_a_log_costs_neither_memory_nor_the_screen(hostile: Exper
     assert record.log_path is not None
     with record.log_path.open("r+b") as log:
         log.truncate(400 * 2**20)  # one line, and no space on the disk
-    watch = Watch(hostile)
+    watch = StoredEvents(hostile)
     watch._seen[record.name].num_ended = 0  # pyright: ignore[reportPrivateUsage] - as if the leg ended just now
     tracemalloc.start()
     try:

@@ -23,9 +23,9 @@ from cli.live import changes, telling
 from sweeps.engine.watching.events import (
     ExperimentEnded,
     ExperimentStarted,
+    LegAdvanced,
     LegCompleted,
     LegFailed,
-    LegProgress,
     LegStarted,
     Place,
     Stopping,
@@ -45,7 +45,7 @@ RUN = [
         id="toy", uri="/data/toy", num_trials=4, num_completed=0, num_workers=2, where="on 2 CPU workers"
     ),
     LegStarted(at=STATIC, attempt=0),
-    LegProgress(at=STATIC, step=10, num_steps=40, loss=9.1, tok_per_sec=5120.0),
+    LegAdvanced(at=STATIC, step=10, num_steps=40, loss=9.1, tok_per_sec=5120.0),
     Warned(message="the disk is nearly full"),
     LegCompleted(at=STATIC, num_steps=40, loss=6.1, tok_per_sec=5120.0, total_time_min=0.1),
     LegFailed(at=BF16, error="ValueError: no", log=Path("/data/toy/log.txt"), tail=("Traceback", "ValueError: no")),

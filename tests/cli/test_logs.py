@@ -55,8 +55,8 @@ def test_a_legs_name_means_its_latest_block(program: Callable, make_experiment: 
     [
         (("statc",), "there is no leg 'statc'; did you mean static?"),
         (("sta",), "'sta' fits 2 legs: static, static_cap1p25; type one of them"),
-        (("static",), "static has written no log yet"),
-        ((), "mine has written no log yet"),
+        (("static",), "static has no log yet"),
+        ((), "mine has no log yet"),
     ],
 )
 def test_what_has_no_log_is_one_sentence(

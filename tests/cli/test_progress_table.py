@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cli.progress_table import Look, duration, shortened, table_lines, visible
+from cli.progress_table import Look, around_the_running, duration, short_names, table_lines
 from sweeps.results.measures.progress import ExperimentProgress, LegProgress
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -77,7 +77,7 @@ def test_the_bar_is_full_only_at_the_end() -> None:
 
 def test_more_legs_than_lines_show_those_around_the_running_one() -> None:
     legs = [leg(f"l{i}", "completed" if i < 10 else "running" if i == 10 else "pending") for i in range(30)]
-    shown, hidden = visible(legs, 6)
+    shown, hidden = around_the_running(legs, 6)
     assert [each.name for each in shown] == ["l8", "l9", "l10", "l11", "l12", "l13"]
     assert len(hidden) == 24
     many = dataclasses.replace(CAPACITY, legs=tuple(legs))
@@ -88,9 +88,9 @@ def test_more_legs_than_lines_show_those_around_the_running_one() -> None:
 
 def test_the_window_stays_inside_the_list() -> None:
     done = [leg(f"l{i}", "completed") for i in range(5)]
-    assert [each.name for each in visible(done, 2)[0]] == ["l3", "l4"]
-    assert [each.name for each in visible([leg("a"), *done], 2)[0]] == ["a", "l0"]
-    assert visible(done, 5) == (done, [])
+    assert [each.name for each in around_the_running(done, 2)[0]] == ["l3", "l4"]
+    assert [each.name for each in around_the_running([leg("a"), *done], 2)[0]] == ["a", "l0"]
+    assert around_the_running(done, 5) == (done, [])
 
 
 CAPACITY_NAMES = [each.name for each in CAPACITY.legs]
@@ -108,11 +108,11 @@ CAPACITY_NAMES = [each.name for each in CAPACITY.legs]
     ],
 )
 def test_long_names_lose_what_they_share_then_their_middle(names: list[str], width: int, expected: list[str]) -> None:
-    assert shortened(names, width) == expected
+    assert short_names(names, width) == expected
 
 
 def test_shortened_names_of_a_grid_stay_different() -> None:
-    short = shortened(CAPACITY_NAMES, 24)
+    short = short_names(CAPACITY_NAMES, 24)
     assert short[0] == "…fp8…static_cap0p0"
     assert len(set(short)) == 6
 
@@ -126,7 +126,7 @@ _NAMES = st.lists(st.sampled_from(_PARTS), min_size=1, max_size=8).map("_".join)
 @settings(max_examples=200, deadline=None)
 @given(st.lists(_NAMES, min_size=1, max_size=30, unique=True), st.integers(12, 60))
 def test_shortened_names_fit_and_stay_different(names: list[str], width: int) -> None:
-    short = shortened(names, width)
+    short = short_names(names, width)
     assert len(set(short)) == len(names)
     assert max(map(len, short)) <= width
 

@@ -41,7 +41,7 @@ def test_a_leg_that_went_on_uncompiled_is_told(make_experiment: Make, make_row: 
     experiment = make_experiment()
     experiment.trial("static-b1").append_rows(0, [make_row(0, flags=("fallback", "warmup"))])
     last = call("status", experiment.uri).stdout.splitlines()[-1]
-    assert last == "static could not be compiled and went on uncompiled: its speed is not the leg's"
+    assert last == "static could not be compiled and continued uncompiled: its speed is not the leg's"
     static, *others = json.loads(call("status", experiment.uri, "--json").stdout)["trials"]
     assert static["fell_back"]
     assert not any(trial["fell_back"] for trial in others)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanochat.stats import CHECKPOINT_INDEX, Checkpoint, StepStats
-from sweeps.engine.ranks.rank import Rank, Task
+from sweeps.engine.ranks.rank import Rank, RankTask
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 
@@ -53,7 +53,7 @@ def open_rank(experiment: Experiment, is_first: bool = True) -> tuple[Rank, OneR
     record = experiment.trial(TRIAL)
     number = record.start_attempt(num_workers=1).number
     group = OneRank(Path(record.train_uri), number, is_first)
-    return Rank(Task(experiment.uri, TRIAL, number), group), group
+    return Rank(RankTask(experiment.uri, TRIAL, number), group), group
 
 
 def stats_of(row: StepRow) -> StepStats:

@@ -18,7 +18,7 @@ from nanochat.config import TrainConfig, with_overrides
 from nanochat.recipes import d12_moe, shrink_to_tiny
 from sweeps.engine.launch import Outcome, run_experiment
 from sweeps.engine.processes import launch_processes
-from sweeps.engine.ranks.stacks import RankPlace, folder_of, places
+from sweeps.engine.ranks.stacks import RankPlace, places, stacks_folder
 from sweeps.engine.trials.context import LaunchContext
 from sweeps.engine.watching.events import Event, LegCheckpointed, LegFailed, LegInterrupted, LegTraining
 from sweeps.engine.watching.hang_watch import Limits
@@ -159,7 +159,9 @@ def test_a_hung_rank_is_named_and_every_stack_stored_before_the_leg_goes_on(run:
         r"rank 1 \(\S+, process \d+\) is in toy_train \(toy\.py:\d+\), and the others wait for that\. Nothing",
         hung.error.message,
     )
-    stacks = [experiment.store.read(f"{folder_of('worker_hung-b1')}/a000-r00{rank}.txt").decode() for rank in (0, 1)]
+    stacks = [
+        experiment.store.read(f"{stacks_folder('worker_hung-b1')}/a000-r00{rank}.txt").decode() for rank in (0, 1)
+    ]
     assert "broadcast_object_list" in stacks[0]
     assert all("in toy_train" in text for text in stacks)
 

@@ -145,7 +145,7 @@ def test_a_sigterm_ends_the_run_after_the_step_with_a_checkpoint_and_exit_code_1
         process.send_signal(signal.SIGTERM)
         rest = process.stdout.read()
     assert process.returncode == 143
-    stopped = re.search(r"Stopped after step (\d+) by SIGTERM; add --resume latest to go on", rest)
+    stopped = re.search(r"Stopped after step (\d+) by SIGTERM; add --resume latest to continue", rest)
     assert stopped is not None, rest
     folder = tmp_path / "base_checkpoints" / "tiny" / f"step_{int(stopped[1]) + 1:06d}"
     verify(folder)

@@ -160,7 +160,7 @@ def test_all_ranks_end_after_the_same_step_with_a_checkpoint(started: Started, t
         started.process.kill()
     out, err = started.end()
     by = "SIGINT" if how == "Ctrl-C" else "SIGTERM"
-    stopped = re.search(rf"Stopped after step (\d+) by {by}; add --resume latest to go on", out)
+    stopped = re.search(rf"Stopped after step (\d+) by {by}; add --resume latest to continue", out)
     assert stopped is not None, out + err
     verify(tmp_path / "base_checkpoints" / "tiny" / f"step_{int(stopped[1]) + 1:06d}")
     assert started.process.returncode == (-signal.SIGKILL if how == "torchrun is killed" else 1)

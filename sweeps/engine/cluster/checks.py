@@ -33,7 +33,7 @@ class Resources:
     num_cpus: int | None  # None: declared as needed, since workers without a GPU only share the cores
     num_gpus: int
     where: str  # "this machine", or a cluster's address
-    is_private: bool = False  # nobody else can have a worker on it
+    is_private: bool = False  # no other user can have a worker on it
     nodes: tuple[tuple[float, float], ...] = ()  # CPUs and GPUs of each; none: as many as needed
     num_free_bytes: int | None = None  # of memory, where the workers share one machine's; None: unknown
 

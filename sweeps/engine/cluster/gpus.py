@@ -1,6 +1,6 @@
 """Before a leg starts its GPUs must be free: what an earlier leg left is killed, another user's process is not.
 
-A leg beside somebody else's process would measure that process too, or run out of memory in the middle. Which
+A leg beside a foreign process would measure that process too, or run out of memory in the middle. Which
 processes hold a GPU is asked of the driver (NVML); what follows from it is a pure function.
 """
 
@@ -28,18 +28,18 @@ class Holder:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Occupancy:
     """What to do before a leg can start; both empty: start it."""
 
     to_end: tuple[int, ...]  # pids
     strangers: tuple[Holder, ...]
 
 
-def judge(holders: Sequence[Holder]) -> Verdict:
+def occupancy(holders: Sequence[Holder]) -> Occupancy:
     """One other user suffices to start nothing, and then nothing is killed either."""
     strangers = tuple(holder for holder in holders if not holder.is_ours)
     ours = () if strangers else tuple(dict.fromkeys(holder.pid for holder in holders))
-    return Verdict(to_end=ours, strangers=strangers)
+    return Occupancy(to_end=ours, strangers=strangers)
 
 
 def free(mark: str, gpus: Sequence[int] | None = None) -> str | None:
@@ -47,25 +47,25 @@ def free(mark: str, gpus: Sequence[int] | None = None) -> str | None:
     chosen = visible_gpus() if gpus is None else gpus
     deadline = time.monotonic() + FREED_S
     while True:
-        verdict = judge(holders(mark, chosen))
-        if not verdict.strangers and not verdict.to_end:
+        seen = occupancy(holders(mark, chosen))
+        if not seen.strangers and not seen.to_end:
             return None
         if time.monotonic() > deadline:
             break
-        for pid in verdict.to_end:
+        for pid in seen.to_end:
             signal_if(pid, signal.SIGKILL, lambda found: launch_processes.is_related(found, mark))
         time.sleep(0.5)
-    if verdict.strangers:
-        return refusal(verdict.strangers)
-    return f"processes {', '.join(map(str, verdict.to_end))} of an earlier leg do not leave the GPUs"
+    if seen.strangers:
+        return in_use_by_others(seen.strangers)
+    return f"processes {', '.join(map(str, seen.to_end))} of an earlier leg do not leave the GPUs"
 
 
-def refusal(strangers: Sequence[Holder]) -> str:
+def in_use_by_others(strangers: Sequence[Holder]) -> str:
     """The sentence that says who is in the way."""
     named = "; ".join(f"GPU {holder.gpu} by process {holder.pid} ({command(holder.pid)})" for holder in strangers)
     return (
         f"GPUs are in use by others: {named}. No leg is started beside them. Wait for their end, or leave these GPUs "
-        f"out with CUDA_VISIBLE_DEVICES; then go on with restore"
+        f"out with CUDA_VISIBLE_DEVICES; then continue with restore"
     )
 
 

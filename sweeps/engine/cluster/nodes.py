@@ -1,7 +1,7 @@
 """Whether every node of a cluster reaches the storage of the experiment that is about to run there.
 
 A leg's driver and ranks can be placed on any node. One whose folder of the same name is another folder would write rows
-and checkpoints that nobody finds, so a launch is rejected before that.
+and checkpoints that no node finds, so a launch is rejected before that.
 """
 
 # Ray is typed in parts only.

@@ -76,7 +76,7 @@ def default_session_parent() -> Path:
 
 
 def session_parent(candidates: list[str]) -> Path:
-    """The first folder in which Ray's socket paths are short enough and nobody else can rename what is ours.
+    """The first folder in which Ray's socket paths are short enough and no other user can rename what is ours.
 
     Raises UsageError if there is none.
     """
@@ -108,7 +108,7 @@ def _why_not(folder: str) -> str | None:
 def remove_abandoned(parent: Path) -> None:
     """Removes sessions of this user whose launchers are gone."""
     for folder in parent.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):  # somebody else's, no folder, or in use
+        with contextlib.suppress(OSError):  # another user's, no folder, or in use
             held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 if os.fstat(held).st_uid == os.getuid():

@@ -77,7 +77,7 @@ def _start_private(num_workers: int, mark: str, folder: Path) -> Resources:
 
     resources = local_resources()
     job = {**_JOB_ENVIRONMENT, launch_processes.MARK_VARIABLE: mark}
-    job["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # nobody is going to drain this host
+    job["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # this host is not going to be drained
     num_cpus = max(os.cpu_count() or 1, num_workers + 2)
     ray.init(
         address="local",

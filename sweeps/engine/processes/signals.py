@@ -1,6 +1,6 @@
 """Signals that reach the process that is meant, or none.
 
-The kernel uses a process number again, and whoever writes a record can put any number into it. So a process is held
+The kernel uses a process number again, and the writer of a record can put any number into it. So a process is held
 first, by a descriptor that never stands for another one. Then it is looked at: its mark, when it was started. If it is
 the one that is meant, the signal goes through the descriptor.
 """

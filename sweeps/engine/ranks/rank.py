@@ -1,8 +1,8 @@
 """What one rank of an attempt lends to the trainer: its hooks, over storage.
 
 Rank 0 stores rows in parts, at least five seconds apart, and always before a checkpoint that covers them, so that a
-resume never finds a gap. Whoever is about to store first makes sure that the attempt is still the newest one: an orphan
-of a killed launch must not touch what its successor has built on.
+resume never finds a gap. A rank that is about to store first makes sure that the attempt is still the newest one: an
+orphan of a killed launch must not touch what its successor has built on.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ class Superseded(SweepToolError):
 
 
 @dataclass(frozen=True)
-class Task:
+class RankTask:
     """Which attempt a rank works for; plain values, so that it travels."""
 
     experiment: str
@@ -71,7 +71,7 @@ class Group(Protocol):
 class Rank:
     """The hooks of one rank and what they share."""
 
-    def __init__(self, task: Task, group: Group) -> None:
+    def __init__(self, task: RankTask, group: Group) -> None:
         self._task, self._group = task, group
         self.experiment = or_lost(
             f"experiment {task.experiment} cannot be read", lambda: Experiment.open(task.experiment)
@@ -176,7 +176,7 @@ class Rank:
             is_asked = self.experiment.stop_requested() is not None or self._is_time_up()
         except OSError as error:
             if not self._is_storage_away:
-                print(f"requests to stop cannot be read, training goes on: {error}")
+                print(f"requests to stop cannot be read, training continues: {error}")
             self._is_storage_away = True
             return False
         self._is_storage_away = False

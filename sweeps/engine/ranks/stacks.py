@@ -54,7 +54,7 @@ class RankPlace:
         return is_same and launch_processes.is_member(pid, mark)
 
 
-def folder_of(trial: str) -> str:
+def stacks_folder(trial: str) -> str:
     """Where a trial's stacks are in its experiment."""
     return TrialFolders(trial).stacks
 
@@ -79,7 +79,7 @@ def enlist(store: Store, trial: str, attempt: int, landmarks: Landmarks) -> None
         landmarks=landmarks,
     )
     name, data = f"a{attempt:03d}-r{rank:03d}.json", json.dumps(asdict(place)).encode()
-    or_lost(f"the start of {trial} cannot be stored", lambda: store.write(f"{folder_of(trial)}/{name}", data))
+    or_lost(f"the start of {trial} cannot be stored", lambda: store.write(f"{stacks_folder(trial)}/{name}", data))
 
 
 def answer_when_asked() -> None:
@@ -89,7 +89,7 @@ def answer_when_asked() -> None:
 
 def places(store: Store, trial: str, attempt: int) -> list[RankPlace]:
     """The ranks of an attempt that have started, by rank. A damaged record is left out: its rank gets no signal."""
-    folder, name_of_rank = folder_of(trial), re.compile(rf"a{attempt:03d}-r(\d{{3,6}})\.json")
+    folder, name_of_rank = stacks_folder(trial), re.compile(rf"a{attempt:03d}-r(\d{{3,6}})\.json")
     found: list[RankPlace] = []
     for name in store.list(folder):
         match = name_of_rank.fullmatch(name)
@@ -103,8 +103,8 @@ def places(store: Store, trial: str, attempt: int) -> list[RankPlace]:
 def store_stacks(store: Store, trial: str, attempt: int, stacks: Mapping[int, str]) -> str:
     """Stores what the ranks answered; the folder's address."""
     for rank, text in stacks.items():
-        store.write(f"{folder_of(trial)}/a{attempt:03d}-r{rank:03d}.txt", text.encode())
-    return store.uri_of(folder_of(trial))
+        store.write(f"{stacks_folder(trial)}/a{attempt:03d}-r{rank:03d}.txt", text.encode())
+    return store.uri_of(stacks_folder(trial))
 
 
 def take(place: RankPlace, mark: str) -> str:

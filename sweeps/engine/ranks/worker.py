@@ -1,7 +1,7 @@
 """The process of one rank, as Ray Train starts it: the only place that calls the trainer.
 
 On a local disk a checkpoint is written straight to where it stays, without a second copy; elsewhere into a temporary
-folder, and from there into storage. Both happen in the background. Ray Train is told when it is complete: its report is
+folder, and from there into storage. Both happen in the background. Ray Train learns when it is complete: its report is
 a barrier that belongs to the training thread.
 """
 
@@ -25,7 +25,7 @@ from sweeps.engine.processes import scratch
 from sweeps.engine.processes.output import into_log
 from sweeps.engine.processes.storage_retry import or_lost
 from sweeps.engine.ranks import stacks
-from sweeps.engine.ranks.rank import Rank, Task
+from sweeps.engine.ranks.rank import Rank, RankTask
 from sweeps.records.checkpoints import checkpoint_name, run_name
 from sweeps.records.experiment import Experiment
 from sweeps.records.store import Store
@@ -36,7 +36,7 @@ TrainFunction = Callable[[TrainConfig, Hooks], TrainResult]
 def run_rank(values: dict[str, Any]) -> None:
     """Ray Train's loop function. `values` holds a task's fields and, for tests, another `train` function."""
     train: TrainFunction | None = values.get("train")
-    task = Task(values["experiment"], values["trial"], values["attempt"])
+    task = RankTask(values["experiment"], values["trial"], values["attempt"])
     experiment = or_lost(f"experiment {task.experiment} cannot be read", lambda: Experiment.open(task.experiment))
     record = experiment.trial(task.trial)
     with contextlib.ExitStack() as output:
@@ -73,7 +73,7 @@ class RayGroup:
 
         context = ray.train.get_context()
         self.is_first: bool = context.get_world_rank() == 0
-        storage: Any = context.get_storage()  # its file system, or Ray Train takes a checkpoint for somebody else's
+        storage: Any = context.get_storage()  # its file system, or Ray Train takes a checkpoint for a foreign one
         self._filesystem, self._run_folder = storage.storage_filesystem, storage.experiment_fs_path
         self._store, self._attempt = train_store, attempt
         self._download: Path | None = None

@@ -24,7 +24,7 @@ class LaunchContext:
     address: str | None = None  # a Ray cluster's; None: a private one
     num_workers: int | None = None  # None: as planned
     grace_s: float = DEFAULT_GRACE_S  # for a stopped leg to write a checkpoint
-    stop_after_s: float | None = None  # then it stops by itself, as if somebody had asked
+    stop_after_s: float | None = None  # then it stops by itself, as if a user had asked
     preflight: bool | None = False  # first a few steps of every leg; None: if legs run on GPUs
     retry: Sequence[str] = ()  # trials that failed or were dropped, and run again
     drop: Sequence[str] = ()  # trials that are given up

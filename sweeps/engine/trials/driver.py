@@ -22,7 +22,7 @@ from sweeps.engine.cluster.on_node import on_node
 from sweeps.engine.cluster.reservations import free_reservations
 from sweeps.engine.processes import launch_processes
 from sweeps.engine.processes.storage_retry import StorageLost, with_retries
-from sweeps.engine.ranks.rank import Superseded, Task
+from sweeps.engine.ranks.rank import RankTask, Superseded
 from sweeps.engine.ranks.stacks import end_leg, places
 from sweeps.engine.ranks.worker import TrainFunction, run_rank
 from sweeps.engine.ray_private import below_health_check, is_from_ray, lean_trainer
@@ -52,7 +52,7 @@ class TrialTask:
     num_gpus: int
     num_threads: int  # of one CPU worker
     max_interruptions: int
-    owns_all_gpus: bool  # nobody else's legs run on this cluster's GPUs
+    owns_all_gpus: bool  # no other experiment's legs run on this cluster's GPUs
     step_limit_s: float
     first_step_limit_s: float
 
@@ -82,7 +82,7 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None = None) -> Non
 
 
 def _is_refused(experiment: Experiment, config: TrainConfig, task: TrialTask) -> bool:
-    """Whether others use the leg's GPUs, which the launcher is told. Where other jobs share the cluster it is not known
+    """Whether others use the leg's GPUs, which the launcher knows. Where other jobs share the cluster it is not known
     which GPUs will be the leg's."""
     import ray
 
@@ -160,7 +160,7 @@ def _fit(record: TrialRecord, attempt: int, config: TrainConfig, task: TrialTask
     from sweeps.engine.ranks.process_group import ProcessGroup
 
     on_gpu = device_of(config, task.num_gpus) == "cuda"
-    values: dict[str, Any] = asdict(Task(task.experiment, task.trial, attempt))
+    values: dict[str, Any] = asdict(RankTask(task.experiment, task.trial, attempt))
     trainer = lean_trainer(
         run_rank,
         ProcessGroup("cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
@@ -202,12 +202,12 @@ def cpu_environment(num_threads: int) -> dict[str, str]:
 def _judged(stored: AttemptRecord, error: Exception | None) -> AttemptRecord:
     """The record of an attempt that did not say itself how it ended."""
     failures: Mapping[int, Exception] = getattr(error, "worker_failures", {})
-    end = judge(stored.error.type if stored.error else None, list(failures.values()))
+    end = how_it_ended(stored.error.type if stored.error else None, list(failures.values()))
     kept = stored.error if end == "failed" or (stored.error and stored.error.type in _CONTINUED_ERRORS) else None
     return replace(stored, end=end, error=kept or _outer_error(error, failures), ended_utc=utc_now())
 
 
-def judge(stored_error: str | None, failures: Sequence[Exception]) -> AttemptEnd:
+def how_it_ended(stored_error: str | None, failures: Sequence[Exception]) -> AttemptEnd:
     """Failed only where every rank that ended was ended by its own exception.
 
     Where one was lost (killed, its node gone), the exceptions of the others follow from that, and the attempt was
@@ -245,7 +245,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def write_result(record: TrialRecord, trial: Trial) -> None:
-    """All from the stored rows, so it is the same whoever writes it and whenever. Raises CorruptData without any."""
+    """All from the stored rows, so it is the same whenever it is written. Raises CorruptData without any."""
     record.compact()
     rows = record.rows()
     if not rows:

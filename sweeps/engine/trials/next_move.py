@@ -39,7 +39,7 @@ class StoredTrial:
     stop_requested: bool
     ends: Sequence[AttemptEnd | None]  # of all attempts, oldest first
     num_earlier: int  # how many of them belong to earlier launches
-    retry_asked: bool = False  # somebody wants another attempt after the last one, which failed
+    retry_asked: bool = False  # a user wants another attempt after the last one, which failed
 
 
 def next_move(trial: StoredTrial, policy: Policy) -> Move:

@@ -22,7 +22,7 @@ from sweeps.engine.trials.next_move import Policy
 from sweeps.engine.trials.results import ResultsThread
 from sweeps.engine.watching.events import ExperimentStarted, LegCompleted, LegFailed, Refused, Stopping, Waiting, Warned
 from sweeps.engine.watching.stop import StopAtOnce, StopState, signals_into
-from sweeps.engine.watching.stored_events import Watch
+from sweeps.engine.watching.stored_events import StoredEvents
 from sweeps.engine.watching.waits import WaitClock, what_for
 from sweeps.records.experiment import Experiment
 from sweeps.records.trial import TrialRecord
@@ -62,7 +62,7 @@ class TrialsRun:
         self._stop, self._also_asked, self._on_event = stop, also_asked, context.on_event
         self._num_workers = context.num_workers or experiment.plan.num_workers
         self._order = PlanOrder(self._tasks())
-        self._watch, self._waits = Watch(experiment), WaitClock()
+        self._watch, self._waits = StoredEvents(experiment), WaitClock()
         self._results = ResultsThread(experiment, lambda own: refresh_results(own, context))
         self._is_stopping = False
         self._is_storage_away = False

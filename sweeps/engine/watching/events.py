@@ -1,4 +1,4 @@
-"""What a person who watches a running experiment is told, one event and one plain line at a time."""
+"""What a person who watches a running experiment reads, one event and one plain line at a time."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +82,7 @@ class LegUncompiled(LegEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LegProgress(LegEvent):
+class LegAdvanced(LegEvent):
     """Rows of a running leg have reached storage."""
 
     step: int

@@ -5,7 +5,7 @@ checkpoint. A second signal, or the end of the grace time, gives up on politenes
 at any moment. Handlers are installed after Ray has started, because starting Ray replaces them.
 
 SIGUSR1, which job managers send ahead of a time limit, and the end of `--stop-after` are requests of the same kind, but
-nobody's signal: the exit code is a request's, and a SIGTERM that follows at the limit itself is still a first one.
+no signal: the exit code is a request's, and a SIGTERM that follows at the limit itself is still a first one.
 """
 
 import contextlib

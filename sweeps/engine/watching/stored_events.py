@@ -14,11 +14,11 @@ from sweeps.engine.ranks.stacks import places
 from sweeps.engine.ray_private import newest_counted_checkpoint
 from sweeps.engine.watching.events import (
     Event,
+    LegAdvanced,
     LegCheckpointed,
     LegCompleted,
     LegFailed,
     LegInterrupted,
-    LegProgress,
     LegStarted,
     LegStopped,
     LegTraining,
@@ -67,7 +67,7 @@ class Unready:
     phase: Literal["ranks", "preparation", "first step"]  # what comes next
 
 
-class Watch:
+class StoredEvents:
     """Compares storage with what was told before. What is there at the start is taken as known."""
 
     def __init__(self, experiment: Experiment) -> None:
@@ -149,7 +149,7 @@ class Watch:
         runs = attempt.end is None and row is not None and row.attempt == attempt.number  # else it is an older one's
         if row is not None and runs and row.step != seen.told_step and now - seen.told_at >= PROGRESS_S:
             seen.told_step, seen.told_at = row.step, now
-            yield LegProgress(
+            yield LegAdvanced(
                 at=place, step=row.step + 1, num_steps=row.num_steps, loss=row.loss_ema, tok_per_sec=row.tok_per_sec
             )
         newest = self._newest_checkpoint(name, attempt.number)

@@ -1,6 +1,6 @@
 """Whatever waits says for what: after 10 seconds, after a minute, then every five minutes.
 
-A wait that nobody reports looks like a hang. A leg waits for a driver, for CPUs or GPUs, for its ranks to start, for
+A wait without a message looks like a hang. A leg waits for a driver, for CPUs or GPUs, for its ranks to start, for
 its first step; the launcher waits for Ray and for nodes to answer.
 """
 

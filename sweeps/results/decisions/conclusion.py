@@ -125,7 +125,7 @@ def _speed(verdict: LegVerdict) -> Phrase:
 
 
 def _lead(judgement: Judgement, best: LegVerdict) -> list[Phrase]:
-    """By how much the best leg leads the next one, which nobody has tested."""
+    """By how much the best leg leads the next one, which no test covers."""
     mine = best.finding.ratio
     others = [v for v in judgement.legs if v.leg.name != best.leg.name and v.finding.ratio is not None]
     if mine is None or not others:

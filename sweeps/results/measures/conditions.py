@@ -21,7 +21,7 @@ NO_CHANGES = hashlib.sha256().hexdigest()
 
 
 class Ran(Protocol):
-    """What is known of the process that ran steps: an attempt of ours, or a run that a log tells of."""
+    """What is known of the process that ran steps: an attempt of ours, or a run that a log describes."""
 
     @property
     def num_workers(self) -> int | None:

@@ -1,7 +1,7 @@
 """The time between two legs: from the end of one's last step to the start of the next one's first.
 
 A GPU does nothing meanwhile, so it is what a sweep of many short legs costs beyond its steps. It is known only where
-the same driver process ran both without a break: across a restore it would measure how long nobody was there.
+the same driver process ran both without a break: across a restore it would measure how long nothing ran.
 """
 
 from sweeps.records.clock import moment

@@ -20,7 +20,7 @@ from sweeps.records.steps import Steps
 from sweeps.results.measures.divergence import why_diverged
 from sweeps.results.measures.trial import (
     Measures,
-    counted,
+    counts_for_timing,
     measure,
     num_recompilations,
     slowdowns,
@@ -98,7 +98,7 @@ class Summary:
         )
 
     @property
-    def counted(self) -> list[bool]:
+    def counts_for_timing(self) -> list[bool]:
         """For each step whether its time counts."""
         counts = [True] * self.num_steps
         for first, last in self.uncounted:
@@ -120,7 +120,7 @@ def summarize(
     torn: Sequence[str] = (),
 ) -> Summary:
     """The summary of a trial's steps, each once and in order. `is_over`: it has its result."""
-    counts = counted(steps)
+    counts = counts_for_timing(steps)
     window = timing_window(steps, counts, window_steps)
     measures = measure(steps, counts, window, window_steps)
     numbers, attempts, flags = steps.ints("step"), steps.ints("attempt"), steps.flags

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from nanochat.throttle import FLAG, slowdown
 from sweeps.records.steps import Steps
 from sweeps.spec.metrics import METRICS, Over, Reading, Statistic
-from sweeps.spec.words import counted as counted_noun
+from sweeps.spec.words import counts_for_timing as counted_noun
 
 TAIL_STEPS = 50
 _TRIM = 0.10  # of each end
@@ -53,7 +53,7 @@ def measure(steps: Steps, counts: Sequence[bool], window: Steps, window_steps: i
     )
 
 
-def counted(steps: Steps) -> list[bool]:
+def counts_for_timing(steps: Steps) -> list[bool]:
     """For each step whether its time counts: it does unless the trainer saw a reason against it, such as warm-up.
 
     Steps of a GPU that is slowed down all the time count, or only its cool moments would; a step in which that began,
@@ -87,7 +87,7 @@ def timing_window(steps: Steps, counts: Sequence[bool], window_steps: int) -> St
 def why_untimed(steps: Steps, counts: Sequence[bool], window_steps: int) -> str:
     """What keeps steps, of which some count, from having a timing window."""
     num_counted = sum(counts)
-    why = f"{num_counted} of {counted_noun(len(steps), 'step')} count, the window has {window_steps}"
+    why = f"{num_counted} of {counted(len(steps), 'step')} count, the window has {window_steps}"
     if num_counted >= window_steps:
         times = [ms for ms, does_count in zip(steps.floats("dt_ms"), counts, strict=True) if does_count][-window_steps:]
         is_measurable = all(0 < ms < math.inf for ms in times)
@@ -98,7 +98,7 @@ def why_untimed(steps: Steps, counts: Sequence[bool], window_steps: int) -> str:
         )
     beside_saves = sum("checkpoint" in flags for flags in steps.flags)
     verb = "was" if beside_saves == 1 else "were"
-    return why + (f"; {counted_noun(beside_saves, 'step')} {verb} beside a save" if beside_saves else "")
+    return why + (f"; {counted(beside_saves, 'step')} {verb} beside a save" if beside_saves else "")
 
 
 def trimmed_mean(values: Sequence[float]) -> float:

@@ -69,7 +69,7 @@ def _commit(folder: Path, names: list[str], subject: str) -> None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """What git says. Raises SweepToolError with its reason; it is given nobody to ask."""
+    """What git says. Raises SweepToolError with its reason; it has no terminal to ask on."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],

@@ -1,4 +1,4 @@
-"""Values into Arrow columns, whatever they are: what a column cannot hold becomes null, and its place is told."""
+"""Values into Arrow columns, whatever they are: what a column cannot hold becomes null, and its place is reported."""
 
 import math
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ from nanochat.loop.setup import prepare
 from nanochat.machine.ranks import Ranks
 from nanochat.model import compiling, gpt
 from nanochat.optimizer import updates
-from nanochat.optimizer.updates import Kernels
+from nanochat.optimizer.updates import UpdateKernels
 from nanochat.stats import Hooks, StepStats
 from nanochat.train import train
 from tests.helpers.configs import tiny_config
@@ -68,7 +68,7 @@ def test_with_the_fallback_a_run_goes_on_exactly_as_if_uncompiled_and_marks_ever
     assert facts[-1].compile_fallback is not None
     assert f"block 0 of 2 with compile.mode '{mode}'" in facts[-1].compile_fallback
     assert plain_facts[-1].compile_fallback is None
-    assert f"warning: {facts[-1].compile_fallback}; this run goes on uncompiled\n" in capsys.readouterr().out
+    assert f"warning: {facts[-1].compile_fallback}; this run continues uncompiled\n" in capsys.readouterr().out
 
 
 def test_a_missing_cpp_compiler_is_named(small_text: Path):
@@ -98,14 +98,14 @@ def test_an_update_that_cannot_be_compiled_fails_at_the_start_or_falls_back_too(
         updates.muon_apply(value, *args, **settings)
         value.add_(update_of_unknown_shape(value))
 
-    kernels = Kernels(apply=torch.compile(apply, backend="eager", fullgraph=True))
+    kernels = UpdateKernels(apply=torch.compile(apply, backend="eager", fullgraph=True))
     real_optimizer = setup.ShardedOptimizer
 
     def compiling_optimizer(*args: Any, **settings: Any) -> Any:
         return real_optimizer(*args, **settings | {"compile_updates": True})
 
     with monkeypatch.context() as as_on_a_gpu:
-        as_on_a_gpu.setattr(Kernels, "compiled", lambda *, by_half: kernels)
+        as_on_a_gpu.setattr(UpdateKernels, "compiled", lambda *, by_half: kernels)
         as_on_a_gpu.setattr(setup, "ShardedOptimizer", compiling_optimizer)
         with pytest.raises(CompileError, match=r"failed in the optimizer's update .*no one has thought about updates"):
             trained(_tiny(small_text))

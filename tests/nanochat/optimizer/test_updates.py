@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nanochat.optimizer.updates import NORMUON_BETA2, POLAR_COEFFICIENTS, Kernels, neuron_dim, orthogonal_factor
+from nanochat.optimizer.updates import NORMUON_BETA2, POLAR_COEFFICIENTS, UpdateKernels, neuron_dim, orthogonal_factor
 
 
 def zero_dim(number: float) -> Tensor:
@@ -40,7 +40,7 @@ def test_muon_equals_a_float64_reference_matrix_by_matrix(shape):
     value, average = start.clone(), torch.zeros_like(start)
     second = torch.zeros_like(start.mean(dim=neuron_dim(*shape), keepdim=True))
     for grad in grads:
-        Kernels().muon(
+        UpdateKernels().muon(
             value,
             grad,
             average,
@@ -88,7 +88,7 @@ def test_adamw_equals_torch():
     for step, grad in enumerate(grads, start=1):
         peer.grad = grad.clone()
         theirs.step()
-        Kernels().adamw(
+        UpdateKernels().adamw(
             value,
             grad,
             average,

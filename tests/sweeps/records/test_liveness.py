@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.records.liveness import Lease, Watch
+from sweeps.records.liveness import Lease, LeaseWatch
 from sweeps.records.owner import STALE_AFTER_S, Owner, lives_here
 
 LONG_AGO, FAR_AHEAD = "2020-01-01T00:00:00Z", "2099-01-01T00:00:00Z"
@@ -28,8 +28,8 @@ def lease_elsewhere(heartbeat_utc: str = LONG_AGO, beat: int = 0) -> Lease:
 
 def test_a_process_here_lives_as_long_as_it_runs_whatever_its_heartbeat_says() -> None:
     me = Lease(owner=Owner.this_process(), heartbeat_utc=LONG_AGO)
-    assert Watch().lives(me)
-    assert not Watch().lives(dataclasses.replace(me, released=True))
+    assert LeaseWatch().lives(me)
+    assert not LeaseWatch().lives(dataclasses.replace(me, released=True))
 
 
 def test_a_reused_pid_is_not_mistaken_for_the_owner() -> None:
@@ -55,7 +55,7 @@ def test_the_kernel_knows_nothing_of_an_owner_elsewhere(field: str) -> None:
 @pytest.mark.parametrize("heartbeat_utc", [LONG_AGO, FAR_AHEAD])
 def test_a_lease_from_elsewhere_that_stays_the_same_for_a_minute_is_of_a_dead_owner(heartbeat_utc: str) -> None:
     clock, lease = Clock(), lease_elsewhere(heartbeat_utc)
-    watch = Watch(clock)
+    watch = LeaseWatch(clock)
     assert watch.lives(lease) is None
     clock.now_s += STALE_AFTER_S
     assert watch.lives(lease) is None
@@ -68,7 +68,7 @@ def test_a_lease_from_elsewhere_that_stays_the_same_for_a_minute_is_of_a_dead_ow
 )
 def test_a_lease_from_elsewhere_that_changes_is_of_a_living_owner_for_another_minute(changed: Lease) -> None:
     clock = Clock()
-    watch = Watch(clock)
+    watch = LeaseWatch(clock)
     watch.lives(lease_elsewhere())
     clock.now_s += 2 * STALE_AFTER_S
     assert watch.lives(changed)

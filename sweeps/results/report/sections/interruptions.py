@@ -55,7 +55,7 @@ def _interruption(trial: TrialSnapshot, attempt: AttemptRecord, following: Attem
         reached = max((trial.spans[n][1] for n in trial.spans if n <= attempt.number), default=-1)
         repeated = max(0, reached + 1 - following.first_step)
         line.append(
-            f"; attempt {following.number} went on from step {following.first_step} "
+            f"; attempt {following.number} resumed at step {following.first_step} "
             f"({counted(repeated, 'step')} repeated)."
         )
     return tuple(line)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sweeps.engine.cluster.gpus import Holder, Verdict, chosen_gpus, holders, judge, refusal
+from sweeps.engine.cluster.gpus import Holder, Occupancy, chosen_gpus, holders, in_use_by_others, occupancy
 from sweeps.engine.processes import launch_processes
 
 OURS, OURS_ELSEWHERE, STRANGER = Holder(0, 11, True), Holder(1, 11, True), Holder(1, 99, False)
@@ -29,11 +29,11 @@ IDS = ["GPU-aa11", "GPU-ab22", "GPU-cc33"]
 def test_only_our_leftovers_are_ended_and_none_beside_a_stranger(
     found: list[Holder], to_end: tuple[int, ...], strangers: tuple[Holder, ...]
 ) -> None:
-    assert judge(found) == Verdict(to_end, strangers)
+    assert occupancy(found) == Occupancy(to_end, strangers)
 
 
 def test_the_refusal_names_gpu_process_and_command() -> None:
-    text = refusal([Holder(3, os.getpid(), False)])
+    text = in_use_by_others([Holder(3, os.getpid(), False)])
     assert text.startswith(f"GPUs are in use by others: GPU 3 by process {os.getpid()} (")
     assert Path(f"/proc/{os.getpid()}/cmdline").read_bytes().split(b"\0")[0].decode() in text
     assert "CUDA_VISIBLE_DEVICES" in text

@@ -12,7 +12,7 @@ from sweeps.engine.processes import storage_retry
 from sweeps.engine.processes.storage_retry import StorageLost
 from sweeps.engine.ranks import rank as rank_module
 from sweeps.engine.ranks import waiting_rows
-from sweeps.engine.ranks.rank import Rank, Superseded, Task
+from sweeps.engine.ranks.rank import Rank, RankTask, Superseded
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.spec.errors import DriftError
@@ -198,7 +198,7 @@ def test_the_last_step_and_a_persons_request_come_before_the_time_limit(experime
 
 def test_the_first_ranks_error_is_kept_and_a_later_one_is_not(experiment: Experiment) -> None:
     rank, group = open_rank(experiment)
-    other = Rank(Task(experiment.uri, TRIAL, 0), OneRank(group.train, 0, is_first=False))
+    other = Rank(RankTask(experiment.uri, TRIAL, 0), OneRank(group.train, 0, is_first=False))
     assert other.store_error(ValueError("the cause"))
     assert not rank.store_error(RuntimeError("connection closed by peer"))
     error = experiment.trial(TRIAL).attempts()[0].error

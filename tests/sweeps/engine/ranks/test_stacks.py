@@ -15,7 +15,7 @@ import pytest
 
 from sweeps.engine.processes import launch_processes
 from sweeps.engine.processes.scratch import prefix_of
-from sweeps.engine.ranks.stacks import RankPlace, end_leg, end_rank, folder_of, places, take
+from sweeps.engine.ranks.stacks import RankPlace, end_leg, end_rank, places, stacks_folder, take
 from sweeps.records.owner import process_started
 from sweeps.records.store import Store
 
@@ -133,9 +133,9 @@ def test_a_forged_record_names_no_file_and_a_damaged_one_no_process(tmp_path: Pa
         {"pid": 1},
     ]
     for rank, values in enumerate([forged, *damaged]):
-        store.write(f"{folder_of('t')}/a000-r{rank:03d}.json", json.dumps(values).encode())
+        store.write(f"{stacks_folder('t')}/a000-r{rank:03d}.json", json.dumps(values).encode())
     for name in ("a000-r900.json", "a000-r901.json", "a000-rx.json"):
-        store.write(f"{folder_of('t')}/{name}", b"{" if name != "a000-r901.json" else b"[1]")
+        store.write(f"{stacks_folder('t')}/{name}", b"{" if name != "a000-r901.json" else b"[1]")
     found = places(store, "t", 0)
     assert found == [replace(good, rank=0)]  # a rank is what its file's name says
     end_leg(MARK, launch_processes.leg_mark(URI, "t"), found)

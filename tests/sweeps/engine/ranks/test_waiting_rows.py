@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sweeps.engine.ranks import rank as rank_module
-from sweeps.engine.ranks.rank import Rank, Task
+from sweeps.engine.ranks.rank import Rank, RankTask
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from tests.helpers.ranks import TRIAL, OneRank, open_rank, stats_of, stored_steps
@@ -56,7 +56,7 @@ def test_rows_are_stored_with_the_error_of_another_rank_while_the_first_one_wait
 ) -> None:
     monkeypatch.setattr(rank_module, "STOP_POLL_S", 0.1)
     rank, group = open_rank(experiment)
-    other = Rank(Task(experiment.uri, TRIAL, 0), OneRank(group.train, 0, is_first=False))
+    other = Rank(RankTask(experiment.uri, TRIAL, 0), OneRank(group.train, 0, is_first=False))
     rank.hooks().on_step(stats_of(make_row(0)))
     with rank.running():  # the training thread is in a collective that the other rank never enters
         assert other.store_error(ValueError("the cause"))
@@ -71,7 +71,7 @@ def test_a_rank_that_fails_does_not_wait_long_for_a_first_one_that_is_gone(
 ) -> None:
     monkeypatch.setattr(rank_module, "STOP_POLL_S", 0.1)
     rank, group = open_rank(experiment)
-    other = Rank(Task(experiment.uri, TRIAL, 0), OneRank(group.train, 0, is_first=False))
+    other = Rank(RankTask(experiment.uri, TRIAL, 0), OneRank(group.train, 0, is_first=False))
     rank.hooks().on_step(stats_of(make_row(0)))
     begin_s = time.monotonic()
     assert other.store_error(ValueError("the cause"))

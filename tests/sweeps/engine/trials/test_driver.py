@@ -9,7 +9,7 @@ from ray.exceptions import ActorDiedError
 
 from sweeps.engine.processes.storage_retry import StorageLost
 from sweeps.engine.ranks.rank import Superseded
-from sweeps.engine.trials.driver import close_attempt, cpu_environment, judge, stored_trial, write_result
+from sweeps.engine.trials.driver import close_attempt, cpu_environment, how_it_ended, stored_trial, write_result
 from sweeps.engine.trials.next_move import StoredTrial
 from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
@@ -37,7 +37,7 @@ OWN, LOST = ValueError("mine"), ActorDiedError()
 def test_an_attempt_failed_only_if_every_rank_ended_by_its_own_error(
     stored_error: str | None, failures: list[Exception], end: str
 ) -> None:
-    assert judge(stored_error, failures) == end
+    assert how_it_ended(stored_error, failures) == end
 
 
 def test_the_next_move_sees_a_failure_and_the_wish_to_try_it_again(make_experiment: Callable[..., Experiment]) -> None:

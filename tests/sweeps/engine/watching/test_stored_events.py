@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.engine.watching.stored_events import Watch
+from sweeps.engine.watching.stored_events import StoredEvents
 from sweeps.records.documents import AttemptEnd, AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
@@ -21,7 +21,7 @@ def experiment(make_experiment: Callable[..., Experiment]) -> Experiment:
     return make_experiment()
 
 
-def lines(watch: Watch) -> list[str]:
+def lines(watch: StoredEvents) -> list[str]:
     return [str(event) for event in watch.poll()]
 
 
@@ -31,13 +31,13 @@ def end(record: TrialRecord, number: int, how: AttemptEnd, error: AttemptError |
 
 def test_nothing_new_is_nothing_told(experiment: Experiment, complete: Callable[..., None]) -> None:
     complete(experiment, "static-b1")
-    assert lines(Watch(experiment)) == []
+    assert lines(StoredEvents(experiment)) == []
 
 
 def test_a_legs_life_is_told_in_order_and_once(
     experiment: Experiment, make_row: Callable[..., StepRow], complete: Callable[..., None]
 ) -> None:
-    watch, record = Watch(experiment), experiment.trial("static-b1")
+    watch, record = StoredEvents(experiment), experiment.trial("static-b1")
     attempt = record.start_attempt(num_workers=2)
     assert lines(watch) == ["[1/4] static-b1: starts"]
     record.update_attempt(dataclasses.replace(attempt, facts=FACTS, first_step=0))
@@ -57,7 +57,7 @@ def test_a_legs_life_is_told_in_order_and_once(
 
 
 def test_a_leg_that_went_on_uncompiled_is_told_once_with_the_reason(experiment: Experiment) -> None:
-    watch, record = Watch(experiment), experiment.trial("static-b1")
+    watch, record = StoredEvents(experiment), experiment.trial("static-b1")
     attempt = record.start_attempt(num_workers=2)
     record.update_attempt(dataclasses.replace(attempt, facts=FACTS))
     assert lines(watch)[-1] == "[1/4] static-b1: trains, 40 steps on 2 ranks of toy"
@@ -67,7 +67,7 @@ def test_a_leg_that_went_on_uncompiled_is_told_once_with_the_reason(experiment: 
 
 
 def test_a_checkpoint_is_told_when_all_ranks_have_reported_it(experiment: Experiment) -> None:
-    watch, record = Watch(experiment), experiment.trial("static-b1")
+    watch, record = StoredEvents(experiment), experiment.trial("static-b1")
     record.start_attempt(num_workers=2)
     folder = Path(record.train_uri) / "a000"
     folder.mkdir(parents=True)
@@ -83,7 +83,7 @@ def test_a_checkpoint_is_told_when_all_ranks_have_reported_it(experiment: Experi
 def test_an_interruption_and_the_next_attempt_are_told(
     experiment: Experiment, make_row: Callable[..., StepRow]
 ) -> None:
-    watch, record = Watch(experiment), experiment.trial("static-b1")
+    watch, record = StoredEvents(experiment), experiment.trial("static-b1")
     record.start_attempt(num_workers=2)
     record.append_rows(0, [make_row(s) for s in range(12)])
     end(record, 0, "interrupted", AttemptError(type="WorkerLost", message="rank 1 was lost", traceback=""))
@@ -102,7 +102,7 @@ def test_an_interruption_and_the_next_attempt_are_told(
 
 
 def test_an_attempt_whose_driver_died_is_told_when_the_next_one_starts(experiment: Experiment) -> None:
-    watch, record = Watch(experiment), experiment.trial("static-b1")
+    watch, record = StoredEvents(experiment), experiment.trial("static-b1")
     record.start_attempt(num_workers=2)
     record.start_attempt(num_workers=2)
     assert lines(watch) == [
@@ -113,7 +113,7 @@ def test_an_attempt_whose_driver_died_is_told_when_the_next_one_starts(experimen
 
 
 def test_a_failure_is_told_with_its_error_and_the_tail_of_its_log(experiment: Experiment) -> None:
-    watch, record = Watch(experiment), experiment.trial("static-b1")
+    watch, record = StoredEvents(experiment), experiment.trial("static-b1")
     record.start_attempt(num_workers=2)
     assert record.log_path is not None
     record.log_path.write_text("".join(f"line {i}\n" for i in range(100)) + "ValueError: broken\n")
@@ -130,7 +130,7 @@ def test_what_was_there_before_is_not_told_again(experiment: Experiment, make_ro
     record.start_attempt(num_workers=2)
     record.append_rows(0, [make_row(0)])
     end(record, 0, "stopped")
-    watch = Watch(experiment)
+    watch = StoredEvents(experiment)
     assert lines(watch) == []
     record.start_attempt(num_workers=2)
     assert lines(watch) == ["[1/4] static-b1: starts again (attempt 1)"]

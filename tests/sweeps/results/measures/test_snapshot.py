@@ -28,7 +28,7 @@ def test_each_trials_numbers_are_computed_once_for_everything_that_shows_them(
     large_snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    for name in ("measure", "counted", "timing_window", "why_diverged"):
+    for name in ("measure", "counts_for_timing", "timing_window", "why_diverged"):
         original = getattr(measured, name)
 
         def counting(*args: Any, _name: str = name, _original: Any = original, **kwargs: Any) -> Any:
@@ -45,7 +45,7 @@ def test_each_trials_numbers_are_computed_once_for_everything_that_shows_them(
     assert status_json(fresh)
     assert run_table(fresh)
     counts = {name: calls.count(name) for name in set(calls)}
-    assert counts == dict.fromkeys(("measure", "counted", "timing_window", "why_diverged"), len(fresh.trials))
+    assert counts == dict.fromkeys(("measure", "counts_for_timing", "timing_window", "why_diverged"), len(fresh.trials))
 
 
 def show_all(experiment: Experiment) -> str:

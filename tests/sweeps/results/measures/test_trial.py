@@ -17,17 +17,17 @@ MakeRow = Callable[..., StepRow]
 
 def measure(rows: Sequence[StepRow], window_steps: int) -> Measures:
     steps = Steps.of(rows)
-    counts = trial.counted(steps)
+    counts = trial.counts_for_timing(steps)
     return trial.measure(steps, counts, trial.timing_window(steps, counts, window_steps), window_steps)
 
 
 def counted(rows: Sequence[StepRow]) -> list[bool]:
-    return trial.counted(Steps.of(rows))
+    return trial.counts_for_timing(Steps.of(rows))
 
 
 def window_of(rows: Sequence[StepRow], window_steps: int) -> list[int]:
     steps = Steps.of(rows)
-    return trial.timing_window(steps, trial.counted(steps), window_steps).ints("step")
+    return trial.timing_window(steps, trial.counts_for_timing(steps), window_steps).ints("step")
 
 
 def is_nan(value: float | None) -> bool:

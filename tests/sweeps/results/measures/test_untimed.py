@@ -9,7 +9,7 @@ from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.records.steps import Steps
 from sweeps.results.measures.snapshot import read_snapshot
-from sweeps.results.measures.trial import counted, timing_window, why_untimed
+from sweeps.results.measures.trial import counts_for_timing, timing_window, why_untimed
 from sweeps.results.measures.untimed import untimed_trials
 from sweeps.results.report.build import build_report, markdown_files
 from sweeps.smoke import SWEEP as SMOKE
@@ -51,7 +51,7 @@ def test_saves_that_take_many_steps_leave_a_leg_its_timing_at_the_end_of_the_run
     rows = with_saves(make_row, num_steps, sweep.checkpoint_every, num_beside)
     assert "checkpoint" in rows[sweep.checkpoint_every].flags
     steps = Steps.of(rows)
-    assert timing_window(steps, counted(steps), window).ints("step") == list(range(num_steps))[-window:]
+    assert timing_window(steps, counts_for_timing(steps), window).ints("step") == list(range(num_steps))[-window:]
 
 
 def test_a_leg_without_timing_says_how_many_of_its_steps_were_beside_a_save(
@@ -68,14 +68,17 @@ def test_a_leg_without_timing_says_how_many_of_its_steps_were_beside_a_save(
 
 def test_a_leg_without_timing_may_be_short_or_resumed_late(make_row: MakeRow) -> None:
     short = Steps.of(make_row(s) for s in range(25))
-    assert why_untimed(short, counted(short), 10) == "5 of 25 steps count, the window has 10"
+    assert why_untimed(short, counts_for_timing(short), 10) == "5 of 25 steps count, the window has 10"
     resumed = Steps.of(make_row(s, attempt=int(s >= 35)) for s in range(40))
-    assert why_untimed(resumed, counted(resumed), 10) == "the last 10 steps that count are not all of one attempt"
+    assert (
+        why_untimed(resumed, counts_for_timing(resumed), 10)
+        == "the last 10 steps that count are not all of one attempt"
+    )
 
 
 def test_a_time_that_is_no_positive_number_is_the_reason(make_row: MakeRow) -> None:
     steps = Steps.of(make_row(s, dt_ms=0.0 if s == 35 else 100.0) for s in range(40))
-    assert why_untimed(steps, counted(steps), 10) == (
+    assert why_untimed(steps, counts_for_timing(steps), 10) == (
         "among the last 10 steps that count is one whose time is not a positive number"
     )
 

@@ -130,7 +130,7 @@ def test_an_interruption_says_where_it_went_on_and_what_was_repeated(
     trial.update_attempt(dataclasses.replace(second, first_step=10))
     trial.append_rows(1, [make_row(s, attempt=1) for s in range(10, 40)])
     line = f"- `static`: attempt 0 on {host} stored steps 0 to 13 and was cut off; "
-    assert line + "attempt 1 went on from step 10 (4 steps repeated)." in report(experiment)
+    assert line + "attempt 1 resumed at step 10 (4 steps repeated)." in report(experiment)
 
 
 def test_a_failure_is_told_with_its_error_and_log(make_experiment: Make) -> None:
