@@ -1,6 +1,7 @@
 """A rank of an attempt over real storage, with a group of one instead of Ray's."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 from nanochat.stats import CHECKPOINT_INDEX, Checkpoint, StepStats
@@ -57,7 +58,8 @@ def open_rank(experiment: Experiment, is_first: bool = True) -> tuple[Rank, OneR
 
 
 def stats_of(row: StepRow) -> StepStats:
-    return StepStats(**{name: value for name, value in vars(row).items() if name not in ("trial", "attempt")})
+    own = {field.name for field in fields(StepStats)}
+    return StepStats(**{name: value for name, value in vars(row).items() if name in own})
 
 
 def stored_steps(experiment: Experiment) -> list[int]:
