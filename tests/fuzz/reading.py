@@ -32,7 +32,7 @@ from sweeps.engine.trials.driver import stored_trial
 from sweeps.engine.trials.next_move import Policy, next_move
 from sweeps.engine.trials.run import is_open
 from sweeps.engine.watching.stop import StopState
-from sweeps.engine.watching.stored_events import Watch
+from sweeps.engine.watching.stored_events import StoredEvents
 from sweeps.records import liveness, lock
 from sweeps.records.checkpoints import stored_checkpoints
 from sweeps.records.continuation import choose, drop_unfinished_copies
@@ -221,7 +221,7 @@ def _live_table(experiment: Experiment) -> None:
 
 
 def _events(experiment: Experiment) -> None:
-    watch = Watch(experiment)
+    watch = StoredEvents(experiment)
     watch.unready()
     for seen in watch._seen.values():  # pyright: ignore[reportPrivateUsage] - as if nothing were told yet
         seen.settled, seen.num_known, seen.num_ended, seen.num_started, seen.num_training = False, 0, 0, 0, 0

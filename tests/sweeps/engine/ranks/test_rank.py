@@ -281,7 +281,7 @@ def test_storage_that_cannot_be_asked_for_a_stop_asks_for_none_and_is_told_once(
     experiment.request_stop("test")
     outage(2)
     assert [rank.hooks().should_stop() for _ in range(3)] == [False, False, True]
-    assert capsys.readouterr().out.count("requests to stop cannot be read, training goes on") == 1
+    assert capsys.readouterr().out.count("requests to stop cannot be read, training continues") == 1
 
 
 def test_a_folder_that_vanished_is_an_outage_too(

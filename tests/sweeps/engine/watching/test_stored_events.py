@@ -140,7 +140,7 @@ def test_what_was_there_before_is_not_told_again(experiment: Experiment, make_ro
     "name", ["..", "step_x", 3, None, {"a": 1}, "step_" + "9" * 400, "\x1b[2J", "../../step_000010"]
 )
 def test_a_checkpoint_that_cannot_be_one_is_not_told(experiment: Experiment, name: object) -> None:
-    watch, record = Watch(experiment), experiment.trial("static-b1")
+    watch, record = StoredEvents(experiment), experiment.trial("static-b1")
     record.start_attempt(num_workers=2)
     stored = json.dumps({"latest_checkpoint_result": {"checkpoint_dir_name": name}})
     file = f"{record.folders.train}/a000/checkpoint_manager_snapshot.json"
@@ -153,7 +153,7 @@ def test_a_checkpoint_that_cannot_be_one_is_not_told(experiment: Experiment, nam
 def test_facts_that_lack_some_are_not_told_and_a_result_without_rows_is(
     experiment: Experiment, complete: Callable[..., None]
 ) -> None:
-    watch, record = Watch(experiment), experiment.trial("static-b1")
+    watch, record = StoredEvents(experiment), experiment.trial("static-b1")
     complete(experiment, "static-b1")
     record.update_attempt(dataclasses.replace(record.attempts()[0], facts={"device_name": "toy"}))
     for part in Path(experiment.uri, record.folders.rows).iterdir():
