@@ -13,7 +13,7 @@ from nanochat.config import with_overrides
 from nanochat.loop.waiting import Landmarks
 from nanochat.recipes import d12_moe_fp8, shrink_to_tiny
 from sweeps.engine.preflight import create_preflight
-from sweeps.engine.ranks.stacks import RankPlace, folder_of, store_stacks
+from sweeps.engine.ranks.stacks import RankPlace, stacks_folder, store_stacks
 from sweeps.records.calibrations import MEASURED, USED
 from sweeps.records.documents import AttemptError, Calibration, Imported, Origin, TrialResult, to_bytes, utc_now
 from sweeps.records.experiment import Experiment
@@ -168,7 +168,7 @@ def _interrupt(experiment: Experiment, record: TrialRecord) -> None:
             started=process_started(os.getpid()),
             landmarks=Landmarks.here("train.py", "train"),
         )
-        file = f"{folder_of(record.name)}/a{number:03d}-r000.json"
+        file = f"{stacks_folder(record.name)}/a{number:03d}-r000.json"
         experiment.store.write(file, json.dumps(dataclasses.asdict(place)).encode())
         store_stacks(experiment.store, record.name, number, {0: "File x, line 1\n"})
         record.end_in_time(number)
