@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from nanochat.throttle import FLAG, slowdown
 from sweeps.records.steps import Steps
 from sweeps.spec.metrics import METRICS, Over, Reading, Statistic
-from sweeps.spec.words import counts_for_timing as counted_noun
+from sweeps.spec.words import counted
 
 TAIL_STEPS = 50
 _TRIM = 0.10  # of each end
