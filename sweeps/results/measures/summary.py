@@ -98,7 +98,7 @@ class Summary:
         )
 
     @property
-    def counts_for_timing(self) -> list[bool]:
+    def counted(self) -> list[bool]:
         """For each step whether its time counts."""
         counts = [True] * self.num_steps
         for first, last in self.uncounted:
