@@ -27,6 +27,7 @@ from sweeps.spec.checked import moment, typed
 from sweeps.spec.errors import CorruptData, Locked
 
 _NUMBERED = re.compile(r"owner-(\d{6,18})\.json")
+_MOST = 10**9
 SETTLE_S = 2.0  # how long a bid on object storage waits for its rivals
 POLL_S = 0.5  # between two looks at a lease that is watched
 
@@ -140,6 +141,9 @@ def _claim_next_number(store: Store, owner: Owner) -> tuple[str, float]:
     watch = LeaseWatch()
     while True:
         number, lease = _newest(store)
+        if number >= _MOST:  # the next name would not be found again
+            where = store.uri_of(_path_of(number))
+            raise CorruptData(f"{where} has a number that no owner reaches; delete it, if nothing runs there")
         lives = watch.lives(lease) if lease else False
         if lease and lives:
             raise _locked(store, lease.owner)

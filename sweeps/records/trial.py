@@ -40,6 +40,7 @@ from sweeps.spec.errors import CorruptData
 _ATTEMPT = re.compile(r"([0-9]{3,9})\.json")
 _TAKEN = re.compile(rf"([0-9]{{3,9}})\.json(?:{re.escape(SET_ASIDE)})?")
 _COMPACTED = re.compile(r"compacted-([0-9]{3,9})\.jsonl")
+_MOST = 10**8  # attempts of a trial, or parts of its rows
 _LOG_TAIL_BYTES = 2**16
 
 
@@ -301,7 +302,13 @@ class TrialRecord:
 
     def _read_attempt(self, name: str) -> AttemptRecord:
         path = f"{self.folders.attempts}/{name}"
-        return from_bytes(AttemptRecord, self._store.read(path), self._store.uri_of(path))
+        where = self._store.uri_of(path)
+        record = from_bytes(AttemptRecord, self._store.read(path), where)
+        if record.number != int(name.partition(".")[0]):  # by which it is written again
+            raise CorruptData(
+                f"{where} is damaged: it says that it is attempt {record.number}; put back an earlier copy"
+            )
+        return record
 
 
 def _numbers(pattern: re.Pattern[str], names: Iterable[str]) -> list[tuple[int, str]]:
@@ -310,7 +317,11 @@ def _numbers(pattern: re.Pattern[str], names: Iterable[str]) -> list[tuple[int, 
 
 
 def _next_number(pattern: re.Pattern[str], names: Iterable[str]) -> int:
-    return 1 + max((number for number, _ in _numbers(pattern, names)), default=-1)
+    """Raises CorruptData past a number that is never reached: the next name would not be found again."""
+    last, name = max(_numbers(pattern, names), default=(-1, ""))
+    if last >= _MOST:
+        raise CorruptData(f"{name} has a number that nothing here reaches; delete the file, if it is not yours")
+    return last + 1
 
 
 def trial_state(

@@ -26,7 +26,7 @@ from sweeps.records.steps import Steps
 from sweeps.records.trial import TrialRecord
 from sweeps.results.measures.summary import Summary, decoded, encoded, key_of, summarize
 from sweeps.results.measures.trial import Measures, timing_window
-from sweeps.spec.errors import SweepToolError
+from sweeps.spec.errors import CorruptData, SweepToolError
 from sweeps.spec.plan import Plan, Trial
 
 
@@ -284,7 +284,7 @@ def _kept(trial: TrialSnapshot, record: TrialRecord) -> TrialSnapshot:
     try:
         record.keep_steps(trial.steps, trial.stamp)
         record.write_summary(encoded(trial.summary, _key(trial)))
-    except OSError:
+    except (OSError, CorruptData):  # a link in its place is not written through
         return trial
     return _by_summary(trial, record, trial.summary)
 

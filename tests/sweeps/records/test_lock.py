@@ -22,7 +22,7 @@ from sweeps.records.liveness import Lease
 from sweeps.records.lock import Lock, _lease_bytes, current_owner, watched_owner
 from sweeps.records.owner import Owner
 from sweeps.records.store import Store
-from sweeps.spec.errors import Locked
+from sweeps.spec.errors import CorruptData, Locked
 
 LONG_AGO = "2020-01-01T00:00:00Z"
 SETTLE_S = 0.05
@@ -229,3 +229,27 @@ def test_an_owner_that_was_taken_for_dead_notices_and_leaves_the_next_one_alone(
     assert {name: store.read(f"lock/{name}") for name in store.list("lock")} == claims
     assert current_owner(store) == successor.owner
     successor.release()
+
+
+@pytest.mark.parametrize("number", [10**9, 999_999_999_999_999_999])
+def test_a_number_that_no_owner_reaches_is_damage_and_not_waited_for(tmp_path: Path, number: int) -> None:
+    store = Store(str(tmp_path))
+    dead = dataclasses.replace(Owner.this_process(), pid=2**22, pid_started=1)
+    store.write(f"lock/owner-{number:06d}.json", _lease_bytes(Lease(owner=dead, heartbeat_utc=LONG_AGO)))
+    assert current_owner(store) is None
+    with pytest.raises(CorruptData, match=r"has a number that no owner reaches; delete it, if nothing runs there"):
+        Lock(store, Owner.this_process()).acquire()
+    assert [path.name for path in (tmp_path / "lock").iterdir()] == [f"owner-{number:06d}.json"]
+
+
+def test_owner_999999_is_followed_by_the_next_one(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    dead = dataclasses.replace(Owner.this_process(), pid=2**22, pid_started=1)
+    for heartbeat in ("2099-01-01T00:00:00Z", LONG_AGO):
+        store.write("lock/owner-999999.json", _lease_bytes(Lease(owner=dead, heartbeat_utc=heartbeat)))
+        assert current_owner(store) is None
+    lock = Lock(store, Owner.this_process())
+    lock.acquire()
+    assert current_owner(store) == lock.owner
+    assert (tmp_path / "lock" / "owner-1000000.json").exists()
+    lock.release()

@@ -30,6 +30,25 @@ def folder(trial: TrialRecord) -> Path:
     return trial.log_path.parent
 
 
+def test_a_file_with_a_number_that_nothing_reaches_stops_the_next_attempt_and_not_the_reading(
+    trial: TrialRecord,
+) -> None:
+    first = trial.start_attempt(num_workers=2)
+    huge = dataclasses.replace(first, number=999_999_999)
+    trial.update_attempt(huge)
+    assert trial.attempts() == [first, huge]
+    with pytest.raises(CorruptData, match=r"999999999\.json has a number that nothing here reaches; delete the file"):
+        trial.start_attempt(num_workers=2)
+
+
+def test_an_attempt_that_says_that_it_is_another_one_is_damaged(trial: TrialRecord) -> None:
+    trial.start_attempt(num_workers=2)
+    file = folder(trial) / "attempts" / "000.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"number": 5}))
+    with pytest.raises(CorruptData, match=r"000\.json is damaged: it says that it is attempt 5"):
+        trial.attempts()
+
+
 def test_attempts_are_numbered_from_zero_and_keep_what_is_learnt_of_them(trial: TrialRecord) -> None:
     first = trial.start_attempt(num_workers=2)
     error = AttemptError(type="ValueError", message="no", traceback="Traceback ...")

@@ -93,6 +93,23 @@ def test_a_link_in_its_place_is_not_followed(experiment: Experiment, tmp_path: P
     assert read_snapshot(experiment).trials[0].kept is None
 
 
+@pytest.mark.parametrize("kind", ["link", "file", "pipe"])
+def test_what_is_no_folder_in_the_place_of_the_summaries_costs_nothing_but_time(
+    experiment: Experiment, tmp_path: Path, kind: str
+) -> None:
+    before = shown(experiment)
+    place, elsewhere = Path(experiment.uri, "summaries"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if kind == "link":
+        place.symlink_to(elsewhere)
+    else:
+        place.write_text("") if kind == "file" else os.mkfifo(place)
+    kept = read_snapshot(experiment, keep=True)
+    assert kept.trials[0].state == "completed"
+    assert shown(experiment) == before
+    assert list(elsewhere.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "change",
     [
