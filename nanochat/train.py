@@ -157,6 +157,7 @@ def _tell_start(run: Run, hooks: Hooks) -> None:
     lines = [
         *logs.provenance_lines(sys.argv, run.config.run.name, run.config.run.seed, torch.__version__),
         *logs.model_lines(run.config),
+        *logs.size_lines(run.config, run.start_facts()),
         *logs.start_lines(run.start_facts()),
         compiling.compile_line(run.config.compile.mode),
     ]

@@ -8,7 +8,8 @@ import sys
 from typing import Any
 
 from nanochat.config import TrainConfig
-from nanochat.sizes import count_params, flops_per_token
+from nanochat.optimizer import schedule
+from nanochat.sizes import REFERENCE_BATCH_TOKENS, count_params, flops_per_token, scaling_ratio
 from nanochat.stats import StartFacts, StepStats, TrainResult
 
 
@@ -63,6 +64,35 @@ def start_lines(facts: StartFacts) -> list[str]:
         f"Total batch size {facts.total_batch_tokens:,} => gradient accumulation steps: {facts.grad_accum_steps}",
         f"Number of iterations: {facts.num_steps:,}, starting at {facts.first_step:,}",
         f"Backends: {', '.join(f'{role}={kernel}' for role, kernel in facts.backends.items())}",
+    ]
+
+
+def size_lines(config: TrainConfig, facts: StartFacts) -> list[str]:
+    """What was computed from sizes: batch, rates, length, tokens of a micro-step."""
+    total, micro = facts.total_batch_tokens, config.micro_batch_tokens
+    num_tokens, width, decay = total * facts.num_steps, config.model.width, config.optim.weight_decay
+    rate = schedule.batch_lr_scale(total)
+    decay_scale = schedule.weight_decay_scale(total, 1.0, scaling_ratio(config))
+    length = config.schedule
+    if length.num_steps is not None:
+        source = "Using user-provided number of iterations"
+    elif length.target_flops is not None:
+        source = "Calculated number of iterations from target FLOPs"
+    else:
+        source = "Calculated number of iterations from target data:param ratio"
+    is_auto = config.data.total_batch_tokens is None
+    reference = f"(reference: {REFERENCE_BATCH_TOKENS:,})"
+    return [
+        *([f"Auto-computed optimal batch size: {total:,} tokens"] if is_auto else []),
+        *([f"Scaling LRs by {rate:.4f} for batch size {total:,} {reference}"] if rate != 1 else []),
+        f"Scaling weight decay from {decay:.6f} to {decay * decay_scale:.6f} for depth {config.model.depth}",
+        f"Scaling the LR for the AdamW parameters by 1/sqrt({width}/768) = {schedule.width_lr_scale(width):.6f}",
+        f"{source}: {facts.num_steps:,}",
+        f"Total number of training tokens: {num_tokens:,}",
+        f"Tokens : Scaling params ratio: {num_tokens / count_params(config).scaling:.2f}",
+        f"Total training FLOPs estimate: {facts.flops_per_token * num_tokens:e}",
+        f"Tokens / micro-batch / rank: {config.data.device_batch_size} x {config.model.seq_len} = {micro:,}",
+        f"Tokens / micro-batch: {micro * facts.world_size:,}",
     ]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
-_STEP = re.compile(r"step (\d{1,9})/(\d{1,9}) \(")
+_STEP = re.compile(r"step (\d{1,9})(?:/(\d{1,9}))? \(")
 _EVAL = re.compile(r"Step (\d{1,9}) \| (Validation bpb|CORE metric): (\S+)")
 _END = re.compile(r"^(Peak memory usage|Total training time|Minimum validation bpb): (\S+)\s*$")
 _FACT = re.compile(
@@ -198,7 +198,7 @@ def _step(mark: re.Match[str], rest: str, *, may_be_cut: bool) -> StepLine | Unr
             unread.append(name.strip())
         else:
             values.setdefault(key, value)
-    step, num_steps = int(mark[1]), int(mark[2])
+    step, num_steps = int(mark[1]), int(mark[2]) if mark[2] else None
     if "loss" not in values:
         return Unread(why="step line that is cut before its loss", text=mark[0] + rest)
     return StepLine(step=step, num_steps=num_steps, values=values, unread=tuple(unread))

@@ -4,10 +4,15 @@ import dataclasses
 import re
 from typing import Any
 
+from nanochat.config import with_overrides
 from nanochat.loop import logs
 from nanochat.model import compiling
 from nanochat.recipes import d12_moe
+from nanochat.sizes import count_params
 from nanochat.stats import StepStats, TrainResult
+from sweeps.importer.facts import facts_of
+from sweeps.importer.lines import FactLine, read_line
+from sweeps.importer.logs import LoggedRun
 from tests.helpers.rows import start_facts
 
 
@@ -119,3 +124,50 @@ def test_the_first_lines_say_where_the_run_comes_from():
     assert re.fullmatch(r"git commit: ([0-9a-f]{40}|unknown)", lines[3])
     assert lines[4] == "torch version: 2.13.0"
     assert lines[-1].startswith("host: ")
+
+
+def test_what_follows_from_sizes_is_told_before_the_first_step():
+    config = d12_moe(num_steps=280)
+    facts = start_facts(world_size=8, num_steps=280, total_batch_tokens=524_288, flops_per_token=731_837_952.0)
+    assert logs.size_lines(config, facts) == [
+        "Auto-computed optimal batch size: 524,288 tokens",
+        "Scaling weight decay from 0.200000 to 0.200000 for depth 12",
+        "Scaling the LR for the AdamW parameters by 1/sqrt(768/768) = 1.000000",
+        "Using user-provided number of iterations: 280",
+        "Total number of training tokens: 146,800,640",
+        f"Tokens : Scaling params ratio: {146_800_640 / count_params(config).scaling:.2f}",
+        "Total training FLOPs estimate: 1.074343e+17",
+        "Tokens / micro-batch / rank: 16 x 1024 = 16,384",
+        "Tokens / micro-batch: 131,072",
+    ]
+
+
+def test_rates_are_scaled_for_another_batch_and_the_length_has_its_source():
+    config = with_overrides(
+        d12_moe(num_steps=10),
+        {"data.total_batch_tokens": 131_072, "schedule.num_steps": None, "schedule.target_flops": 1e15},
+    )
+    lines = logs.size_lines(config, start_facts(world_size=2, num_steps=10, total_batch_tokens=131_072))
+    assert lines[0] == "Scaling LRs by 0.5000 for batch size 131,072 (reference: 524,288)"
+    assert lines[1] == "Scaling weight decay from 0.200000 to 0.100000 for depth 12"
+    assert "Calculated number of iterations from target FLOPs: 10" in lines
+    assert lines[-1] == "Tokens / micro-batch: 32,768"
+
+
+def test_the_lines_of_a_start_are_what_an_import_reads_back():
+    config = d12_moe(num_steps=280)
+    facts = start_facts(
+        world_size=8,
+        num_steps=280,
+        total_batch_tokens=524_288,
+        grad_accum_steps=4,
+        device="cuda",
+        device_name="NVIDIA H100",
+    )
+    lines = [*logs.model_lines(config), *logs.size_lines(config, facts), *logs.start_lines(facts)]
+    run = LoggedRun(index=0, first_line=1, last_line=1)
+    for line in lines:
+        run.facts |= {found.name: found.value for found in read_line(line) if isinstance(found, FactLine)}
+    read = facts_of(run, None)
+    assert (read["world_size"], read["total_batch_tokens"], read["grad_accum_steps"]) == (8, 524_288, 4)
+    assert (read["device_name"], read["num_params"]) == ("NVIDIA H100", count_params(config).total)

@@ -58,6 +58,14 @@ def test_every_known_shape_is_read(line: str, changed: dict[str, float | None]):
     assert step(line).values == pytest.approx(wanted, nan_ok=True)
 
 
+def test_a_step_line_without_the_number_of_steps():
+    line = (
+        "step 00953 (100.0%) | loss: 0.997900 | lrm: 0.00 | dt: 300ms | tok/sec: 1,600,000 | mfu: 39.8% | remaining: 0s"
+    )
+    values = {"loss": 0.9979, "lr_mult": 0.0, "dt_ms": 300.0, "tok_per_sec": 1.6e6, "mfu_printed_pct": 39.8}
+    assert only(line) == StepLine(step=953, num_steps=None, values=values)
+
+
 @pytest.mark.parametrize("line", [f"`{FULL}`", f"\x1b[32m{FULL}\x1b[0m", f"50%|###  |\r{FULL}\r\n", f"[rank0]: {FULL}"])
 def test_what_surrounds_a_line_does_not_matter(line: str):
     assert step(line).values == VALUES
