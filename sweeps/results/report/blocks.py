@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sweeps.results.report.figures.svg import Drawing
+from sweeps.results.report.figures.vega import Drawing
 from sweeps.spec.words import fixed
 
 

@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from sweeps.results.report.blocks import Block, Code, Figure, Piece, Report, Strong, Words
-from sweeps.results.report.figures.svg import STYLE
+from sweeps.results.report.figures.vega import STYLE
 from sweeps.spec.visible import visible
 
 _TEMPLATES = Path(__file__).parent / "templates"

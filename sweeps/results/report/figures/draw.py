@@ -1,154 +1,165 @@
-"""The figures of an experiment: which numbers each shows, drawn for a wide and for a narrow page."""
+"""The figures of an experiment: which numbers each shows, as specifications for a wide and for a narrow page."""
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 from sweeps.results.decisions.judgement import SPEED, Judgement, LegVerdict, judge
+from sweeps.results.decisions.phrase import interval_of
 from sweeps.results.measures.compare import compare, geometric_mean
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.report.blocks import Figure, Words
-from sweeps.results.report.figures.bars import Bar, bar_chart
-from sweeps.results.report.figures.effects import Bound, Effect, Panel, effect_chart
-from sweeps.results.report.figures.lines import Line, Point, line_chart
-from sweeps.results.report.figures.strip import StripCell, StripRow, strip_chart
-from sweeps.results.report.figures.svg import NARROW, WIDE, Drawing
+from sweeps.results.report.figures.choice import MOST_ROWS, labels_of, leading_legs, left_out
+from sweeps.results.report.figures.curves import Curve, CurvePoint, curve_spec, difference, points_of
+from sweeps.results.report.figures.effects import Effect, Panel, effect_spec
+from sweeps.results.report.figures.memory import Bar, memory_spec
+from sweeps.results.report.figures.strip import StripCell, strip_spec
+from sweeps.results.report.figures.vega import NARROW, WIDE, Drawing, Spec
 from sweeps.results.status import shown_state
 from sweeps.spec.legs import Leg
 from sweeps.spec.metrics import LEADING, Metric
 from sweeps.spec.words import grouped, percent_change
 
-EQUIVALENT_WITHIN = 0.01
-_EARLY = 0.1  # the part of a run in which the loss falls so fast that it would flatten the rest
+EQUIVALENT_WITHIN_PCT = 1.0
+_MOST_CURVES = 6
 
 
 def effect_figure(snapshot: Snapshot, *, number: int | None = None, of: str = "") -> Figure:
     """Each leg against the baseline in speed, memory and loss; numbered and named among several experiments."""
     judgement = judge(snapshot)
-    panels = [
-        Panel(
-            heading=metric.label,
-            better="higher" if metric.better == "higher" else "lower",
-            effects=[_effect(snapshot, leg, metric, judgement) for leg in snapshot.plan.legs],
-            bounds=_bounds(snapshot, metric.name),
-            margin=EQUIVALENT_WITHIN if metric.name == "tok_per_sec" else None,
-        )
-        for metric in LEADING
-    ]
+    legs = leading_legs(snapshot, judgement, MOST_ROWS)
+    panels = [_panel(snapshot, judgement, legs, metric) for metric in LEADING]
+    several = snapshot.plan.num_blocks > 1
     spread = (
-        "One block: no spread to show."
-        if snapshot.plan.num_blocks == 1
-        else f"Marks are means over the blocks in which both legs are compared, {snapshot.plan.num_blocks} at most; "
-        "ticks are the blocks. Bars of tok/s are intervals that hold together with 99 %, once three blocks are "
-        "complete; other bars reach from the lowest to the highest block."
+        " Ticks are blocks, n is their number. The bar of tok/s is the interval that holds with 99 % for all legs "
+        "together, from three complete blocks on; other bars reach from the lowest to the highest block."
+        if several
+        else " One block: no spread to show."
     )
-    n = snapshot.plan.window_steps
+    caption = (
+        "Change from the baseline in the same block: mean over blocks. Grey: within "
+        f"\N{PLUS-MINUS SIGN}{EQUIVALENT_WITHIN_PCT:g} %, which counts as equal. Dashed: a gate's bound. A leg "
+        f"outside of the scale stands at its edge.{spread} Diamond: baseline; circle: candidate; triangle: other leg "
+        f"of the grid; square: control.{left_out(snapshot, legs)}"
+    )
     return _figure(
         "effect" if number is None else f"effect-{number}",
         "Each leg against the baseline" + (f": {of}" if of else ""),
-        lambda width, title, about: effect_chart(panels, width=width, title=title, description=about),
-        f"Change of tok/s (last {n} counted steps), of the peak memory of the fullest rank and of the raw mean loss "
-        f"(last {n} steps), in percent of the baseline's in the same block. {spread}",
-    )
-
-
-def dt_figure(snapshot: Snapshot) -> Figure:
-    """Wall time per step of every trial."""
-    lines = _lines(snapshot, "dt_ms")
-    return _figure(
-        "dt",
-        "Time per step",
-        lambda width, title, about: line_chart(
-            lines, width=width, title=title, description=about, y_label="ms per step on the slowest rank", log_y=True
-        ),
-        "Wall time of each optimizer step. Shaded and faint: steps that do not count for timing, because of warm-up, a "
-        "recompilation, a checkpoint, an evaluation, or a slow-down of a GPU that began or ended.",
+        lambda width: effect_spec(panels, width),
+        caption,
     )
 
 
 def loss_figure(snapshot: Snapshot) -> Figure:
-    """Averaged loss per step of every trial."""
-    lines = _lines(snapshot, "loss_ema")
+    """The loss of the leading legs less the baseline's, along the run."""
+    points, is_difference = _points(snapshot, _loss_curve, in_percent=False)
+    what = "loss less the baseline's, nats per token" if is_difference else "loss, nats per token"
     return _figure(
         "loss",
-        "Loss per step",
-        lambda width, title, about: line_chart(
-            lines, width=width, title=title, description=about, y_label="loss in nats per token, debiased average"
+        "Loss along the run",
+        lambda width: curve_spec(points, width=width, y_title=what, around_zero=is_difference),
+        "Below zero is better. Each point is a mean over neighbouring steps; legs of a block see the same text. "
+        + _band(snapshot),
+    )
+
+
+def dt_figure(snapshot: Snapshot) -> Figure:
+    """The time per step of the leading legs as a change from the baseline's, along the run."""
+    points, is_difference = _points(snapshot, _dt_curve, in_percent=True)
+    what = "change of the time per step, %" if is_difference else "time per step in ms"
+    return _figure(
+        "dt",
+        "Time per step along the run",
+        lambda width: curve_spec(
+            points, width=width, y_title=what, around_zero=is_difference, nothing="No step counts for timing yet."
         ),
-        "Debiased exponential average (0.9) of the training loss at each optimizer step. The first tenth of a run may "
-        "lie above the frame.",
+        "Below zero is faster. Only steps that count for timing, on the slowest rank; each point is a mean over "
+        "neighbouring steps. " + _band(snapshot),
     )
 
 
 def memory_figure(snapshot: Snapshot) -> Figure:
-    """Peak memory of every leg."""
-    bars = [_memory_bar(snapshot, leg) for leg in snapshot.plan.legs]
+    """Peak memory of the leading legs."""
+    legs = leading_legs(snapshot, judge(snapshot), MOST_ROWS)
+    labels = labels_of(legs)
+    bars = [_memory_bar(snapshot, leg, labels[leg.name]) for leg in legs]
     base = max(_values(snapshot, snapshot.plan.baseline, "peak_mib"), default=None)
-    bounds = [
-        Bound(ratio=ratio * base, label=f"{ratio:g} x the baseline, {grouped(ratio * base, 0)} MiB")
-        for _, ratio in _baseline_gates(snapshot, "peak_mib")
-        if base is not None
-    ]
+    bounds = [] if base is None else [ratio * base for _, ratio in _baseline_gates(snapshot, "peak_mib")]
+    dashed = " Dashed: the gate's bound." if bounds else ""
     return _figure(
         "memory",
         "Peak memory",
-        lambda width, title, about: bar_chart(
-            bars, width=width, unit="MiB", title=title, description=about, bounds=bounds
-        ),
-        "Peak memory of the fullest rank in MiB, the highest of all blocks; the percentage is the change from the "
-        "baseline.",
+        lambda width: memory_spec(bars, width, bounds),
+        f"Of the fullest rank, the highest of all blocks.{dashed}{left_out(snapshot, legs)}",
     )
 
 
 def block_figure(snapshot: Snapshot) -> Figure:
-    """State and speed of every trial, by leg and block."""
-    places = {(t.trial.leg.name, t.trial.block): place for t, place in _places(snapshot)}
-    speeds = {leg.name: _ratios(snapshot, leg, "tok_per_sec") for leg in snapshot.plan.legs}
-    rows = [
-        StripRow(
-            label=leg.name,
-            cells=[
-                None
-                if (trial := _trial_of(snapshot, leg, block)) is None
-                else StripCell(
-                    state=shown_state(trial),
-                    ratio=speeds[leg.name].get(block),
-                    place=places[leg.name, block],
-                    is_baseline=leg.role == "baseline",
-                )
-                for block in range(1, snapshot.plan.num_blocks + 1)
-            ],
-        )
-        for leg in snapshot.plan.legs
-    ]
+    """State and speed of every trial of the leading legs, by block."""
+    legs = leading_legs(snapshot, judge(snapshot), MOST_ROWS)
+    labels = labels_of(legs)
+    cells: list[StripCell] = []
+    for leg in legs:
+        ratios = _ratios(snapshot, leg, SPEED)
+        cells += [_cell(trial, labels[leg.name], ratios) for trial in snapshot.of_leg(leg.name)]
     return _figure(
         "blocks",
-        "Blocks by legs",
-        lambda width, title, about: strip_chart(rows, width=width, title=title, description=about),
-        "How each trial ended, and its change of tok/s from the baseline of the same block. Blue is faster, "
-        "orange slower. #n is its place in the order in which the block's trials start.",
+        "Legs by blocks",
+        lambda width: strip_spec(cells, width),
+        "The change of tok/s from the baseline of the same block, in percent; without one the trial's state: a check "
+        "mark for completed, a circle for not begun, a cross for failed or diverged. Blue is faster, orange slower."
+        + left_out(snapshot, legs),
     )
 
 
-def _figure(key: str, title: str, draw: Callable[[int, str, str], Drawing], caption: str) -> Figure:
+def _figure(key: str, title: str, spec_of: Callable[[int], Spec], caption: str) -> Figure:
     words: Words = (caption,)
-    return Figure(
-        key=key, title=title, wide=draw(WIDE, title, caption), narrow=draw(NARROW, title, caption), caption=words
+    wide, narrow = (Drawing(spec=spec_of(width), title=title, description=caption) for width in (WIDE, NARROW))
+    return Figure(key=key, title=title, wide=wide, narrow=narrow, caption=words)
+
+
+def _panel(snapshot: Snapshot, judgement: Judgement, legs: list[Leg], metric: Metric) -> Panel:
+    labels = labels_of(legs)
+    n = snapshot.plan.window_steps
+    notes = {
+        "tok_per_sec": f"more is better; last {n} counted steps",
+        "peak_mib": "less is better; fullest rank",
+        "loss": f"less is better; raw mean of the last {n} steps",
+    }
+    gates = _baseline_gates(snapshot, metric.name)
+    return Panel(
+        heading=metric.label,
+        note=notes[metric.name] + "".join(f"; gate: {words}" for words, _ in gates),
+        effects=[_effect(snapshot, leg, metric, judgement, labels[leg.name]) for leg in legs],
+        bounds=[((ratio - 1) * 100, words) for words, ratio in gates],
+        margin=EQUIVALENT_WITHIN_PCT if metric.name == SPEED else None,
     )
 
 
-def _effect(snapshot: Snapshot, leg: Leg, metric: Metric, judgement: Judgement) -> Effect:
+def _effect(snapshot: Snapshot, leg: Leg, metric: Metric, judgement: Judgement, label: str) -> Effect:
+    if leg.role == "baseline":
+        own = geometric_mean(_values(snapshot, leg, metric.name))
+        text = "-" if own is None else f"baseline: {grouped(own, metric.digits)}"
+        return Effect(label=label, role=leg.role, change=None if own is None else 0.0, text=text, short=text)
     ratios = list(_ratios(snapshot, leg, metric.name).values())
-    is_baseline = leg.role == "baseline"
-    own = geometric_mean(_values(snapshot, leg, metric.name)) if is_baseline else None
+    mean = geometric_mean(ratios)
+    limits = _interval(judgement.of_leg(leg.name)) if metric.name == SPEED else None
+    low, high = limits or ((min(ratios), max(ratios)) if len(ratios) > 1 and metric.name != SPEED else (None, None))
+    shown = interval_of(mean, *(limits or (None, None)))
+    n = f" (n = {len(ratios)})" if snapshot.plan.num_blocks > 1 and ratios else ""
     return Effect(
-        label=leg.name,
+        label=label,
         role=leg.role,
-        mean=geometric_mean(ratios),
-        blocks=[] if is_baseline else ratios,
-        interval=None if is_baseline or metric.name != SPEED else _interval(judgement.of_leg(leg.name)),
-        absolute=None if own is None else grouped(own, metric.digits),
+        change=_percent(mean),
+        low=_percent(low),
+        high=_percent(high),
+        blocks=[(ratio - 1) * 100 for ratio in ratios] if len(ratios) > 1 else [],
+        text=shown + n,
+        short=interval_of(mean, None, None) + n,
     )
+
+
+def _percent(ratio: float | None) -> float | None:
+    return None if ratio is None or not math.isfinite(ratio) else (ratio - 1) * 100
 
 
 def _interval(verdict: LegVerdict) -> tuple[float, float] | None:
@@ -170,49 +181,57 @@ def _baseline_gates(snapshot: Snapshot, metric: str) -> list[tuple[str, float]]:
     """The gates on a metric with their own bound against the baseline: in words, and as a ratio."""
     baseline = snapshot.plan.baseline.name
     gates = [g for g in snapshot.plan.gates if g.metric == metric and g.reference in ("baseline", baseline)]
-    most = [(f"at most x {gate.at_most:g}", gate.at_most) for gate in gates if gate.at_most is not None]
-    return most + [(f"at least x {gate.at_least:g}", gate.at_least) for gate in gates if gate.at_least is not None]
+    most = [(f"at most {percent_change(gate.at_most)}", gate.at_most) for gate in gates if gate.at_most is not None]
+    least = [(f"at least {percent_change(g.at_least)}", g.at_least) for g in gates if g.at_least is not None]
+    return most + least
 
 
-def _bounds(snapshot: Snapshot, metric: str) -> list[Bound]:
-    return [Bound(ratio=ratio, label=f"{metric} {words}") for words, ratio in _baseline_gates(snapshot, metric)]
+CurveOf = Callable[[TrialSnapshot], Curve]
 
 
-def _lines(snapshot: Snapshot, field: Literal["dt_ms", "loss_ema"]) -> list[Line]:
-    looks = {leg.name: i for i, leg in enumerate(snapshot.plan.legs)}
-    lines: list[Line] = []
-    for trial in sorted(snapshot.trials, key=lambda t: (looks[t.trial.leg.name], t.trial.block)):
-        steps = trial.steps
-        if field == "dt_ms":
-            shown = zip(steps.ints("step"), steps.floats("dt_ms"), trial.counted, strict=True)
-            points = [Point(x=step, y=ms, faint=not counts) for step, ms, counts in shown]
-        else:
-            early = (steps.known("num_steps")[-1] or 0) * _EARLY if steps else 0.0
-            shown = zip(steps.ints("step"), steps.floats("loss_ema"), strict=True)
-            points = [Point(x=step, y=loss, may_leave=step < early) for step, loss in shown]
-        lines.append(Line(label=trial.trial.leg.name, look=looks[trial.trial.leg.name], points=points))
-    return lines
+def _points(snapshot: Snapshot, curve_of: CurveOf, *, in_percent: bool) -> tuple[list[CurvePoint], bool]:
+    """The curves of the leading legs against the baseline's, and True; or as they are while nothing can be compared."""
+    legs = leading_legs(snapshot, judge(snapshot), _MOST_CURVES + 1)
+    labels = labels_of(legs)
+    baseline = {t.trial.block: curve_of(t) for t in snapshot.of_leg(snapshot.plan.baseline.name)}
+    found: list[CurvePoint] = []
+    for leg in legs:
+        if leg.role != "baseline":
+            pairs = [(curve_of(t), baseline.get(t.trial.block)) for t in snapshot.of_leg(leg.name) if t.steps]
+            curves = [difference(curve, base, in_percent=in_percent) for curve, base in pairs if curve and base]
+            found += points_of(labels[leg.name], curves)
+    if found:
+        return found, True
+    shown = [(leg, [curve_of(t) for t in snapshot.of_leg(leg.name) if t.steps]) for leg in legs]
+    return [point for leg, curves in shown for point in points_of(labels[leg.name], curves)], False
 
 
-def _memory_bar(snapshot: Snapshot, leg: Leg) -> Bar:
-    values = _values(snapshot, leg, "peak_mib")
-    ratio = None if leg.role == "baseline" else geometric_mean(_ratios(snapshot, leg, "peak_mib").values())
-    change = "" if ratio is None else percent_change(ratio)
-    return Bar(
-        label=leg.name, role=leg.role, values=values, text=grouped(max(values), 0) if values else "-", change=change
+def _loss_curve(trial: TrialSnapshot) -> dict[int, float]:
+    return dict(zip(trial.steps.ints("step"), trial.steps.floats("loss"), strict=True))
+
+
+def _dt_curve(trial: TrialSnapshot) -> dict[int, float]:
+    steps = zip(trial.steps.ints("step"), trial.steps.floats("dt_ms"), trial.counted, strict=True)
+    return {step: ms for step, ms, counts in steps if counts and math.isfinite(ms)}
+
+
+def _band(snapshot: Snapshot) -> str:
+    legs = leading_legs(snapshot, judge(snapshot), _MOST_CURVES + 1)
+    several = "The line is the mean over blocks, the band reaches from the lowest to the highest block. "
+    frame = "What the first tenth of a run has outside of the frame is drawn at its edge."
+    return (several if snapshot.plan.num_blocks > 1 else "") + frame + left_out(snapshot, legs)
+
+
+def _memory_bar(snapshot: Snapshot, leg: Leg, label: str) -> Bar:
+    mib = max(_values(snapshot, leg, "peak_mib"), default=None)
+    return Bar(label=label, role=leg.role, mib=mib, text="-" if mib is None else f"{grouped(mib, 0)} MiB")
+
+
+def _cell(trial: TrialSnapshot, label: str, ratios: dict[int, float]) -> StripCell:
+    return StripCell(
+        leg=label,
+        block=trial.trial.block,
+        state=shown_state(trial),
+        ratio=ratios.get(trial.trial.block),
+        is_baseline=trial.trial.leg.role == "baseline",
     )
-
-
-def _trial_of(snapshot: Snapshot, leg: Leg, block: int) -> TrialSnapshot | None:
-    return next((t for t in snapshot.of_leg(leg.name) if t.trial.block == block), None)
-
-
-def _places(snapshot: Snapshot) -> list[tuple[TrialSnapshot, int]]:
-    """Each trial with its place, from 1, among those of its block in the order of the plan."""
-    seen: dict[int, int] = {}
-    places: list[tuple[TrialSnapshot, int]] = []
-    for trial in snapshot.trials:
-        block = trial.trial.block
-        seen[block] = seen.get(block, 0) + 1
-        places.append((trial, seen[block]))
-    return places

@@ -1,182 +1,176 @@
-"""What each leg changes against the baseline, in percent: one row per leg, one panel per metric.
+"""What each leg changes against the baseline, in percent: one row per leg, one panel per metric. The main figure.
 
-The main figure. A mark is the geometric mean over the blocks, a bar reaches from the lowest to the highest block,
-small ticks are the blocks. A bar is no confidence interval, and the figure says so. Numbers stand in a column of their
-own, so no label ever lies on a mark.
+The scale is that of the gates: it shows the range of equivalence and the bounds, with the legs that are near them. A
+leg far outside stands at the edge, with its number in the column, and does not squeeze the others together.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from sweeps.results.report.figures.scales import Scale, inner_ticks, tick_text
-from sweeps.results.report.figures.svg import MONO_PX, NARROW, ROLE_MARKS, Canvas, Drawing
-from sweeps.spec.words import percent_change
+from sweeps.results.report.figures.memory import row_texts
+from sweeps.results.report.figures.vega import (
+    ALONE,
+    BAND,
+    INK,
+    NARROW,
+    ROLES,
+    SOFT,
+    TEXT_PX,
+    Spec,
+    finished,
+    spare_px,
+    words,
+)
+from sweeps.spec.words import fixed
 
-_NUMBER_PX = 66
+_PERCENT = "datum.value === 0 ? '0 %' : format(datum.value, '+.3~g') + ' %'"
+_LEAST_HALF_PCT = 2.0  # of the scale to either side
+_FARTHEST = 4.0  # times the gates' region; a leg past that stands at the edge
+_LABEL_PX, _NUMBER_PX, _ROW_PX, _NARROW_ROW_PX = 190, 210, 23, 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """One leg's ratios to the baseline, by block; `absolute` is the baseline's own value, shown instead of a change."""
+    """One leg's change from the baseline in one metric, in percent."""
 
     label: str
     role: str
-    mean: float | None
+    change: float | None  # mean over the blocks
+    low: float | None = None  # of its interval, or of the lowest block
+    high: float | None = None
     blocks: Sequence[float] = ()
-    interval: tuple[float, float] | None = None  # of the ratio
-    absolute: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bound:
-    """A ratio that a gate compares with."""
-
-    ratio: float
-    label: str
+    text: str = "-"
+    short: str = "-"  # the same without the interval, for a narrow page
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One metric: its effects in the same order of legs everywhere."""
+    """One metric."""
 
     heading: str
-    better: Literal["higher", "lower"]
+    note: str
     effects: Sequence[Effect]
-    bounds: Sequence[Bound] = ()
-    margin: float | None = None  # changes up to this ratio either way are called equivalent
+    bounds: Sequence[tuple[float, str]] = ()  # of gates, in percent, with their words
+    margin: float | None = None  # within which legs count as equal, in percent
 
 
-def effect_chart(panels: Sequence[Panel], *, width: int, title: str, description: str) -> Drawing:
-    """Panels next to each other on a wide page, below each other on a narrow one."""
-    canvas = Canvas()
-    if width <= NARROW:
-        y = 0.0
-        for panel in panels:
-            y = _narrow_panel(canvas, panel, y, width) + 18
-    else:
-        y = _wide_panels(canvas, panels, width)
-    y = _legend(canvas, panels, y + 6, width)
-    return canvas.finish(width, y, title, description)
+def effect_spec(panels: Sequence[Panel], width: int) -> Spec:
+    """The panels below each other."""
+    if not any(effect.change is not None for panel in panels for effect in panel.effects):
+        return words("No two legs can be compared yet.", width)
+    narrow = width <= NARROW
+    spare = 0.0 if narrow else spare_px(effect.label for panel in panels for effect in panel.effects)
+    spare_right = 0.0 if narrow else spare_px(effect.text for panel in panels for effect in panel.effects)
+    parts = [_panel(panel, width - round(spare + spare_right)) for panel in panels]
+    return finished({"vconcat": parts, "spacing": 26, "bounds": "full"}, left=spare, right=spare_right)
 
 
-def _wide_panels(canvas: Canvas, panels: Sequence[Panel], width: int) -> float:
-    names_px, gap, top = 244, 18, 46
-    row_px = 34 if any(len(e.label) * MONO_PX > names_px - 12 for e in panels[0].effects) else 30
-    each = (width - names_px - gap * (len(panels) - 1)) / len(panels)
-    effects = panels[0].effects
-    for i, effect in enumerate(effects):
-        y = top + i * row_px
-        if i:
-            canvas.line(0, y, width, y, "grid")
-        two_lines = len(effect.label) * MONO_PX > names_px - 12
-        canvas.name(0, y + row_px / 2 + (10 if two_lines else 4), effect.label, names_px - 12)
-    bottom = top + len(effects) * row_px
-    for i, panel in enumerate(panels):
-        x = names_px + i * (each + gap)
-        _heading(canvas, panel, x, 14)
-        scale = _scale(panel, x + 6, x + each - _NUMBER_PX)
-        _ticks(canvas, scale, top, bottom)
-        _ground(canvas, panel, scale, top, bottom)
-        for k, effect in enumerate(panel.effects):
-            _row(canvas, effect, scale, top + (k + 0.5) * row_px, x + each)
-    return bottom + 24
+def half_width(panel: Panel) -> float:
+    """How far the scale reaches to either side, in percent."""
+    bounds = [abs(bound) for bound, _ in panel.bounds]
+    region = max([_LEAST_HALF_PCT, 2 * (panel.margin or 0.0), *(1.5 * bound for bound in bounds)])
+    near = [
+        abs(value)
+        for effect in panel.effects
+        for value in (effect.change, effect.low, effect.high, *effect.blocks)
+        if value is not None and abs(value) <= _FARTHEST * region
+    ]
+    return max([region, *(1.1 * value for value in near)])
 
 
-def _narrow_panel(canvas: Canvas, panel: Panel, top: float, width: int) -> float:
-    row_px = 50 if any(len(e.label) * MONO_PX > width for e in panel.effects) else 38
-    _heading(canvas, panel, 0, top + 14)
-    scale = _scale(panel, 6, width - _NUMBER_PX)
-    start = top + 40
-    bottom = start + len(panel.effects) * row_px
-    _ticks(canvas, scale, bottom, bottom)
-    for i, effect in enumerate(panel.effects):
-        y = start + i * row_px
-        canvas.line(0, y, width, y, "grid")
-        _ground(canvas, panel, scale, y + row_px - 19, y + row_px - 1)
-        canvas.name(0, y + row_px - 23, effect.label, width)
-        _row(canvas, effect, scale, y + row_px - 10, width)
-    return bottom + 24
+def _panel(panel: Panel, width: int) -> Spec:
+    half, narrow = half_width(panel), width <= NARROW
+    plot = width - 12 if narrow else width - _LABEL_PX - _NUMBER_PX
+    rows = [_row(effect, half, effect.short if narrow else effect.text) for effect in panel.effects]
+    order = [effect.label for effect in panel.effects]
+    y = {"field": "leg", "type": "nominal", "sort": order, "title": None, "axis": None if narrow else {"labelLimit": 0}}
+    scale = {"domain": [-half, half], "nice": False, "zero": False}
+    axis = {"title": None, "labelExpr": _PERCENT, "values": _ticks(half), "labelFlush": True}
+    x = {"type": "quantitative", "scale": scale, "axis": axis}
+    layers = [
+        *_region(panel, x),
+        {"data": ALONE, "mark": {"type": "rule", "color": SOFT}, "encoding": {"x": {**x, "datum": 0.0}}},
+        *_bounds(panel, x),
+        {
+            "mark": {"type": "rule", "color": INK, "strokeWidth": 2},
+            "encoding": {"x": {**x, "field": "low"}, "x2": {"field": "high"}, "y": y},
+        },
+        _block_ticks(panel, half, x, y),
+        *_marks(x, y),
+        {
+            "transform": [{"filter": "datum.edge !== null"}],
+            "mark": {"type": "text", "fontSize": TEXT_PX, "color": INK, "dy": 3 if narrow else 1},
+            "encoding": {
+                "x": {**x, "field": "edge"},
+                "y": y,
+                "text": {"field": "beyond"},
+            },
+        },
+        *row_texts(plot, y, narrow=narrow),
+    ]
+    return {
+        "title": {"text": panel.heading, "subtitle": panel.note.split("; ") if narrow else panel.note, "offset": 8},
+        "width": plot,
+        "height": {"step": _NARROW_ROW_PX if narrow else _ROW_PX},
+        "data": {"values": rows},
+        "layer": layers,
+    }
 
 
-def _heading(canvas: Canvas, panel: Panel, x: float, y: float) -> None:
-    arrow = "better \N{RIGHTWARDS ARROW}" if panel.better == "higher" else "\N{LEFTWARDS ARROW} better"
-    canvas.text(x, y, panel.heading, "head")
-    canvas.text(x, y + 15, f"change in %, {arrow}", "small")
+def _ticks(half: float) -> list[float]:
+    """Zero and one or two round numbers to either side."""
+    wanted = half / 2
+    power = 10.0 ** math.floor(math.log10(wanted))
+    step = next(round_ * power for round_ in (1, 2, 5, 10) if round_ * power >= wanted * 0.999)
+    return [step * place for place in range(-2, 3) if abs(step * place) <= half]
 
 
-def _scale(panel: Panel, left: float, right: float) -> Scale:
-    shown = [r for e in panel.effects if e.mean is not None for r in (e.mean, *e.blocks, *(e.interval or ()))]
-    marks = [b.ratio for b in panel.bounds] + ([1 - panel.margin, 1 + panel.margin] if panel.margin else [])
-    changes = [(r - 1) * 100 for r in (1.0, *shown, *marks)]
-    low, high = min(changes), max(changes)
-    pad = max(high - low, 0.5) * 0.08
-    return Scale(low - pad, high + pad, left, right)
+def _row(effect: Effect, half: float, text: str) -> Spec:
+    change = effect.change
+    is_inside = change is not None and abs(change) <= half
+    low, high = (max(-half, min(half, v)) if v is not None else None for v in (effect.low, effect.high))
+    row: Spec = {"leg": effect.label, "role": effect.role, "text": text, "edge": None, "beyond": ""}
+    row |= {"change": change if is_inside else None, "low": low, "high": high if low is not None else None}
+    if change is not None and not is_inside:
+        sign = "<" if change < 0 else ">"
+        amount = fixed(half, 0 if half >= 10 else 1)
+        minus = "\N{MINUS SIGN}" if change < 0 else "+"
+        row |= {"edge": 0.72 * (-half if change < 0 else half), "beyond": f"{sign} {minus}{amount} %"}
+        row |= {"low": None, "high": None}
+    return row
 
 
-def _ticks(canvas: Canvas, scale: Scale, top: float, bottom: float) -> None:
-    for tick in inner_ticks(scale.low, scale.high, 3):
-        if bottom > top:
-            canvas.line(scale.px(tick), top, scale.px(tick), bottom, "grid")
-        canvas.text(scale.px(tick), bottom + 15, tick_text(tick), "small number", "middle")
+def _region(panel: Panel, x: Spec) -> list[Spec]:
+    if panel.margin is None:
+        return []
+    encoding = {"x": {**x, "datum": -panel.margin}, "x2": {"datum": panel.margin}}
+    return [{"data": ALONE, "mark": {"type": "rect", "color": BAND, "opacity": 0.2}, "encoding": encoding}]
 
 
-def _ground(canvas: Canvas, panel: Panel, scale: Scale, top: float, bottom: float) -> None:
-    """No change, the margin around it, and the gates."""
-    if panel.margin:
-        left, right = scale.px(-100 * panel.margin), scale.px(100 * panel.margin)
-        canvas.box(left, top, right - left, bottom - top, "band")
-    canvas.line(scale.px(0), top, scale.px(0), bottom, "axis")
-    for bound in panel.bounds:
-        x = scale.px((bound.ratio - 1) * 100)
-        canvas.line(x, top, x, bottom, "bound")
+def _bounds(panel: Panel, x: Spec) -> list[Spec]:
+    mark = {"type": "rule", "color": INK, "strokeDash": [4, 3]}
+    return [{"data": ALONE, "mark": mark, "encoding": {"x": {**x, "datum": bound}}} for bound, _ in panel.bounds]
 
 
-def _row(canvas: Canvas, effect: Effect, scale: Scale, y: float, right: float) -> None:
-    if effect.mean is None:
-        canvas.text(right, y + 4, "-", "small", "end")
-        return
-    colour = ROLE_MARKS[effect.role].colour
-    at = [scale.px((r - 1) * 100) for r in effect.blocks]
-    if len(at) > 1 and effect.absolute is None:
-        ends = [scale.px((ratio - 1) * 100) for ratio in effect.interval] if effect.interval else at
-        canvas.line(min(ends), y, max(ends), y, f"line s{colour}")
-        for x in at:
-            canvas.line(x, y - 4, x, y + 4, f"thin s{colour}")
-    canvas.mark(scale.px((effect.mean - 1) * 100), y, ROLE_MARKS[effect.role], 4.5)
-    canvas.text(right, y + 4, effect.absolute or percent_change(effect.mean), "number", "end")
+def _block_ticks(panel: Panel, half: float, x: Spec, y: Spec) -> Spec:
+    values = [
+        {"leg": effect.label, "change": change}
+        for effect in panel.effects
+        for change in effect.blocks
+        if abs(change) <= half and abs(effect.change or 0.0) <= half
+    ]
+    mark = {"type": "tick", "color": SOFT, "thickness": 1, "size": 10}
+    return {"data": {"values": values}, "mark": mark, "encoding": {"x": {**x, "field": "change"}, "y": y}}
 
 
-def _legend(canvas: Canvas, panels: Sequence[Panel], y: float, width: int) -> float:
-    """Wrapped entries: the roles that are there, then what bars, bands and dashed lines are."""
-    roles = [r for r in ROLE_MARKS if any(e.role == r for e in panels[0].effects)]
-    entries: list[tuple[str, str]] = [(role, role) for role in roles]
-    if any(len(e.blocks) > 1 for panel in panels for e in panel.effects):
-        entries.append(("bar", "tok/s: interval; else lowest to highest block"))
-    margins = [p.margin for p in panels if p.margin]
-    if margins:
-        entries.append(("band", f"within \N{PLUS-MINUS SIGN}{margins[0] * 100:g} %"))
-    labels = dict.fromkeys(b.label for p in panels for b in p.bounds)
-    entries += [("bound", f"gate: {label}") for label in labels]
-    x, y = 8.0, y + 10
-    for kind, label in entries:
-        needed = 24 + len(label) * 6.0 + 18
-        if x > 8 and x + needed > width:
-            x, y = 8.0, y + 20
-        _sample(canvas, kind, x, y)
-        canvas.text(x + 16, y + 4, label, "small")
-        x += needed
-    return y + 14
-
-
-def _sample(canvas: Canvas, kind: str, x: float, y: float) -> None:
-    if kind in ROLE_MARKS:
-        canvas.mark(x, y, ROLE_MARKS[kind], 4.5)
-    elif kind == "bar":
-        canvas.line(x - 6, y, x + 8, y, "line s0")
-        for tick in (x - 6, x + 2, x + 8):
-            canvas.line(tick, y - 4, tick, y + 4, "thin s0")
-    elif kind == "band":
-        canvas.box(x - 4, y - 6, 12, 12, "band")
-    else:
-        canvas.line(x, y - 7, x, y + 7, "bound")
+def _marks(x: Spec, y: Spec) -> list[Spec]:
+    """One layer per role, because a colour that the page names is no colour that a scale could mix."""
+    return [
+        {
+            "transform": [{"filter": f"datum.role === '{role}' && datum.change !== null"}],
+            "mark": {"type": "point", "shape": shape, "filled": True, "color": colour, "size": 90, "opacity": 1},
+            "encoding": {"x": {**x, "field": "change"}, "y": y},
+        }
+        for role, (colour, shape) in ROLES.items()
+    ]

@@ -143,7 +143,7 @@ def test_verdict_and_time_to_loss_come_before_every_table(snapshot: Snapshot) ->
 def test_an_experiment_that_has_not_begun_has_a_page(make_experiment: Make) -> None:
     text = page(read_snapshot(make_experiment()))
     assert "cannot be compared yet" in text
-    assert "no steps yet" in text
+    assert "No steps yet" in text
 
 
 def test_twenty_legs_in_four_blocks_stay_under_500_kb(large_snapshot: Snapshot) -> None:

@@ -1,203 +1,239 @@
-"""Figures are deterministic, well-formed SVG that names what it shows, on wide and on narrow pages."""
+"""Figures are specifications of plain values, the same for the same numbers, and SVG that names what it shows."""
 
+import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+from typing import Any
 
 import pytest
 
-from sweeps.results.report.figures.bars import Bar, bar_chart
-from sweeps.results.report.figures.effects import Bound, Effect, Panel, effect_chart
-from sweeps.results.report.figures.lines import Line, Point, line_chart, uncounted_spans
-from sweeps.results.report.figures.scales import inner_ticks, linear_ticks, log_ticks
-from sweeps.results.report.figures.strip import STATE_MARKS, StripCell, StripRow, strip_chart
-from sweeps.results.report.figures.svg import NARROW, ROLE_MARKS, WIDE, Drawing, line_look, mark_of, name_lines
-
-SVG = "{http://www.w3.org/2000/svg}"
-LONG = "a_leg_with_a_name_of_a_hundred_characters_" + "x" * 58
-
-
-def checked(drawing: Drawing) -> str:
-    """The document, which must be XML, and no text of it can lie outside to the left or right."""
-    document = drawing.document()
-    for element in ElementTree.fromstring(document).iter():
-        if element.tag in (f"{SVG}text", f"{SVG}tspan") and element.text:
-            x, px = float(element.get("x", "0")), 7.2 * len(element.text)
-            start = {"end": x - px, "middle": x - px / 2}.get(element.get("text-anchor", ""), x)
-            assert start >= -12, element.text
-            assert element.get("text-anchor") == "end" or start <= drawing.width, element.text
-    return document
+from sweeps.results.decisions.judgement import judge
+from sweeps.results.measures.snapshot import Snapshot
+from sweeps.results.report.blocks import Figure
+from sweeps.results.report.figures import vega
+from sweeps.results.report.figures.choice import MOST_ROWS, labels_of, leading_legs
+from sweeps.results.report.figures.curves import MOST_POINTS, curve_spec, difference, points_of
+from sweeps.results.report.figures.draw import block_figure, dt_figure, effect_figure, loss_figure, memory_figure
+from sweeps.results.report.figures.effects import Effect, Panel, effect_spec, half_width
+from sweeps.results.report.figures.memory import Bar, memory_spec
+from sweeps.results.report.figures.strip import STATES, StripCell, strip_spec
+from sweeps.results.report.figures.vega import NARROW, ROLES, WIDE, Drawing
+from sweeps.spec.parts import Gate
+from tests.helpers.judged import judged_experiment
 
 
-def line(label: str, ys: list[float], look: int = 0) -> Line:
-    return Line(label=label, look=look, points=[Point(x=float(i), y=y, faint=i < 2) for i, y in enumerate(ys)])
+def rows_of(spec: Any) -> list[dict[str, Any]]:
+    """The rows of a specification, those of all panels."""
+    parts = spec.get("vconcat", [spec])
+    return [row for part in parts for row in part["data"]["values"]]
 
 
-def chart(*lines: Line, log_y: bool = False, width: int = WIDE) -> str:
-    return checked(line_chart(lines, width=width, title="a <b> & c", y_label="ms", description="it", log_y=log_y))
+def panel(*effects: Effect, margin: float | None = 1.0, bounds: Any = ()) -> Panel:
+    return Panel(heading="tok/s", note="more is better", effects=effects, margin=margin, bounds=bounds)
 
 
-def curves(svg: str) -> list[str]:
-    return [part for part in svg.splitlines() if part.startswith('<path class="line s') and "l" in part.split("d=")[1]]
+def effect(change: float | None, label: str = "new", **more: Any) -> Effect:
+    return Effect(label=label, role="candidate", change=change, **more)
 
 
-def effects(*blocks: float) -> list[Effect]:
-    return [
-        Effect(label="base", role="baseline", mean=1.0, absolute="5,120"),
-        Effect(label="new", role="candidate", mean=blocks[0], blocks=blocks),
-        Effect(label="gone", role="control", mean=None),
-    ]
+def test_the_scale_is_that_of_the_gates_whatever_an_outlier_does() -> None:
+    near, far = effect(0.5), effect(-52.0, "slow", low=-55.0, high=-49.0, blocks=[-52.0], text="-52 %")
+    assert half_width(panel(near)) == half_width(panel(near, far)) == 2.0
+    assert half_width(panel(near, bounds=[(5.0, "at most +5 %")])) == 7.5
+    assert half_width(panel(effect(3.0, low=2.5, high=4.0))) == pytest.approx(4.4)
+    slow = rows_of(effect_spec([panel(near, far)], WIDE))[1]
+    assert (slow["change"], slow["low"], slow["high"]) == (None, None, None)
+    assert slow["beyond"] == "< \N{MINUS SIGN}2.0 %"
+    assert slow["text"] == "-52 %"
+    assert rows_of(effect_spec([panel(effect(80.0))], WIDE))[0]["beyond"] == "> +2.0 %"
 
 
-def effect(*blocks: float, width: int = WIDE) -> str:
-    bound = Bound(ratio=1.05, label="peak_mib at most x 1.05")
-    panel = Panel(heading="tok/s", better="higher", effects=effects(*blocks), bounds=[bound], margin=0.01)
-    return checked(effect_chart([panel, panel, panel], width=width, title="t", description="d"))
+def test_a_wide_interval_ends_at_the_frame() -> None:
+    row = rows_of(effect_spec([panel(effect(1.0, low=-30.0, high=30.0))], WIDE))[0]
+    assert (row["change"], row["low"], row["high"]) == (1.0, -2.0, 2.0)
 
 
-def test_names_are_escaped_and_title_and_description_are_there() -> None:
-    svg = chart(line("leg <1> & co\x00", [1.0, 2.0, 3.0]))
-    assert '<title id="figure-title">a &lt;b&gt; &amp; c</title>' in svg
-    assert "leg &lt;1&gt; &amp; co\N{REPLACEMENT CHARACTER}" in svg
-    assert "it</desc>" in svg
+def test_the_range_of_equivalence_and_the_gates_are_drawn() -> None:
+    spec = effect_spec([panel(effect(0.0), bounds=[(5.0, "at most +5 %")])], WIDE)
+    layers = spec["vconcat"][0]["layer"]
+    band = next(layer["encoding"] for layer in layers if layer["mark"]["type"] == "rect")
+    assert (band["x"]["datum"], band["x2"]["datum"]) == (-1.0, 1.0)
+    assert [layer["encoding"]["x"]["datum"] for layer in layers if "strokeDash" in layer["mark"]] == [5.0]
 
 
-def test_the_same_lines_give_the_same_bytes() -> None:
-    assert chart(line("a", [3.0, 1.0, 2.0])) == chart(line("a", [3.0, 1.0, 2.0]))
+def test_without_a_comparison_the_figure_says_so() -> None:
+    assert (
+        "No two legs" in Drawing(spec=effect_spec([panel(effect(None))], WIDE), title="t", description="d").document()
+    )
+    assert (
+        "No steps yet"
+        in Drawing(spec=curve_spec([], width=WIDE, y_title="", around_zero=True), title="t", description="d").document()
+    )
+    assert "Nothing measured" in Drawing(spec=memory_spec([], WIDE), title="t", description="d").document()
 
 
-def test_faint_steps_are_drawn_faintly_and_the_curve_has_no_hole() -> None:
-    faint, solid, *_ = curves(chart(line("a", [1.0, 2.0, 3.0, 4.0])))
-    assert "faint" in faint
-    assert "faint" not in solid
-    assert faint.count("l") - solid.count("l") == 1  # "line faint" less "line", and the point that they share twice
+def test_the_effects_of_an_experiment_have_intervals_and_their_number_of_blocks() -> None:
+    snapshot = judged_experiment({"cap1": -0.02}, num_blocks=5)
+    rows = {row["leg"]: row for row in rows_of(effect_figure(snapshot).wide.spec)[:4]}
+    assert rows["cap1"]["change"] == pytest.approx(2.04, abs=0.1)
+    assert rows["cap1"]["low"] < rows["cap1"]["change"] < rows["cap1"]["high"]
+    assert re.fullmatch(r"\+2\.\d % \[\+1\.\d, \+2\.\d\] \(n = 5\)", rows["cap1"]["text"])
+    narrow = {row["leg"]: row for row in rows_of(effect_figure(snapshot).narrow.spec)[:4]}
+    assert re.fullmatch(r"\+2\.\d % \(n = 5\)", narrow["cap1"]["text"])
+    assert rows["cap0"]["text"].startswith("baseline: ")
+    assert "(n =" not in json.dumps(effect_figure(judged_experiment({}, num_blocks=1)).wide.spec)
 
 
-def test_what_leads_to_a_faint_step_and_back_is_faint() -> None:
-    points = [Point(x=float(i), y=float(i), faint=i == 2) for i in range(5)]
-    before, faint, after, *_ = curves(chart(Line(label="a", look=0, points=points)))
-    assert "faint" in faint
-    assert "faint" not in before + after
-    traced = [part.split(' d="')[1].count("l") + 1 for part in (before, faint, after)]
-    assert traced == [2, 3, 2]  # points: 0 1, then 1 2 3, then 3 4
+def test_a_leg_that_lacks_a_block_says_how_many_it_rests_on() -> None:
+    def change(trial: Any) -> Any:
+        gone = trial.trial.leg.name == "cap1" and trial.trial.block == 2
+        return type(trial)(**(vars(trial) | {"state": "failed"})) if gone else trial
+
+    rows = {
+        row["leg"]: row
+        for row in rows_of(effect_figure(judged_experiment({}, num_blocks=4, change=change)).wide.spec)[:4]
+    }
+    assert rows["cap1"]["text"].endswith("(n = 3)")
+    assert rows["bf16"]["text"].endswith("(n = 4)")
 
 
-def test_numbers_that_are_none_leave_a_gap() -> None:
-    assert "nan" not in chart(line("a", [1.0, 2.0, math.nan, 3.0, math.inf, 2.0, 1.0]))
-    assert "nan" not in chart(line("a", [1.0, 0.0, -1.0, 10.0, 100.0]), log_y=True)
+def test_curves_are_differences_with_a_band_over_blocks() -> None:
+    one, other = difference({0: 3.0, 1: 2.5, 9: 1.0}, {0: 2.0, 1: 2.0}, in_percent=False), {0: 2.0, 1: 0.0}
+    assert one == {0: 1.0, 1: 0.5}
+    first, second = points_of("leg", [one, other])
+    assert (first.mean, first.low, first.high, first.num_blocks) == (1.5, 1.0, 2.0, 2)
+    assert (second.step, second.mean) == (1.0, 0.25)
+    assert difference({0: 3.0, 1: 1.0}, {0: 2.0, 1: 0.0}, in_percent=True) == {0: 50.0}
 
 
-@pytest.mark.parametrize("lines", [[], [line("a", [])], [line("a", [math.nan])]])
-def test_without_a_point_the_chart_says_so(lines: list[Line]) -> None:
-    assert "no steps yet" in chart(*lines)
+def test_a_long_run_is_thinned_and_numbers_that_are_none_are_left_out() -> None:
+    points = points_of("leg", [{step: float(step) for step in range(1000)}, {5: math.nan, 6: math.inf}])
+    assert len(points) <= MOST_POINTS
+    assert points[0].mean == pytest.approx(8.0)
+    assert {point.num_blocks for point in points} == {1}
 
 
-def test_one_step_or_a_constant_can_be_drawn() -> None:
-    assert len(curves(chart(line("a", [2.0])))) == 1
-    chart(line("a", [0.0, 0.0, 0.0]))
-    chart(line("a", [5.0, 5.0, 5.0]), log_y=True)
+def test_the_start_of_a_run_does_not_flatten_the_rest() -> None:
+    points = points_of("leg", [{step: 100.0 if step == 0 else 1.0 + step / 100 for step in range(50)}])
+    spec = curve_spec(points, width=WIDE, y_title="", around_zero=False)
+    low, high = spec["spec"]["layer"][-1]["encoding"]["y"]["scale"]["domain"]
+    assert high < 2
+    assert all(low <= row["mean"] <= high for row in rows_of(spec))
 
 
-def test_an_uncounted_step_may_leave_the_frame_but_a_counted_one_never_does() -> None:
-    svg = chart(line("a", [9000.0, 100.0, 110.0, 120.0]))
-    assert "highest: 9,000, above the frame" in svg
-    assert ">120</text>" in svg
-    assert ">9,000</text>" not in svg
-    assert "above the frame" not in chart(line("a", [100.0, 100.0, 110.0, 9000.0]))
-
-
-def test_spans_say_where_steps_count_in_no_run_and_where_in_some() -> None:
-    one = Line(label="a", look=0, points=[Point(x=x, y=1.0, faint=x < 3) for x in range(6)])
-    other = Line(label="b", look=1, points=[Point(x=x, y=1.0, faint=x in (0, 4)) for x in range(6)])
-    assert uncounted_spans([one, other]) == [(0, 0, True), (1, 2, False), (4, 4, False)]
-
-
-def test_trials_of_one_leg_share_a_look_and_one_entry_of_the_legend() -> None:
-    svg = chart(line("a", [1.0, 2.0], look=3), line("a", [2.0, 1.0], look=3), line("b", [1.0, 1.0], look=4))
-    assert svg.count(">a</tspan>") == 1
-
-
-def test_many_legs_get_a_small_plot_each_with_the_first_in_grey() -> None:
-    svg = chart(*(line(f"leg {i}", [1.0, 2.0, 3.0], look=i) for i in range(9)))
-    assert svg.count('class="ghost') == 8 * 2 + 1  # a faint and a solid part in eight plots, a sample
-    assert all(f">leg {i}</tspan>" in svg for i in range(9))
-
-
-def test_legs_look_different_in_shape_and_dash_as_well_as_in_colour() -> None:
-    assert len({line_look(i) for i in range(32)}) == 32
-    assert len({mark_of(i) for i in range(64)}) == 64
-    assert len({mark_of(i).shape for i in range(8)}) == 8
-    assert len({(m.shape, m.solid) for m in ROLE_MARKS.values()}) == 4
-    assert len({(m.shape, m.solid) for m in STATE_MARKS.values()}) == len(STATE_MARKS)
-
-
-@pytest.mark.parametrize("width", [WIDE, NARROW])
-def test_many_long_runs_stay_small_and_keep_their_spikes(width: int) -> None:
-    spiked = [[float(s % 7) + 1000 * (s == 1234) for s in range(3000)] for _ in range(20)]
-    svg = chart(*(line(f"leg {i}", ys, look=i) for i, ys in enumerate(spiked)), width=width)
-    assert len(svg) < 120_000
-    assert ">1,000</text>" in svg or ">1,250</text>" in svg
-
-
-def test_ticks_are_round_and_enclose_the_range() -> None:
-    assert linear_ticks(0.0, 9.3) == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
-    assert linear_ticks(5.9, 10.4) == [5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]
-    assert inner_ticks(5.9, 10.4) == [6.0, 7.0, 8.0, 9.0, 10.0]
-    assert log_ticks(96.0, 15000.0) == pytest.approx([50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000])
-    assert log_ticks(100.0, 100.0) == pytest.approx([100, 200])
-
-
-@pytest.mark.parametrize("width", [WIDE, NARROW])
-def test_one_block_is_a_point_and_several_are_a_bar_that_says_what_it_is(width: int) -> None:
-    assert "lowest to highest block" not in effect(1.02, width=width)
-    several = effect(1.02, 0.98, 1.04, width=width)
-    assert "tok/s: interval; else lowest to highest block" in several
-    assert several.count('class="thin s0"') == 3 * 3 + 3  # three blocks in three panels, three in the legend
-
-
-def test_effects_show_margin_gate_numbers_and_what_is_missing() -> None:
-    svg = effect(1.02)
-    for words in ("within \N{PLUS-MINUS SIGN}1 %", "gate: peak_mib at most x 1.05", "+2.0 %", "5,120"):
-        assert f">{words}</text>" in svg
-    assert svg.count(">-</text>") == 3
-
-
-@pytest.mark.parametrize("width", [WIDE, NARROW])
-def test_bars_start_at_zero_and_carry_their_numbers(width: int) -> None:
-    bars = [
-        Bar(label="base", role="baseline", values=[1000.0], text="1,000"),
-        Bar(label=LONG, role="candidate", values=[400.0, 500.0], text="500", change="-50.0 %"),
-        Bar(label="pending", role="grid", values=[], text="-"),
-    ]
-    bound = Bound(ratio=1050.0, label="1.05 x")
-    svg = checked(bar_chart(bars, width=width, unit="MiB", title="t", description="d", bounds=[bound]))
-    widths = [float(w) for w in re.findall(r'<rect class="f\d" [^>]*?width="([\d.]+)"', svg)]
-    assert widths[1] == pytest.approx(widths[0] / 2, rel=0.01)
-    assert ">0</text>" in svg
-    assert "nothing measured" in checked(bar_chart([], width=width, unit="MiB", title="t", description="d"))
-
-
-@pytest.mark.parametrize("width", [WIDE, NARROW])
-@pytest.mark.parametrize("num_blocks", [1, 4, 12])
-def test_the_strip_has_a_cell_for_each_block_and_a_shape_for_each_state(width: int, num_blocks: int) -> None:
-    states = [*STATE_MARKS]
-    rows = [
-        StripRow(
-            label=f"leg {i}",
-            cells=[StripCell(state=states[i], ratio=1.1 if i < 3 else None, place=i + 1) for _ in range(num_blocks)],
+def test_a_run_without_a_baseline_shows_its_own_curve() -> None:
+    def change(trial: Any) -> Any:
+        return (
+            type(trial)(**(vars(trial) | {"steps": trial.steps[:0]})) if trial.trial.leg.role == "baseline" else trial
         )
-        for i in range(len(states))
+
+    figure = loss_figure(judged_experiment({}, num_blocks=1, change=change))
+    assert figure.wide.spec["title"]["text"] == "loss, nats per token"
+    assert min(row["mean"] for row in rows_of(figure.wide.spec)) > 3
+
+
+def test_bars_start_at_zero_and_have_their_numbers() -> None:
+    bars = [
+        Bar(label="a", role="baseline", mib=1000.0, text="1,000 MiB"),
+        Bar(label="b", role="grid", mib=None, text="-"),
     ]
-    svg = checked(strip_chart([*rows, StripRow(label=LONG, cells=[None])], width=width, title="t", description="d"))
-    assert svg.count('class="grid"') == num_blocks * len(states) + 1
-    assert all(f">{state.replace('_', ' ')}</text>" in svg for state in states)
+    spec = memory_spec(bars, WIDE, [1050.0])
+    assert [row["text"] for row in rows_of(spec)] == ["1,000 MiB", "-"]
+    assert spec["layer"][0]["encoding"]["x"]["scale"]["zero"] is True
 
 
-def test_a_long_name_takes_two_lines_and_loses_its_middle_only_if_it_must() -> None:
-    assert name_lines("short", 20) == ["short"]
-    assert name_lines("moe_fp8_experts_static_cap1p25", 20) == ["moe_fp8_experts_", "static_cap1p25"]
-    first, second = name_lines(LONG, 30)
-    assert first.startswith("a_leg_with")
-    assert second.endswith("xxx")
-    assert max(len(first), len(second)) <= 30
-    assert "…" in first + second
+@pytest.mark.parametrize("num_blocks", [1, 4, 12])
+def test_the_strip_has_a_cell_for_each_trial_and_a_sign_for_each_state(num_blocks: int) -> None:
+    cells = [
+        StripCell(leg=state, block=block, state=state, ratio=1.02 if state == "completed" else None)
+        for state in STATES
+        for block in range(1, num_blocks + 1)
+    ]
+    wide, narrow = (rows_of(strip_spec(cells, width)) for width in (WIDE, NARROW))
+    assert len(wide) == len(narrow) == num_blocks * len(STATES)
+    assert wide[0]["text"] == ("+2.0" if num_blocks < 12 else STATES["completed"])
+    assert {row["text"] for row in narrow if row["state"] == "failed"} <= {STATES["failed"], "failed"}
+
+
+def test_many_legs_show_the_baseline_the_candidate_a_control_and_the_fastest(large_snapshot: Snapshot) -> None:
+    judgement = judge(large_snapshot)
+    shown = leading_legs(large_snapshot, judgement, MOST_ROWS)
+    assert len(shown) == MOST_ROWS
+    assert {"baseline", "candidate", "control"} <= {leg.role for leg in shown}
+    fastest = max(judgement.legs, key=lambda v: v.finding.ratio or 0.0)
+    assert fastest.leg in shown
+    assert [leg for leg in large_snapshot.plan.legs if leg in shown] == shown
+    assert "8 further legs are in the tables" in effect_figure(large_snapshot).caption[0]
+
+
+def test_labels_are_short_and_differ(large_snapshot: Snapshot) -> None:
+    labels = labels_of(large_snapshot.plan.legs)
+    assert len(set(labels.values())) == len(labels)
+    assert max(map(len, labels.values())) <= 26
+    assert labels["moe_fp8_experts_static_cap1p25"].endswith("static_cap1p25")
+
+
+@pytest.fixture(scope="module")
+def figures(large_snapshot: Snapshot) -> list[Figure]:
+    draw = (effect_figure, loss_figure, dt_figure, memory_figure, block_figure)
+    return [figure(large_snapshot) for figure in draw]
+
+
+def test_every_figure_is_xml_with_title_and_description_and_fetches_nothing(figures: list[Figure]) -> None:
+    for figure in figures:
+        document = figure.wide.document()
+        root = ElementTree.fromstring(document)
+        assert root.get("aria-labelledby") == "figure-title figure-desc"
+        assert f'<title id="figure-title">{figure.title}</title>' in document
+        assert figure.caption[0][:40] in (root.findtext("{http://www.w3.org/2000/svg}desc") or "")
+        assert re.findall(r"(?:href|src)=|@import|https?://(?!www\.w3\.org)", document) == []
+        assert figure.wide.document() == document
+
+
+def test_a_file_brings_its_colours_and_its_paper_a_page_has_them_already(figures: list[Figure]) -> None:
+    for figure in figures:
+        document, inline = figure.wide.document(), figure.wide.inline(f"{figure.key}-wide")
+        used = set(re.findall(r"var\((--\w+)\)", document))
+        assert used <= set(re.findall(r"(--\w+):", document))
+        assert 'fill="var(--paper)"' in document
+        assert "<style" not in inline
+        assert "paper" not in inline
+
+
+def test_ids_of_figures_on_one_page_differ(figures: list[Figure]) -> None:
+    drawn = "".join(f.wide.inline(f"{f.key}-wide") + f.narrow.inline(f"{f.key}-narrow") for f in figures)
+    ids = re.findall(r'\bid="([^"]+)"', drawn)
+    assert len(set(ids)) == len(ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", drawn)) <= set(ids)
+
+
+def test_hostile_names_are_shown_and_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "<script>\u202e\x00&\"'`]]>"
+    label = labels_of([type("L", (), {"name": name, "role": "grid"})()])[name]  # type: ignore[list-item]
+    spec = effect_spec([panel(effect(1.0, label))], WIDE)
+    document = Drawing(spec=spec, title=name, description=name).document()
+    ElementTree.fromstring(document)
+    assert "<script>" not in document
+    assert "\u202e" not in document
+    assert "\\u202e" in document
+
+
+def test_roles_differ_in_shape_as_well_as_in_colour() -> None:
+    assert len({shape for _, shape in ROLES.values()}) == len(ROLES)
+    assert len({colour for colour, _ in ROLES.values()}) == len(ROLES)
+    assert all(colour.startswith("var(--") for colour, _ in ROLES.values())
+
+
+def test_the_renderer_may_fetch_nothing() -> None:
+    spec = vega.finished({"data": {"url": "https://example.org/x.json"}, "mark": "point", "encoding": {}})
+    with pytest.raises(ValueError, match=r"(?i)url|allow|load|fetch"):
+        Drawing(spec=spec, title="t", description="d").document()
+
+
+def test_a_gate_against_the_baseline_is_a_bound_of_its_panel() -> None:
+    figure = effect_figure(
+        judged_experiment({}, gates=(Gate("tok_per_sec", improves="baseline"), Gate("peak_mib", at_most=1.05)))
+    )
+    notes = [part["title"]["subtitle"] for part in figure.wide.spec["vconcat"]]
+    assert [("gate: at most +5.0 %" in note) for note in notes] == [False, True, False]
