@@ -55,6 +55,7 @@ def calibrate(
     from cli.stored import open_snapshot
     from sweeps.engine.cluster.checks import check_before_start
     from sweeps.results.decisions.calibrating import TWINS
+    from sweeps.results.decisions.judgement import judge
     from sweeps.results.decisions.twins import sentences
     from sweeps.spec.plan import with_absolute_paths
     from sweeps.spec.twins import twin_plan
@@ -76,7 +77,8 @@ def calibrate(
     experiment = _create(plan, settings, name, storage, cluster)
     say_what_counts(plan)
     code = run_new(experiment, options, cluster=cluster, preflight=False)
-    out("\n".join(sentences(open_snapshot(experiment.uri, None)[1])))
+    _, snapshot = open_snapshot(experiment.uri, None)
+    out("\n".join(sentences(snapshot, judge(snapshot))))
     return code
 
 

@@ -91,6 +91,7 @@ def make_plan_of_legs(sweep: Sweep, legs: tuple[Leg, ...], num_blocks: int, max_
         except ConfigError as error:
             raise SweepError(f"leg {leg.name}: {error}") from None
         check_window(leg, sweep.checkpoint_every, sweep.window.num_steps)
+        _check_is_measured(leg, sweep.gates)
     trials = tuple(
         _trial(sweep, leg, block)
         for block in range(1, num_blocks + 1)
@@ -108,6 +109,18 @@ def make_plan_of_legs(sweep: Sweep, legs: tuple[Leg, ...], num_blocks: int, max_
         trials=trials,
         leg_timeout_s=sweep.leg_timeout_s,
     )
+
+
+def _check_is_measured(leg: Leg, gates: Sequence[Gate]) -> None:
+    """Raises SweepError for a gate on something that the legs it compares will not measure."""
+    names = {leg.name, leg.role}  # a gate names a leg, or the baseline by its role
+    for gate in gates:
+        if leg.role != "candidate" and gate.reference not in names:
+            continue
+        if gate.metric == "val_bpb" and leg.config.eval.every is None:
+            raise SweepError(f"gate val_bpb: leg {leg.name} measures no validation loss; set eval.every")
+        if gate.metric in ("dropped_pct", "max_vio") and leg.config.moe is None:
+            raise SweepError(f"gate {gate.metric}: leg {leg.name} has no experts")
 
 
 def grown(plan: Plan, num_blocks: int) -> Plan:

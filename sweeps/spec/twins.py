@@ -39,7 +39,8 @@ def twin_plan(sweep: Sweep, leg_name: str | None, num_blocks: int, max_blocks: i
     if inject_pct:
         question = f"Is a delay of {inject_pct:g} % found in {leg.name}?"
     legs = (replace(leg, role="baseline"), twin)
-    return replace(make_plan_of_legs(sweep, legs, num_blocks, max_blocks), question=question, gates=())
+    plan = make_plan_of_legs(replace(sweep, gates=()), legs, num_blocks, max_blocks)
+    return replace(plan, question=question)
 
 
 def _chosen(sweep: Sweep, name: str | None) -> Leg:

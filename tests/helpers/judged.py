@@ -3,8 +3,9 @@
 import math
 import random
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from nanochat.config import TrainConfig
+from nanochat.config import TrainConfig, with_overrides
 from nanochat.recipes import d12_moe_fp8
 from sweeps.records.documents import AttemptRecord
 from sweeps.records.provenance import new_manifest
@@ -25,11 +26,11 @@ def judged_leg_name(config: TrainConfig) -> str:
     return "bf16" if config.precision.linears == "bf16" else f"cap{factor or 0:g}"
 
 
-def judged_sweep(gates: tuple[Gate, ...] = GATES) -> Sweep:
+def judged_sweep(gates: tuple[Gate, ...] = GATES, fields: Mapping[str, Any] | None = None) -> Sweep:
     return Sweep(
         name="toy",
         question="Does a bounded queue pay?",
-        base=d12_moe_fp8(num_steps=40),
+        base=with_overrides(d12_moe_fp8(num_steps=40), dict(fields or {})),
         num_workers=8,
         axes=[Axis("moe.capacity_factor", [None, 1.0, 1.25])],
         controls=[Control({"precision.linears": "bf16", "precision.experts": "bf16"}, name="bf16")],
@@ -50,10 +51,11 @@ def judged_experiment(
     peaks: Mapping[str, float] | None = None,
     change: Change = lambda trial: trial,
     gates: tuple[Gate, ...] = GATES,
+    fields: Mapping[str, Any] | None = None,
 ) -> Snapshot:
     """An experiment with every trial done; `effects` are changes of dt by leg, in parts of 1, `sd` is between runs."""
     return judged_of_plan(
-        make_plan(judged_sweep(gates), num_blocks), effects, sd=sd, losses=losses, peaks=peaks, change=change
+        make_plan(judged_sweep(gates, fields), num_blocks), effects, sd=sd, losses=losses, peaks=peaks, change=change
     )
 
 

@@ -12,6 +12,7 @@ from sweeps.records.documents import COMPLETED_STATES
 from sweeps.results.decisions.failures import all_failed, cause, failed_legs, leg_failed, never_completed
 from sweeps.results.decisions.judgement import GateVerdict, Judgement, LegVerdict, blocks_to_decide
 from sweeps.results.decisions.phrase import Phrase, interval_of, with_limits
+from sweeps.results.decisions.twins import sentences
 from sweeps.results.measures.compare import compare
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.spec.legs import Leg
@@ -44,6 +45,9 @@ def conclude(snapshot: Snapshot, judgement: Judgement) -> Conclusion:
     failed = all_failed(snapshot)
     if failed is not None:
         return Conclusion(word="FAILED", sentence=failed[0], also=(failed[1],))
+    if twins := sentences(snapshot, judgement):
+        verdict, floor = twins
+        return Conclusion(word=judgement.legs[0].word, sentence=(verdict,), also=((floor,),))
     candidate = snapshot.plan.candidate
     broken = _failed_side(snapshot, candidate)
     notes = _notes(snapshot, judgement, candidate)

@@ -18,6 +18,8 @@ from sweeps.spec.parts import Gate
 from sweeps.spec.plan import Plan
 from sweeps.spec.words import counted, percent_change
 
+_ANY_CHANGE = 2.0  # nobody plans for a larger one
+
 
 @dataclass(frozen=True, kw_only=True)
 class Foresight:
@@ -140,6 +142,8 @@ def _effect_lines(foresight: Foresight) -> list[str]:
 def _plus_minus(ratio: float | None) -> str:
     if ratio is None:
         return "-"
+    if ratio > _ANY_CHANGE:
+        return f"over {percent_change(_ANY_CHANGE).removeprefix('+')}"
     change = percent_change(ratio)
     return change.replace("+", "\N{PLUS-MINUS SIGN}")
 

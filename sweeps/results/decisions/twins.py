@@ -2,26 +2,25 @@
 
 from sweeps.results.decisions.boundaries import FIRST_LOOK
 from sweeps.results.decisions.calibrating import calibration_of, injected_pct, is_calibration
-from sweeps.results.decisions.judgement import LegVerdict, judge
-from sweeps.results.decisions.listing import verdict_text
+from sweeps.results.decisions.judgement import Judgement, LegVerdict
 from sweeps.results.decisions.phrase import interval_of
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.spec.words import counted, percent_change
 
 
-def sentences(snapshot: Snapshot) -> list[str]:
+def sentences(snapshot: Snapshot, judgement: Judgement) -> list[str]:
     """One line for the verdict and one for the floor; nothing for an experiment that is not a calibration."""
-    if not is_calibration(snapshot):
+    if not is_calibration(snapshot) or len(judgement.legs) != 1:
         return []
-    (verdict,) = judge(snapshot).legs
-    return [_verdict(snapshot, verdict), _floor(snapshot)]
+    return [_verdict(snapshot, judgement.legs[0]), _floor(snapshot)]
 
 
 def _verdict(snapshot: Snapshot, verdict: LegVerdict) -> str:
     finding, delay = verdict.finding, injected_pct(snapshot)
     value = interval_of(finding.ratio, finding.low, finding.high)
     blocks = counted(finding.num_blocks, "block")
-    seen = f"{value} tok/s over {blocks}, {verdict_text(verdict)}" if finding.num_blocks else "not measured yet"
+    reason = f" ({verdict.reason})" if verdict.reason else ""
+    seen = f"{value} tok/s over {blocks}, {verdict.word}{reason}" if finding.num_blocks else "not measured yet"
     if not delay:
         return f"twins of {verdict.reference.name}: {seen}"
     true = percent_change(1 / (1 + delay / 100))

@@ -12,8 +12,10 @@ from sweeps.records.calibrations import MEASURED, Fitting, used_by
 from sweeps.records.documents import Calibration, from_bytes
 from sweeps.records.experiment import Experiment
 from sweeps.results.decisions.calibrating import TWINS, calibration_of
+from sweeps.results.decisions.conclusion import conclude
 from sweeps.results.decisions.judgement import judge
 from sweeps.results.decisions.keeping import keep_calibration
+from sweeps.results.decisions.phrase import text_of
 from sweeps.results.decisions.reach import DEFAULT_FLOOR_SD
 from sweeps.results.decisions.student import upper_limit_of_sd
 from sweeps.results.decisions.twins import sentences
@@ -30,6 +32,10 @@ def twins(*, num_blocks: int = 4, sd: float = 0.001, inject_pct: float = 0.0, ef
     return dataclasses.replace(made, manifest=dataclasses.replace(made.manifest, settings={TWINS: "cap0"}))
 
 
+def said(snapshot: Snapshot) -> list[str]:
+    return sentences(snapshot, judge(snapshot))
+
+
 def test_the_spread_is_that_of_the_differences_and_the_floor_lies_above_it():
     snapshot = twins()
     found = calibration_of(snapshot)
@@ -39,7 +45,7 @@ def test_the_spread_is_that_of_the_differences_and_the_floor_lies_above_it():
     assert found.run_sd == pytest.approx(statistics.stdev(differences) / math.sqrt(2))
     assert found.floor_sd >= statistics.stdev([*logs["cap0"], *logs["cap0-twin"]])
     assert (found.num_blocks, found.num_workers, found.host, found.device_name) == (4, 8, "h", "NVIDIA H100")
-    assert "floor: " in sentences(snapshot)[1]
+    assert "floor: " in said(snapshot)[1]
 
 
 def test_the_true_spread_lies_above_the_limit_as_rarely_as_is_said():
@@ -56,16 +62,16 @@ def test_too_few_blocks_or_an_injected_delay_give_no_floor(num_blocks: int, inje
 
 def test_no_other_experiment_is_a_calibration():
     assert calibration_of(judged_experiment({})) is None
-    assert sentences(judged_experiment({})) == []
+    assert said(judged_experiment({})) == []
 
 
 def test_equal_twins_read_equivalent_and_a_delay_reads_found():
-    assert sentences(twins(sd=0.0003))[0].startswith("twins of cap0: ")
-    assert sentences(twins(sd=0.0003))[0].endswith("EQUIVALENT")
-    found = sentences(twins(sd=0.0003, inject_pct=1.0, effect=0.01))
+    assert said(twins(sd=0.0003))[0].startswith("twins of cap0: ")
+    assert said(twins(sd=0.0003))[0].endswith("EQUIVALENT")
+    found = said(twins(sd=0.0003, inject_pct=1.0, effect=0.01))
     assert found[0].startswith("a delay of 1 %, \N{MINUS SIGN}0.99 % tok/s, is found: \N{MINUS SIGN}")
     assert found[1].startswith("floor: none, a delay was injected")
-    assert "is not found: " in sentences(twins(sd=0.02, inject_pct=1.0, effect=0.01))[0]
+    assert "is not found: " in said(twins(sd=0.02, inject_pct=1.0, effect=0.01))[0]
 
 
 def test_the_floor_of_a_calibration_widens_or_narrows_the_intervals_of_others():
@@ -92,3 +98,10 @@ def test_a_run_keeps_what_it_measured_and_binds_to_a_calibration_before_the_firs
             experiment, dataclasses.replace(snapshot, find_calibration=lambda: Fitting(calibration=stored))
         )
         assert used_by(experiment) == expected
+
+
+def test_a_calibration_leads_with_its_twins():
+    snapshot = twins(sd=0.0003)
+    found = conclude(snapshot, judge(snapshot))
+    assert (found.word, text_of(found.sentence)) == ("EQUIVALENT", said(snapshot)[0])
+    assert [text_of(phrase) for phrase in found.also] == said(snapshot)[1:]

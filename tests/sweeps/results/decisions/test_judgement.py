@@ -315,7 +315,8 @@ def test_gates_on_routing_validation_and_loss_at_equal_time():
         Gate("val_bpb", at_most=1.01),
         Gate("loss_at_equal_time", at_most=1.005),
     )
-    found = judge(judged_experiment({"cap1": -0.03}, gates=gates, change=routed)).gates
+    fields = {"eval.every": 20}
+    found = judge(judged_experiment({"cap1": -0.03}, gates=gates, change=routed, fields=fields)).gates
     assert [gate.word for gate in found] == ["HOLDS", "EXCEEDED", "INVALID", "HOLDS", "HOLDS", "HOLDS"]
     assert found[2].reason == "dropped_pct of cap0 is 0, and nothing is a ratio of that: bound the value, versus=None"
     assert found[0].value == pytest.approx(3)
@@ -331,3 +332,15 @@ def test_loss_at_equal_time_favours_the_faster_leg():
     gates = (Gate("loss_at_equal_time", improves="baseline"), Gate("loss", improves="baseline"))
     at_time, at_step = judge(judged_experiment({"cap1": -0.2}, gates=gates, change=still_falling)).gates
     assert (at_time.word, at_step.word) == ("IMPROVED", "EQUIVALENT")
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        (Gate("val_bpb", at_most=1.01), "leg cap0 measures no validation loss; set eval.every"),
+        (Gate("val_bpb", at_most=4.0, versus=None), "leg cap1 measures no validation loss"),
+    ],
+)
+def test_a_gate_on_what_no_leg_measures_is_refused_before_anything_runs(gate: Gate, message: str):
+    with pytest.raises(SweepError, match=message):
+        make_plan(judged_sweep((gate,)))
