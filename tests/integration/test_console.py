@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -65,6 +66,21 @@ def test_a_launch_on_a_terminal_is_stopped_from_another_one(tmp_path: Path) -> N
         "interrupted"
     ]
     assert call(tmp_path, "stop", "live").stderr == "live is not running (interrupted); nothing to stop\n"
+
+
+def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
+    leg = ["smoke", "--legs", "exact", "--num-workers", "1", "--num-steps", "100000"]
+    command = [PROGRAM, "launch", *leg, "--name", "twice", "--storage", tmp_path]
+    environment = os.environ | OWN
+    with subprocess.Popen(command, env=environment, text=True, process_group=0, stderr=subprocess.PIPE) as launched:
+        assert launched.stderr is not None
+        assert any("tok/s" in line for line in launched.stderr)
+        os.killpg(launched.pid, signal.SIGINT)
+        time.sleep(1.5)  # two within a second are one request
+        os.killpg(launched.pid, signal.SIGINT)
+        told = launched.communicate(timeout=45)[1]  # Ray waits 60 s for a cluster that is gone
+    assert launched.returncode == 130, told
+    assert "stopped at once; a restore continues from the last checkpoint" in told
 
 
 BUG = """

@@ -33,6 +33,8 @@ _LAUNCHER_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # Else Ray starts a process per core in advance, for a default environment that nothing of ours has.
     "RAY_prestart_worker_first_driver": "0",
+    # Else asking a cluster that is gone, as after a second Ctrl-C, starts another one in the launcher.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_worker_niceness": "0",  # Ray's default is 15: the ranks would starve beside anything else that runs
 }
 _JOB_ENVIRONMENT = {
