@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.completing import legs
 from cli.options import Exp, Storage
 from sweeps.spec.visible import visible
 
@@ -26,7 +27,8 @@ _CHUNK_BYTES = 2**20
 def logs(
     exp: Exp,
     leg: Annotated[
-        str | None, typer.Argument(metavar="LEG", help="Name of a leg. Default: the running or the last one.")
+        str | None,
+        typer.Argument(metavar="LEG", help="Name of a leg. Default: the running or the last one.", autocompletion=legs),
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new output.")] = False,
     storage: Storage = None,

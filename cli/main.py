@@ -33,7 +33,6 @@ from cli.why import why
 app = typer.Typer(
     name="nanochat-sweep",
     help="Sweeps of nanochat-style MoE and FP8 training runs on Ray: define, launch, restore, compare.",
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

@@ -5,7 +5,14 @@ from typing import Annotated
 
 import typer
 
-Exp = Annotated[str, typer.Argument(metavar="EXP", help="An experiment's id, a prefix of it, its folder or address.")]
+from cli.completing import experiments, fields, legs, sweeps
+
+Exp = Annotated[
+    str,
+    typer.Argument(
+        metavar="EXP", help="An experiment's id, a prefix of it, its folder or address.", autocompletion=experiments
+    ),
+]
 Storage = Annotated[
     str | None,
     typer.Option(metavar="PLACE", help="Folder of the experiments, or s3://... Default: NANOCHAT_SWEEP_STORAGE."),
@@ -13,7 +20,10 @@ Storage = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 # What to run: `plan` and `launch`.
-SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="A sweep file, or the name of a built-in sweep.")]
+SweepName = Annotated[
+    str,
+    typer.Argument(metavar="SWEEP", help="A sweep file, or the name of a built-in sweep.", autocompletion=sweeps),
+]
 Preset = Annotated[str | None, typer.Option(help="Scale the sweep: tiny runs on two CPU cores.")]
 NumWorkers = Annotated[
     int | None, typer.Option(metavar="N", help="Workers per leg; same total batch size. Default: as planned.")
@@ -21,9 +31,10 @@ NumWorkers = Annotated[
 NumSteps = Annotated[int | None, typer.Option(metavar="N", help="Optimizer steps per leg.")]
 Blocks = Annotated[str, typer.Option(metavar="N|auto", help="Times every leg runs; auto: until the gates are decided.")]
 MaxBlocks = Annotated[int, typer.Option(metavar="N", help="Most blocks that gates can take, 3 to 12.")]
-Legs = Annotated[str | None, typer.Option(metavar="NAME,...", help="Only these legs.")]
+Legs = Annotated[str | None, typer.Option(metavar="NAME,...", help="Only these legs.", autocompletion=legs)]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of all legs; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of all legs; repeatable.", autocompletion=fields),
 ]
 
 # How to run it: `launch`, `restore` and `retry`.

@@ -16,6 +16,6 @@ class Verb(TyperCommand):
         """Reads the words after the command. Raises typer's usage error for an option that comes twice."""
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
         for option, count in Counter(given).items():
-            if count > 1 and isinstance(option, TyperOption) and not option.multiple:
+            if not ctx.resilient_parsing and count > 1 and isinstance(option, TyperOption) and not option.multiple:
                 ctx.fail(f"{'/'.join([*option.opts, *option.secondary_opts])} is given {count} times; give it once")
         return super().parse_args(ctx, args)

@@ -143,8 +143,8 @@ def plan_document(planned: "Plan", foresight: "Foresight") -> dict[str, object]:
 
 def plan_text(planned: "Plan", amounts: Sequence[str] = ()) -> str:
     """The plan for people: the question, the amount of work and of text, the legs."""
-    from cli.console import table
     from cli.counting import amount, counting_words
+    from cli.fitting import terminal_columns
     from nanochat.sizes import batch_tokens, num_steps
     from sweeps.spec.words import counted
 
@@ -161,9 +161,26 @@ def plan_text(planned: "Plan", amounts: Sequence[str] = ()) -> str:
             f"{amount(steps)} steps of {amount(tokens)} tokens; {counting_words(planned)}",
             *amounts,
             "",
-            table(("leg", "role", "overrides"), rows),
+            legs_table(rows, terminal_columns()),
         ]
     )
+
+
+def legs_table(rows: Sequence[tuple[str, str, str]], columns: int | None) -> str:
+    """Leg, role and overrides; where that is too wide, the overrides on lines of their own."""
+    import textwrap
+
+    from cli.console import table
+    from cli.fitting import fitted
+
+    whole = table(("leg", "role", "overrides"), rows)
+    if columns is None or all(len(line) <= columns for line in whole.splitlines()):
+        return whole
+    heading, *lines = fitted(("leg", "role"), [row[:2] for row in rows], columns=columns)[0].splitlines()
+    parts = [heading]
+    for line, (_, _, overrides) in zip(lines, rows, strict=True):
+        parts += [line, *textwrap.wrap(overrides, columns - 1, initial_indent="    ", subsequent_indent="    ")]
+    return "\n".join(parts)
 
 
 def _time_limit(planned: "Plan") -> str:

@@ -5,12 +5,18 @@ from typing import Annotated
 
 import typer
 
+from cli.completing import experiments
 from cli.options import AsJson, Storage
 
 
 def report(
     exps: Annotated[
-        list[str], typer.Argument(metavar="EXP...", help="Experiments: ids, prefixes of them, folders or addresses.")
+        list[str],
+        typer.Argument(
+            metavar="EXP...",
+            help="Experiments: ids, prefixes of them, folders or addresses.",
+            autocompletion=experiments,
+        ),
     ],
     out_md: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Write the Markdown here, its figures next to it.")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from cli.completing import legs as legs_of
 from cli.options import Address, Commit, Events, Exp, Grace, Notify, NumWorkers, ReportTo, StopAfter, Storage
 
 
@@ -19,7 +20,10 @@ def restore(
     report_to: ReportTo = None,
     commit: Commit = False,
     drop: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Give these legs up; complete the experiment without them.")
+        str | None,
+        typer.Option(
+            metavar="NAME,...", help="Give these legs up; complete the experiment without them.", autocompletion=legs_of
+        ),
     ] = None,
     blocks: Annotated[
         str | None, typer.Option(metavar="N|auto", help="Add blocks up to N, or until the gates are decided.")

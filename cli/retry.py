@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
+from cli.completing import legs as legs_of
 from cli.options import Address, Events, Exp, Grace, Notify, NumWorkers, StopAfter, Storage
 
 
 def retry(
     exp: Exp,
     legs: Annotated[
-        str | None, typer.Option(metavar="NAME,...", help="Only these, dropped ones too. Default: all that failed.")
+        str | None,
+        typer.Option(
+            metavar="NAME,...", help="Only these, dropped ones too. Default: all that failed.", autocompletion=legs_of
+        ),
     ] = None,
     storage: Storage = None,
     num_workers: NumWorkers = None,

@@ -7,6 +7,9 @@ import typer
 
 from cli.options import AsJson, Exp, Storage
 
+LEAST = ("steps_observed", "tail50_mfu", "tail50_dt_ms", "total_time_min", "peak_mem_mib")
+"""What a narrow terminal does without, in this order."""
+
 
 def status(
     exp: Exp,
@@ -15,7 +18,8 @@ def status(
     storage: Storage = None,
 ) -> None:
     """Print the state of every trial and its numbers so far."""
-    from cli.console import out, table
+    from cli.console import out
+    from cli.fitting import fitted, terminal_columns
     from cli.stored import open_snapshot
     from sweeps.results.measures.untimed import untimed_trials
     from sweeps.results.status import failure_of, run_table, status_json
@@ -33,7 +37,10 @@ def status(
         return
     headers, *rows = run_table(snapshot)
     out(f"{snapshot.manifest.id}: {snapshot.state}\n")
-    out(table(headers, rows, right=headers[2:]))
+    shown, left_out = fitted(headers, rows, columns=terminal_columns(), right=headers[2:], dropped_first=LEAST)
+    out(shown)
+    if left_out:
+        out(f"(a wider terminal also shows {', '.join(left_out)}; --json has all)")
     for trial in snapshot.trials:
         if trial.origin is not None:
             out(f"{trial.run} was taken over from experiment {trial.origin.experiment}")

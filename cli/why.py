@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.completing import legs
 from cli.options import AsJson, Exp, Storage
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _TITLES = {
 
 def why(
     exp: Exp,
-    leg: Annotated[str, typer.Argument(metavar="LEG", help="The leg to explain.")],
+    leg: Annotated[str, typer.Argument(metavar="LEG", help="The leg to explain.", autocompletion=legs)],
     against: Annotated[str | None, typer.Option(metavar="LEG", help="Default: the baseline.")] = None,
     as_json: AsJson = False,
     storage: Storage = None,
