@@ -15,6 +15,7 @@ from sweeps.results.decisions.phrase import Phrase, interval_of, with_limits
 from sweeps.results.decisions.twins import sentences
 from sweeps.results.measures.compare import compare
 from sweeps.results.measures.snapshot import Snapshot
+from sweeps.results.measures.untimed import untimed_trials
 from sweeps.spec.legs import Leg
 from sweeps.spec.words import counted, fixed, percent_change
 
@@ -24,13 +25,20 @@ CPU_WARNING = (
     "their peak memory, which is that of the whole process"
 )
 _BESIDE = ("loss", "peak_mib")
+# Of a sweep without gates in which no leg is faster: what the legs' words amount to, the first that any of them has.
+_STRONGEST = (
+    ("ADVISORY", "ADVISORY"),
+    ("INCONCLUSIVE", "UNDECIDED"),
+    ("EQUIVALENT", "EQUIVALENT"),
+    ("REGRESSED", "REGRESSED"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conclusion:
     """What leads: a word, a sentence, and further sentences that must not be missed."""
 
-    word: str  # PASS, FAIL, UNDECIDED, ADVISORY, INVALID or FAILED
+    word: str  # PASS, FAIL, UNDECIDED, ADVISORY, INVALID or FAILED; without gates that of the legs
     sentence: Phrase
     also: tuple[Phrase, ...] = ()
 
@@ -116,7 +124,7 @@ def _undecided(snapshot: Snapshot, judgement: Judgement, verdict: LegVerdict, al
         return Conclusion(word="INVALID", sentence=sentence, also=also)
     word = "ADVISORY" if "ADVISORY" in words else "UNDECIDED"
     if not verdict.finding.num_blocks:
-        missing: Phrase = (verdict.leg, " cannot be compared yet: it or the baseline is not completed.")
+        missing: Phrase = (verdict.leg, " cannot be compared yet: ", *_missing(snapshot, verdict.leg))
         return Conclusion(word=word, sentence=missing, also=also)
     basis = _basis(snapshot, judgement, verdict)
     sentence = ("Not decided: ", verdict.leg, " shows ", *_gates(judgement.gates), basis)
@@ -212,6 +220,8 @@ def _next_step(snapshot: Snapshot, judgement: Judgement, verdict: LegVerdict) ->
         return (
             f"All {counted(judgement.max_blocks, 'block')} are used: the difference is too small for this many runs.",
         )
+    if not verdict.finding.num_blocks:
+        return _missing(snapshot, verdict.leg)
     needed = blocks_to_decide(judgement, verdict, len(snapshot.plan.legs))
     within = (
         f"about {counted(needed - judgement.num_complete, 'more block')} should decide it"
@@ -219,6 +229,14 @@ def _next_step(snapshot: Snapshot, judgement: Judgement, verdict: LegVerdict) ->
         else f"{judgement.max_blocks} blocks will probably not decide it"
     )
     return (f"At this spread {within}: `nanochat-sweep restore {snapshot.manifest.id} --blocks auto`.",)
+
+
+def _missing(snapshot: Snapshot, leg: Leg) -> Phrase:
+    """Why no block has the leg and the baseline."""
+    untimed = {trial.trial.leg.name: (trial, why) for trial, why in untimed_trials(snapshot)}
+    for trial, why in [untimed[name] for name in (snapshot.plan.baseline.name, leg.name) if name in untimed][:1]:
+        return (trial.trial.leg, f" has no timing ({why}); run more steps, or without a stop.")
+    return ("it or the baseline is not completed.",)
 
 
 def _best_leg(snapshot: Snapshot, judgement: Judgement, also: tuple[Phrase, ...]) -> Conclusion:
@@ -244,12 +262,18 @@ def _best_leg(snapshot: Snapshot, judgement: Judgement, also: tuple[Phrase, ...]
             word="ADVISORY", sentence=("There is one leg, ", baseline, ", and nothing to compare it with.")
         )
     words = {verdict.word for verdict in judgement.legs}
-    word = "ADVISORY" if "ADVISORY" in words else "UNDECIDED" if "INCONCLUSIVE" in words else "EQUIVALENT"
+    if words == {"INVALID"}:
+        reason = judgement.legs[0].reason
+        return Conclusion(
+            word="INVALID", sentence=("No leg can be compared with ", baseline, f": {reason}."), also=also
+        )
+    word = next(word for name, word in _STRONGEST if name in words)
     closest = max(judgement.legs, key=lambda v: v.finding.ratio or 0.0)
     seen: Phrase = ("; ", closest.leg, " shows ", *_speed(closest)) if closest.finding.ratio is not None else ()
     basis = _basis(snapshot, judgement, judgement.legs[0])
     sentence = ("No leg is shown to be faster than ", baseline, *seen, basis)
-    step = _next_step(snapshot, judgement, judgement.legs[0]) if word != "EQUIVALENT" else None
+    is_open = word in ("ADVISORY", "UNDECIDED")
+    step = _next_step(snapshot, judgement, judgement.legs[0]) if is_open else None
     return Conclusion(word=word, sentence=sentence, also=(*((step,) if step else ()), *also))
 
 

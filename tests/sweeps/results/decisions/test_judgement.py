@@ -18,7 +18,7 @@ from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec import Gate
 from sweeps.spec.errors import SweepError
 from sweeps.spec.plan import make_plan, plan_from_json, plan_to_json
-from tests.helpers.judged import FACTS, judged_experiment, judged_sweep
+from tests.helpers.judged import FACTS, GATES, judged_experiment, judged_sweep
 from tests.helpers.rows import row
 
 
@@ -129,6 +129,31 @@ def test_a_candidate_that_diverged_fails_its_loss_bound():
     judgement = judge(judged_experiment({"cap1": -0.03}, losses={"cap1": math.nan}))
     assert (judgement.gates[2].word, judgement.gates[2].reason) == ("EXCEEDED", "cap1 diverged")
     assert judgement.exit_code == 3
+
+
+def test_without_gates_a_sweep_in_which_nothing_can_be_compared_is_invalid():
+    snapshot = judged_experiment({}, losses=dict.fromkeys(("cap0", "cap1", "cap1.25", "bf16"), math.nan), gates=())
+    assert sentence(snapshot) == "INVALID: No leg can be compared with cap0: cap1 diverged, cap0 diverged."
+
+
+def test_without_gates_slower_legs_are_called_that():
+    assert sentence(judged_experiment({"cap1": 0.05, "cap1.25": 0.05, "bf16": 0.05}, gates=())).startswith(
+        "REGRESSED: "
+    )
+    assert sentence(judged_experiment({"cap1": 0.05}, gates=())).startswith("EQUIVALENT: ")
+
+
+@pytest.mark.parametrize("gates", [(), GATES])
+def test_legs_without_timing_say_why_and_not_that_more_blocks_help(gates: tuple[Gate, ...]):
+    def cold(trial: TrialSnapshot) -> TrialSnapshot:
+        rows = [dataclasses.replace(each, flags=("warmup",)) for each in trial.steps.rows()]
+        return dataclasses.replace(trial, steps=Steps.of(rows))
+
+    snapshot = judged_experiment({}, change=cold, gates=gates)
+    found = conclude(snapshot, judge(snapshot))
+    said = " ".join(text_of(phrase) for phrase in (found.sentence, *found.also))
+    assert "cap0 has no timing (0 of 40 steps count, the window has 10)" in said
+    assert "--blocks auto" not in said
 
 
 def test_where_every_leg_failed_the_cause_leads():
