@@ -27,7 +27,7 @@ def gate(
     from cli.stored import open_snapshot
     from sweeps.results.decisions.conclusion import CPU_WARNING, conclude, ran_on_cpu
     from sweeps.results.decisions.judgement import judge
-    from sweeps.results.decisions.listing import gate_json, gate_rows, leg_rows
+    from sweeps.results.decisions.listing import gate_json, gate_rows, leg_rows, time_line
     from sweeps.results.decisions.phrase import text_of
     from sweeps.results.decisions.reach import floor_in_words
 
@@ -45,9 +45,11 @@ def gate(
         for headers, *rows in (gate_rows(judgement), leg_rows(judgement)):
             if rows:
                 out("\n" + table(headers, rows))
+        if (line := time_line(snapshot)) is not None:
+            out(f"\n{line}")
         if ran_on_cpu(snapshot):
             warn(CPU_WARNING)
-        out(f"\nfloor: {floor_in_words(judgement.floor_sd, snapshot.calibration)}")
+        out(f"floor: {floor_in_words(judgement.floor_sd, snapshot.calibration)}")
         for reason in snapshot.stale_calibrations:
             note(f"not used: {reason}")
     raise typer.Exit(judgement.exit_code)

@@ -132,3 +132,11 @@ def test_an_earlier_run_of_the_same_configs_says_what_it_takes(
     assert cost.gpu_hours == pytest.approx(90 * 12 * 2 / 3600)
     longer = dataclasses.replace(toy_plan(), num_workers=4)
     assert cost_of(longer, str(Path(experiment.uri).parent), None).unknown  # on other hardware it says nothing
+
+
+def test_legs_that_do_not_run_leave_less_to_decide_with(program: Program) -> None:
+    one, other = "moe_fp8_experts_static_cap1p0", "moe_fp8_experts_static_cap0p0"
+    all_legs = json.loads(program("plan", "capacity", "--blocks", "4", "--json").out)
+    two_legs = json.loads(program("plan", "capacity", "--blocks", "4", "--legs", f"{one},{other}", "--json").out)
+    assert two_legs["smallest_effect_pct"] > 2 * all_legs["smallest_effect_pct"]
+    assert "nothing to compare" in program("plan", "capacity", "--blocks", "4", "--legs", one).out

@@ -4,6 +4,7 @@ The smallest effect is what a contrast must exceed at the look after the last bl
 floor. Runs that vary more need a larger one, which `plan` cannot know.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,10 +39,19 @@ class Foresight:
 
     def smallest_effect(self, num_blocks: int) -> float | None:
         """The smallest ratio above 1 that so many blocks can decide; None before the first look, or with one leg."""
-        num_legs = len(self.plan.legs)
-        if num_legs < 2:
+        if not self.can_compare:
             return None
-        return smallest_effect(num_legs, num_blocks, self.plan.max_blocks, self.floor_sd)
+        num_running = len(self._running)
+        return smallest_effect(len(self.plan.legs), num_blocks, self.plan.max_blocks, self.floor_sd, num_running)
+
+    @property
+    def can_compare(self) -> bool:
+        """True if the baseline and another leg run."""
+        return len(self._running) > 1 and self.plan.baseline.name in self._running
+
+    @property
+    def _running(self) -> set[str]:
+        return {trial.leg.name for trial in self.plan.trials}
 
 
 def gate_sentence(gate: Gate, plan: Plan) -> str:
@@ -109,7 +119,7 @@ def _looks(plan: Plan) -> range:
 
 
 def _pct(ratio: float | None) -> float | None:
-    return None if ratio is None else (ratio - 1) * 100
+    return None if ratio is None or math.isinf(ratio) else (ratio - 1) * 100
 
 
 def _gate_lines(plan: Plan) -> list[str]:
@@ -120,8 +130,8 @@ def _gate_lines(plan: Plan) -> list[str]:
 
 def _effect_lines(foresight: Foresight) -> list[str]:
     plan = foresight.plan
-    if len(plan.legs) < 2:
-        return ["smallest effect: nothing to compare, there is one leg"]
+    if not foresight.can_compare:
+        return ["smallest effect: nothing to compare, that takes the baseline and another leg"]
     by_blocks = [(blocks, _plus_minus(foresight.smallest_effect(blocks))) for blocks in _looks(plan)]
     planned = foresight.smallest_effect(plan.num_blocks)
     if planned is None:

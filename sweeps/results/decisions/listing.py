@@ -5,7 +5,9 @@ from typing import Any
 from sweeps.results.decisions.conclusion import CPU_WARNING, Conclusion, gate_bound, gate_value, ran_on_cpu
 from sweeps.results.decisions.judgement import GateVerdict, Judgement, LegVerdict
 from sweeps.results.decisions.phrase import interval_of, text_of
+from sweeps.results.decisions.time_to_loss import TimeToLoss, time_to_loss
 from sweeps.results.measures.snapshot import Snapshot
+from sweeps.spec.words import fixed, percent_change
 
 GATE_HEADERS = ("gate", "against", "asked", "measured", "blocks", "verdict")
 LEG_HEADERS = ("leg", "tok/s over baseline", "blocks", "verdict")
@@ -37,6 +39,7 @@ def gate_json(snapshot: Snapshot, judgement: Judgement, conclusion: Conclusion) 
         "floor_sd": judgement.floor_sd,
         "calibration": snapshot.calibration.experiment if snapshot.calibration is not None else None,
         "stale_calibrations": list(snapshot.stale_calibrations),
+        "time_to_loss": _time_values(snapshot),
         "gates": [_gate_values(verdict) for verdict in judgement.gates],
         "legs": [_leg_values(verdict) for verdict in judgement.legs],
     }
@@ -99,4 +102,37 @@ def _leg_values(verdict: LegVerdict) -> dict[str, Any]:
         "decided_after": verdict.finding.decided_after,
         "small": verdict.is_small,
         "reason": verdict.reason,
+    }
+
+
+def time_line(snapshot: Snapshot) -> str | None:
+    """The candidate's time to the baseline's loss in a line; None if nothing can be said of it."""
+    found = _time_to_loss(snapshot)
+    if found is None:
+        return None
+    target = f"{fixed(found.target, 4)}, {percent_change(found.tolerance)} over the baseline's final loss"
+    if found.minutes is None:
+        return f"time to the baseline's loss: not reached (target {target})"
+    change = f", {interval_of(found.ratio, found.low, found.high)}" if found.ratio is not None else ""
+    return f"time to the baseline's loss: {fixed(found.minutes, 2)} min{change} (target {target})"
+
+
+def _time_to_loss(snapshot: Snapshot) -> TimeToLoss | None:
+    plan = snapshot.plan
+    return None if plan.candidate is None else time_to_loss(snapshot, plan.candidate.name, plan.baseline.name)
+
+
+def _time_values(snapshot: Snapshot) -> dict[str, Any] | None:
+    found = _time_to_loss(snapshot)
+    if found is None:
+        return None
+    return {
+        "target": found.target,
+        "tolerance": found.tolerance,
+        "minutes": found.minutes,
+        "baseline_minutes": found.reference_minutes,
+        "ratio": found.ratio,
+        "low": found.low,
+        "high": found.high,
+        "blocks": found.num_blocks,
     }

@@ -9,6 +9,7 @@ from sweeps.records.documents import Calibration
 from sweeps.results.decisions.boundaries import ALPHA, BOUNDARIES, FIRST_LOOK
 from sweeps.spec.words import counted
 
+_MOST_LOG = 700.0  # of what a float can hold
 DEFAULT_FLOOR_SD = 0.0015  # of ln(dt) of one run, without a calibration
 
 
@@ -45,9 +46,16 @@ def floor_in_words(floor_sd: float, calibration: Calibration | None) -> str:
     return f"{floor_sd * 100:.2g} % between runs ({of})"
 
 
-def smallest_effect(num_legs: int, num_blocks: int, max_blocks: int, run_sd: float) -> float | None:
-    """The smallest ratio above 1 that `num_blocks` can tell from 1 when runs vary by `run_sd`; None before a look."""
+def smallest_effect(
+    num_legs: int, num_blocks: int, max_blocks: int, run_sd: float, num_running: int | None = None
+) -> float | None:
+    """The smallest ratio above 1 that `num_blocks` can tell from 1 when runs vary by `run_sd`; None before a look.
+
+    `num_running`: how many of the legs run, if not all; the others leave less to estimate an error from.
+    """
     if num_blocks < FIRST_LOOK:
         return None
-    width = boundary(num_legs, max(max_blocks, num_blocks), num_blocks) * run_sd * math.sqrt(2 / num_blocks)
-    return math.exp(width)
+    df = None if num_running is None else float((num_blocks - 1) * (num_running - 1))
+    bound = boundary(num_legs, max(max_blocks, num_blocks), num_blocks, df)
+    width = bound * run_sd * math.sqrt(2 / num_blocks)
+    return math.exp(width) if width < _MOST_LOG else math.inf

@@ -4,6 +4,7 @@ from sweeps.results.decisions.conclusion import gate_bound, gate_value
 from sweeps.results.decisions.judgement import GateVerdict, LegVerdict, judge
 from sweeps.results.decisions.listing import verdict_text
 from sweeps.results.decisions.phrase import interval_of
+from sweeps.results.decisions.reach import floor_in_words, floor_of
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.report.blocks import Block, Cell, Code, Column, Paragraph, Table, code_cell, number_cell, text_cell
 from sweeps.results.report.sections.across import Snapshots, across
@@ -20,10 +21,16 @@ _NOTE = (
 
 def gate_blocks(snapshots: Snapshots) -> list[Block]:
     """The verdict per gate and per leg, and what the words mean."""
-    legs = across(snapshots, leg_verdict_table)
+    legs, note = across(snapshots, leg_verdict_table), Paragraph(words=(f"{_NOTE} {_floors(snapshots)}",), tone="note")
     if not any(s.plan.gates for s in snapshots):
-        return [Paragraph(words=("The sweep declares no gates.",)), legs, Paragraph(words=(_NOTE,), tone="note")]
-    return [across(snapshots, gate_table), legs, Paragraph(words=(_NOTE,), tone="note")]
+        return [Paragraph(words=("The sweep declares no gates.",)), legs, note]
+    return [across(snapshots, gate_table), legs, note]
+
+
+def _floors(snapshots: Snapshots) -> str:
+    """The smallest spread that the intervals reckon with."""
+    words = dict.fromkeys(floor_in_words(floor_of(s.calibration), s.calibration) for s in snapshots)
+    return f"The spread counts as at least {'; '.join(words)}."
 
 
 def gate_table(snapshot: Snapshot) -> Table:
