@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sweeps.records.clock import wall_s
 from sweeps.records.documents import COMPLETED_STATES
 from sweeps.results.decisions.failures import all_failed, cause, failed_legs, leg_failed, never_completed
 from sweeps.results.decisions.judgement import GateVerdict, Judgement, LegVerdict, blocks_to_decide
@@ -16,6 +17,7 @@ from sweeps.results.decisions.twins import sentences
 from sweeps.results.measures.compare import compare
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.measures.untimed import untimed_trials
+from sweeps.spec.duration import in_words
 from sweeps.spec.legs import Leg
 from sweeps.spec.words import counted, fixed, percent_change
 
@@ -224,11 +226,22 @@ def _next_step(snapshot: Snapshot, judgement: Judgement, verdict: LegVerdict) ->
         return _missing(snapshot, verdict.leg)
     needed = blocks_to_decide(judgement, verdict, len(snapshot.plan.legs))
     within = (
-        f"about {counted(needed - judgement.num_complete, 'more block')} should decide it"
+        f"about {counted(needed - judgement.num_complete, 'more block')}"
+        f"{_takes(snapshot, needed - judgement.num_complete)} should decide it"
         if needed is not None
         else f"{judgement.max_blocks} blocks will probably not decide it"
     )
     return (f"At this spread {within}: `nanochat-sweep restore {snapshot.manifest.id} --blocks auto`.",)
+
+
+def _takes(snapshot: Snapshot, num_blocks: int) -> str:
+    """` (12 min)`: what so many blocks take if trials take as long as they did; nothing if that is not known."""
+    runs = [trial.attempts for trial in snapshot.trials if trial.state in COMPLETED_STATES]
+    times = [[wall_s(attempt) for attempt in attempts] for attempts in runs]
+    known = [sum(s for s in of_trial if s is not None) for of_trial in times if of_trial and None not in of_trial]
+    legs = {trial.trial.leg.name for trial in snapshot.trials}
+    seconds = num_blocks * len(legs) * sum(known) / len(known) if known else 0.0
+    return f" ({in_words(seconds)})" if seconds > 0 else ""
 
 
 def _missing(snapshot: Snapshot, leg: Leg) -> Phrase:

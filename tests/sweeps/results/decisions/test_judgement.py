@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from typing import Any
 
 import pytest
@@ -65,6 +66,17 @@ def test_noise_leaves_it_undecided_and_says_what_it_takes():
     assert (judgement.gates[0].word, judgement.exit_code, judgement.is_decided) == ("INCONCLUSIVE", 4, False)
     (step, *_) = conclude(snapshot, judgement).also
     assert "--blocks auto" in text_of(step)
+
+
+def test_what_it_takes_is_said_in_blocks_and_in_time():
+    def timed(trial: TrialSnapshot) -> TrialSnapshot:
+        return dataclasses.replace(trial, attempts=[dataclasses.replace(a, run_s=90.0) for a in trial.attempts])
+
+    snapshot = judged_experiment({"cap1": -0.012}, sd=0.004, num_blocks=3, change=timed)
+    (step, *_) = conclude(snapshot, judge(snapshot)).also
+    found = re.search(r"about (\d) more blocks? \((\d+) min\) should decide it", text_of(step))
+    assert found is not None, text_of(step)
+    assert int(found[2]) == 6 * int(found[1])  # four legs of 90 s
 
 
 @pytest.mark.parametrize("num_blocks", [1, 2])
