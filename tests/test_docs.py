@@ -72,7 +72,7 @@ def test_every_command_is_one_of_the_program(path: Path) -> None:
 @pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=lambda path: path.name)
 def test_every_verb_that_a_text_names_exists(path: Path) -> None:
     verbs = {command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands}
-    named = set(re.findall(r"nanochat-sweep ([a-z]+)\b", path.read_text()))
+    named = set(re.findall(r"(?:`|\$ )nanochat-sweep ([a-z]+)\b", path.read_text(), re.MULTILINE))
     assert named - verbs == set()
 
 

@@ -40,6 +40,9 @@ TESTED_BY = {
     "nanochat-sweep doctor": "test_the_machine_and_the_text_are_described",
     "nanochat-sweep data": "test_the_machine_and_the_text_are_described",
     "nanochat-sweep plan sweeps/capacity.py": "test_plans_are_printed",
+    "nanochat-sweep plan width.py": "test_plans_are_printed",
+    "nanochat-sweep launch width.py --blocks auto --name width": "test_the_first_sweep_is_launched_and_judged",
+    "nanochat-sweep gate width": "test_the_first_sweep_is_launched_and_judged",
     "nanochat-sweep plan width.py --preset tiny": "test_plans_are_printed",
     "nanochat-sweep plan width.py --commands": "test_plans_are_printed",
     FULL_SIZE: "test_a_full_size_launch_is_planned_and_wants_gpus",
@@ -124,9 +127,10 @@ def test_the_machine_and_the_text_are_described(place: Path, run: Run) -> None:
 
 
 def test_plans_are_printed(place: Path, run: Run) -> None:
-    (place / "width.py").write_text(PROGRAMS[1])
-    capacity, tiny, torchrun = (run(command, place) for command in commands_of("test_plans_are_printed"))
-    assert (capacity.returncode, tiny.returncode, torchrun.returncode) == (0, 0, 0)
+    (place / "width.py").write_text(PROGRAMS[0])
+    full, capacity, tiny, torchrun = (run(command, place) for command in commands_of("test_plans_are_printed"))
+    assert (full.returncode, capacity.returncode, tiny.returncode, torchrun.returncode) == (0, 0, 0, 0)
+    assert "200 steps of 524,288 tokens" in full.stdout
     assert "6 legs x 1 block = 6 trials, one at a time, on 8 workers" in capacity.stdout
     assert tiny.stdout.startswith("width: Do wider experts pay for themselves at the same number of steps?")
     assert "40 steps of 512 tokens" in tiny.stdout
@@ -145,6 +149,21 @@ def test_a_full_size_launch_is_planned_and_wants_gpus(command: str, place: Path,
     workers = int(words[words.index("--num-workers") + 1]) if "--num-workers" in words else 8
     assert (plan["num_workers"], len(plan["legs"])) == (workers, 6)
     assert all(f"--nproc_per_node={workers}" in leg["torchrun"] for leg in plan["legs"])
+
+
+@pytest.mark.integration
+def test_the_first_sweep_is_launched_and_judged(place: Path, run: Run) -> None:
+    launch, gate = commands_of("test_the_first_sweep_is_launched_and_judged")
+    (place / "width.py").write_text(PROGRAMS[0])
+    refused = run(launch, place)
+    assert (refused.returncode, refused.stdout) == (69, "")  # it wants GPUs
+
+    small = launch.replace("--blocks auto", "--preset tiny --set compile.mode=none")
+    done = run(small, place, timeout_s=900)
+    assert done.returncode == 0, done.stderr
+    judged = run(gate, place)
+    assert judged.returncode == 4, judged.stderr  # one block is advice
+    assert judged.stdout.startswith("ADVISORY")
 
 
 def test_make_test_checks_everything(place: Path, run: Run) -> None:
@@ -190,7 +209,7 @@ def test_a_first_experiment_from_launch_to_results(
     assert (place / "results" / "report.md").read_text().startswith("# smoke")
     assert digests(storage / "trials") == trials  # whatever is asked of a completed experiment, its restore included
 
-    reading = run(f"python - <<'END'\n{PROGRAMS[0]}\nEND", place)
+    reading = run(f"python - <<'END'\n{PROGRAMS[1]}\nEND", place)
     assert re.search(r"capped .*\n.*exact ", reading.stdout), reading.stderr
 
 
