@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from cli.calibrate import calibrate
+from cli.clean import clean
 from cli.compare import compare
 from cli.console import guarded, out
 from cli.data import data
@@ -37,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_RUNNING = (launch, plan, restore, retry, stop, rm)
+_RUNNING = (launch, plan, restore, retry, stop, clean, rm)
 _READING = (status, logs, ls, gate, why, compare, report, export, handoff, import_logs)
 _PREPARING = (calibrate, data, doctor)
 VERBS = (*_RUNNING, *_READING, *_PREPARING)
