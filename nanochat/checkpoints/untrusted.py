@@ -111,10 +111,11 @@ def _what_is_wrong(metadata: Any, files: Collection[str]) -> str | None:
         name = getattr(place, "relative_path", None)
         if not isinstance(place, _StorageInfo) or not isinstance(name, str) or name not in files:
             return f"it leads to {str(name)[:80]!r}, which is no file of this checkpoint"
-        if place.transform_descriptors:
+        if getattr(place, "transform_descriptors", None):
             return "it asks for a transformation of what is stored"
-        if not all(type(number) is int and number >= 0 for number in (place.offset, place.length)):
-            return f"a part of {place.relative_path} begins at {place.offset!r} and has {place.length!r} bytes"
+        offset, length = getattr(place, "offset", None), getattr(place, "length", None)  # it can lack any of them
+        if not all(type(number) is int and number >= 0 for number in (offset, length)):
+            return f"a part of {name} begins at {offset!r} and has {length!r} bytes"
     return None
 
 
