@@ -7,7 +7,7 @@ from typing import Any
 
 from sweeps.records.home import typed_name
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
-from sweeps.spec.metrics import METRICS, Metric
+from sweeps.spec.metrics import METRICS
 from sweeps.spec.words import fixed
 
 RUN_METRICS = tuple(metric for metric in METRICS if metric.status_name is not None)
@@ -34,7 +34,7 @@ def trial_status(trial: TrialSnapshot) -> dict[str, Any]:
         "attempts": trial.num_attempts,
         "steps_observed": m.steps_observed,
         "last_step": m.last_step,
-        **{metric.status_name: shown_value(trial, metric) for metric in RUN_METRICS if metric.status_name},
+        **{metric.status_name: trial.shown(metric.name) for metric in RUN_METRICS if metric.status_name},
         "origin": trial.origin.experiment if trial.origin else None,  # which experiment ran it, if it was another one
         "fell_back": trial.fell_back,  # ran uncompiled because compiling failed; its speed is not the leg's
         "diverged": trial.diverged,  # why it has learnt nothing, if so
@@ -116,16 +116,9 @@ def run_table(snapshot: Snapshot) -> list[list[str]]:
     for trial in snapshot.trials:
         m = trial.measures
         counts = ["-" if count is None else str(count) for count in (m.steps_observed, m.last_step)]
-        numbers = [number(shown_value(trial, metric), metric.digits) for metric in RUN_METRICS]
+        numbers = [number(trial.shown(metric.name), metric.digits) for metric in RUN_METRICS]
         lines.append([trial.run, shown_state(trial), *counts, *numbers])
     return lines
-
-
-def shown_value(trial: TrialSnapshot, metric: Metric) -> float | None:
-    """A number of the run summary. Of an imported trial it is the utilisation that its log prints."""
-    if trial.imported is not None and metric.name == "tail50_bf16_mfu_pct":
-        return trial.measures["tail50_bf16_mfu_printed_pct"]
-    return trial.measures[metric.name]
 
 
 def shown_state(trial: TrialSnapshot) -> str:

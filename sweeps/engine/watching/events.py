@@ -240,7 +240,7 @@ class ExperimentEnded(Event):
         legs = "leg" if self.num_trials == 1 else "legs"
         line = f"experiment {self.id}: {self.num_completed} of {self.num_trials} {legs} completed"
         if self.failed:
-            line += f"; failed: {', '.join(self.failed)}"
+            line += f"; failed: {', '.join(self.failed)} (after a fix: nanochat-sweep retry {self.typed})"
         if self.dropped:
             line += f"; dropped: {', '.join(self.dropped)}"
         if self.unfinished:

@@ -104,6 +104,11 @@ class TrialSnapshot:
         known = [a.facts for a in (*self.attempts, self.measured_attempt) if a is not None and a.facts is not None]
         return known[-1] if known else {}
 
+    def shown(self, metric: str) -> float | None:
+        """A number under the name that training logs use: of an imported trial the utilisation that its log prints."""
+        is_printed = self.imported is not None and metric == "tail50_bf16_mfu_pct"
+        return self.measures["tail50_bf16_mfu_printed_pct" if is_printed else metric]
+
     @property
     def has_known_config(self) -> bool:
         """False if it was read from a log that does not say its command line."""

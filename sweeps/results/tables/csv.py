@@ -35,7 +35,7 @@ def csv_files(snapshot: Snapshot) -> dict[str, bytes]:
 def _summary_row(trial: TrialSnapshot) -> list[str]:
     m = trial.measures
     counts = [str(m.steps_observed), "" if m.last_step is None else str(m.last_step)]
-    numbers = [_fixed(m[name], digits) for name, digits in _NUMBERS]
+    numbers = [_fixed(trial.shown(name), digits) for name, digits in _NUMBERS]
     return [safe_text(trial.run), _status(trial), *counts, *numbers, safe_text(_error_line(trial))]
 
 
@@ -49,6 +49,8 @@ def _status(trial: TrialSnapshot) -> str:
 
 
 def _error_line(trial: TrialSnapshot) -> str:
+    if trial.imported is not None:
+        return one_line(trial.imported.error or "")
     error = trial.attempts[-1].error if trial.attempts else None
     return one_line(f"{error.type}: {error.message}") if error else ""
 
@@ -57,11 +59,11 @@ def _step_rows(trial: TrialSnapshot) -> list[list[str]]:
     steps, run = trial.steps.fresh(), safe_text(trial.run)
     columns: Sequence[Sequence[Any]] = (
         [str(step) for step in steps.ints("step")],
-        [_short(loss, 6) for loss in steps.floats("loss_ema")],
+        [_short(loss, 6) for loss in steps.known("loss_ema")],
         [_short(bal, 4) for bal in steps.known("bal")],
-        [_short(dt_ms, 2) for dt_ms in steps.floats("dt_ms")],
-        [_fixed(speed, 0) for speed in steps.floats("tok_per_sec")],
-        [_short(mfu, 2) for mfu in steps.known("bf16_mfu_pct")],
+        [_short(dt_ms, 2) for dt_ms in steps.known("dt_ms")],
+        [_fixed(speed, 0) for speed in steps.known("tok_per_sec")],
+        [_short(mfu, 2) for mfu in steps.known("bf16_mfu_pct" if trial.imported is None else "bf16_mfu_printed_pct")],
     )
     return [[run, *row] for row in zip(*columns, strict=True)]
 

@@ -17,6 +17,7 @@ from sweeps.results.measures.snapshot import Snapshot, read_snapshot
 from sweeps.results.report.build import write_report
 from sweeps.results.status import status_json
 from sweeps.results.tables.build import legs_table, steps_table
+from sweeps.results.tables.csv import csv_files
 from sweeps.spec.errors import UsageError
 from tests.helpers.foreign_logs import START, log_lines, step_line, write_log
 
@@ -51,6 +52,19 @@ def test_a_run_shows_what_its_lines_say_to_every_digit(folder: Path, tmp_path: P
     assert [by_name[name]["status"] for name in ("cut", "broken", "empty")] == ["interrupted", "failed", "interrupted"]
     assert by_name["cut"]["peak_mem_mib"] is None
     assert [by_name["empty"][key] for key in ("last_step", "last_loss", "tail50_tok_sec")] == [None] * 3
+
+
+def test_its_csv_is_what_a_script_reads_from_the_log_itself(folder: Path, tmp_path: Path) -> None:
+    files = {name: body.decode().splitlines() for name, body in csv_files(imported(folder, tmp_path / "s")).items()}
+    tail = range(70, 120)
+    speed = sum(round(524_288_000 / (1120 + step % 7)) for step in tail) / 50
+    mfu = sum(round(6500 / (1120 + step % 7), 2) for step in tail) / 50
+    dt_ms = sum(1120 + step % 7 for step in tail) / 50
+    (exact,) = [line for line in files["summary.csv"] if line.startswith("exact,")]
+    assert exact == f"exact,completed,120,119,7.620000,{speed:.2f},{mfu:.4f},{dt_ms:.2f},22790.06,1.85,"
+    assert "broken,failed,0,,,,,,,,torch._inductor.exc.InductorError: AssertionError:" in files["summary.csv"]
+    assert "empty,unknown,0,,,,,,,," in files["summary.csv"]
+    assert f"exact,1,9.98,24.0312,1121.0,{524_288_000 / 1121:.0f},5.8" in files["steps.csv"]
 
 
 def test_what_no_line_says_is_null_in_the_tables(folder: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.report.blocks import Cell, Code, Column, Table, Words, number_cell, text_cell
-from sweeps.results.status import RUN_METRICS, shown_state, shown_value
+from sweeps.results.status import RUN_METRICS, shown_state
 
 
 def run_table(snapshot: Snapshot) -> Table:
@@ -12,7 +12,7 @@ def run_table(snapshot: Snapshot) -> Table:
         m = trial.measures
         name: Words = (Code(trial.run), *((" (fell back to no compilation)",) if trial.fell_back else ()))
         state = shown_state(trial)
-        numbers = [number_cell(shown_value(trial, metric), metric.digits) for metric in RUN_METRICS]
+        numbers = [number_cell(trial.shown(metric.name), metric.digits) for metric in RUN_METRICS]
         rows.append(
             [
                 Cell(words=name),
