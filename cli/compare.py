@@ -21,11 +21,13 @@ def compare(
 
     The second over the first, leg by leg. 0: no leg is slower. 3: one is. 4: undecided, or advice alone.
     """
-    from cli.console import out, table
+    from cli.console import out, table, warn
     from cli.stored import open_snapshot
     from sweeps.results.decisions.comparison import compare_experiments, comparison_json
+    from sweeps.results.decisions.conclusion import CPU_WARNING, ran_on_cpu
 
-    found = compare_experiments(open_snapshot(first, storage)[1], open_snapshot(second, storage)[1])
+    snapshots = [open_snapshot(name, storage)[1] for name in (first, second)]
+    found = compare_experiments(*snapshots)
     if as_json:
         out(json.dumps(comparison_json(found), indent=2, ensure_ascii=False, allow_nan=False))
     else:
@@ -34,13 +36,14 @@ def compare(
         out("\n" + table(headers, rows))
         for line in _notes(found):
             out(line)
+        if any(map(ran_on_cpu, snapshots)):
+            warn(CPU_WARNING)
     raise typer.Exit(found.exit_code)
 
 
 def _headline(found: "ExperimentComparison") -> str:
-    word = {"PASS": "PASS", "FAIL": "FAIL", "UNDECIDED": "UNDECIDED"}[found.outcome]
-    if {pair.word for pair in found.pairs} & {"ADVISORY"} and word == "UNDECIDED":
-        word = "ADVISORY"
+    is_advice = found.outcome == "UNDECIDED" and any(pair.word == "ADVISORY" for pair in found.pairs)
+    word = "ADVISORY" if is_advice else found.outcome
     measured = [pair for pair in found.pairs if pair.ratio is not None]
     if not measured:
         return f"{word}: no leg is measured in both {found.first} and {found.second}."

@@ -35,6 +35,7 @@ def why(
     """
     from cli.console import out, table, warn
     from cli.stored import open_snapshot
+    from sweeps.results.decisions.conclusion import CPU_WARNING, ran_on_cpu
     from sweeps.results.measures.explanation import explain
 
     _, snapshot = open_snapshot(exp, storage)
@@ -43,6 +44,8 @@ def why(
         out(json.dumps(_document(snapshot, found), indent=2, ensure_ascii=False, allow_nan=False))
         return
     out(_headline(snapshot, found))
+    if ran_on_cpu(snapshot):
+        warn(CPU_WARNING)
     for reason in found.barred:
         warn(f"their times must not be compared: {reason}")
     for section, title in _TITLES.items():

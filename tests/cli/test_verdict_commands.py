@@ -1,5 +1,6 @@
 """`gate`, `compare` and `why` over stored experiments: what they print, their JSON, their exit codes, bad input."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -125,3 +126,13 @@ def test_gate_tests_itself_or_says_what_that_takes(program: Program, stored: Any
     early = program("gate", "b", "--self-test")
     assert (early.code, early.out) == (4, "")
     assert "restore b --blocks 3" in early.err
+
+
+def test_what_ran_on_a_cpu_is_told_with_a_warning(program: Program, stored: Any) -> None:
+    for id in ("a", "b"):
+        for trial in (experiment := stored(id)).plan.trials:
+            record = experiment.trial(trial.name)
+            attempt = record.attempts()[0]
+            record.update_attempt(dataclasses.replace(attempt, facts={**(attempt.facts or {}), "device": "cpu"}))
+    for words in (("gate", "a"), ("why", "a", FAST), ("compare", "a", "b")):
+        assert "neither does their peak memory" in program(*words).err
