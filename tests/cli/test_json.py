@@ -1,5 +1,6 @@
 """docs/json.md lists every key of every --json, and every --json has the keys that it lists."""
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cli.main import app
 from sweeps.records.experiment import Experiment
 from tests.helpers.foreign_logs import log_lines, write_log
 
@@ -102,3 +104,13 @@ def test_every_documented_schema_is_checked_here() -> None:
     listed = re.findall(r"^## (\S+)$", PAGE, re.MULTILINE)
     events = "nanochat-sweep/event/1"  # tests/cli/test_announcing.py
     assert [name for name in listed if name not in own and name != events] == []
+
+
+def test_every_command_with_json_has_a_section() -> None:
+    verbs = {
+        command.name or getattr(command.callback, "__name__", "")
+        for command in app.registered_commands
+        if command.callback is not None and "as_json" in inspect.signature(command.callback).parameters
+    }
+    sections = set(re.findall(r"^## nanochat-sweep/(\w+)/1$", PAGE, re.MULTILINE))
+    assert verbs - sections == set()
