@@ -81,15 +81,28 @@ def _start_private(num_workers: int, mark: str, folder: Path) -> Resources:
     job = {**_JOB_ENVIRONMENT, launch_processes.MARK_VARIABLE: mark}
     job["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # this host is not going to be drained
     num_cpus = max(os.cpu_count() or 1, num_workers + 2)
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        num_gpus=resources.num_gpus,
-        include_dashboard=False,
-        _temp_dir=str(folder),
-        **_quiet(job),
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            num_gpus=resources.num_gpus,
+            include_dashboard=False,
+            _temp_dir=str(folder),
+            **_quiet(job),
+        )
+    except Exception as error:
+        raise too_slow_a_start(error) or error from None
     return resources
+
+
+def too_slow_a_start(error: Exception) -> NoCluster | None:
+    """What Ray's plain exception for a start that took too long means; None for any other."""
+    if "timed out during startup" not in str(error):
+        return None
+    return NoCluster(
+        "a private Ray cluster did not start in time, because this machine is too busy; "
+        "wait for other work on it to end, then give the command again"
+    )
 
 
 def _attach(address: str, mark: str) -> Resources:
