@@ -8,7 +8,7 @@ each lane fills a whole packing buffer and tokenizes many documents at a time. T
 as long as its tokens at the given rate, the host runs ahead of it until the optimizer step ends, and holds the
 interpreter's lock for a while at each launch, as a training thread does. With a GPU the batches really go there.
 
-Three lines: what the thread packs if nobody waits; the clock fed by the thread; and the control, the same clock with
+Three lines: what the thread packs if no step waits; the clock fed by the thread; and the control, the same clock with
 packing done by the training thread itself while the device works, and with the same way to a GPU. `idle` is the share
 of time in which the device waited for a batch, `longest wait` the worst single one.
 """
@@ -149,7 +149,7 @@ def _rank(rank: int, args: argparse.Namespace, corpus: Corpus, start: Any, resul
         )
 
     modes: dict[str, tuple[Callable[[], Feed | InLine], float]] = {
-        "thread, nobody waits": (lambda: Feed(lanes(), device), 0.0),
+        "thread, no step waits": (lambda: Feed(lanes(), device), 0.0),
         "thread": (lambda: Feed(lanes(), device), args.tok_per_sec),
         "control: in line": (lambda: InLine(lanes(), device), args.tok_per_sec),
     }

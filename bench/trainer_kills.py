@@ -1,4 +1,4 @@
-"""Kills the trainer at random moments, resumes it, and holds what comes out to a run that nobody disturbed.
+"""Kills the trainer at random moments, resumes it, and holds what comes out to an undisturbed run.
 
 Each round trains a tiny model through the command line's own `main`, with a checkpoint every second step, and kills one
 of its processes with SIGKILL some random time after the start: while it loads, in a step, in a save, next to a writer.

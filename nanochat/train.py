@@ -1,6 +1,6 @@
 """The training loop: a function of a config and four hooks.
 
-torchrun's shell and Ray Train's worker call the same `train`; where checkpoints go, who is told about a step and who
+torchrun's shell and Ray Train's worker call the same `train`; where checkpoints go, who hears of a step and who
 may ask to stop is theirs, in the hooks. Nothing here reads flags, environment or globals.
 """
 

@@ -5,8 +5,8 @@ also cuts them again for another number of ranks), `rank_{r}.pt` (the rank's dat
 `trainer.json` (the loop's own numbers) and, written last, `checkpoint.json` with the size and sha256 of every other
 file. A folder is a checkpoint if that index exists and all files match it. What is read runs no code (untrusted.py).
 
-Each rank writes into the folder that it is given, shared or its own; where they are its own, whoever merges them (Ray
-Train uploads them into one place) gets the same complete folder.
+Each rank writes into the folder that it is given, shared or its own; where they are its own, the caller that merges
+them (Ray Train uploads them into one place) gets the same complete folder.
 """
 
 import hashlib

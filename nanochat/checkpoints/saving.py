@@ -2,8 +2,8 @@
 
 At the moment of a save the values are copied into host memory that is set aside at the start, with the small state; a
 writer thread does the rest through its own process group. One save is under way at most: the next one waits for
-it. Its outcome is known to every rank at a step boundary soon after, where an error is raised on all of them. Whoever
-leaves the saver, in whatever way, waits for the save that is under way, so it is complete or has failed, never cut.
+it. Its outcome is known to every rank at a step boundary soon after, where an error is raised on all of them. All who
+leave the saver, in whatever way, wait for the save that is under way, so it is complete or has failed, never cut.
 
 The last save of a run has no training to wait for it; it is written from the live state on the training thread.
 """

@@ -1,6 +1,6 @@
 """What to lower when a run does not fit into memory: a sentence from the error, the config and the peak.
 
-torch's own message tells of bytes and of allocator settings; whoever reads a sweep's report needs to know which field
+torch's own message names bytes and allocator settings; the reader of a sweep's report needs to know which field
 of the config decides. Works on exceptions by their names and words, so that torch is not needed to read it.
 """
 

@@ -1,6 +1,6 @@
 """The few collectives the trainer needs, over gloo, over NCCL and with no process group at all.
 
-Whoever calls the trainer (torchrun's shell, Ray Train) starts the process group; here it is only read. A single process
+The caller of the trainer (torchrun's shell, Ray Train) starts the process group; here it is only read. A single process
 is a world of one whose collectives do nothing, so no other file asks whether training is distributed.
 
 Tensor collectives return a handle and run next to the caller until `wait()`; on a GPU waiting only orders the streams.

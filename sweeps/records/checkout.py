@@ -8,7 +8,7 @@ import os
 import subprocess
 from pathlib import Path
 
-OWN_FILE = "sweeps/records/checkout.py"  # a checkout that does not know this file is somebody else's
+OWN_FILE = "sweeps/records/checkout.py"  # a checkout that does not know this file is another project's
 PROJECT = 'name = "nanochat-sweep"'
 OWN_FOLDERS = ("nanochat", "sweeps", "cli", "scripts")
 _QUIET = ("--no-pager", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "diff.external=")

@@ -1,4 +1,4 @@
-"""A trial's steps by column, kept in one file so that nobody has to read its JSON lines again.
+"""A trial's steps by column, kept in one file so that its JSON lines are not read again.
 
 The rows are the truth; this is a copy in Arrow's own format, which is read fifteen times as fast. It carries the stamp
 of the row parts that it was made from: names, sizes and times of change. With another stamp, or if anything in it is
@@ -44,7 +44,7 @@ def kept_steps(store: Store, folders: TrialFolders, stamp: str) -> Steps | None:
 
 
 def _decoded(data: bytes, stamp: str) -> Steps | None:
-    """What is in the file, checked whole: whoever can write it can write anything."""
+    """What is in the file, checked whole: a writer can have put anything there."""
     pa = arrow()
     try:
         options = arrow_ipc().IpcReadOptions(use_threads=False)

@@ -1,6 +1,6 @@
 """One owner at a time for an experiment; a dead owner is recognised and replaced.
 
-Two ways to elect, one interface. On a local disk owners are numbered files, `lock/owner-000001.json` and on: whoever
+Two ways to elect, one interface. On a local disk owners are numbered files, `lock/owner-000001.json` and on: who
 finds the newest one dead or released creates the next number, and exclusive creation has one winner, so a takeover
 cannot race. Nothing is ever deleted there; an owner only rewrites its own file (heartbeat, release), so no process
 can damage another's claim, however long it was asleep.

@@ -1,8 +1,8 @@
 """Where a launch and each of its attempts came from: commit, uncommitted changes, versions that decide numbers.
 
 Nothing of the environment goes in here, so no secret can. Of a repository only this project's own files do: a package
-that is installed inside somebody else's checkout knows nothing of it, and one that is part of a larger checkout stores
-changes of its own folders alone.
+that is installed inside another project's checkout knows nothing of it, and one that is part of a larger checkout
+stores changes of its own folders alone.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """Stored values as the dataclasses that they claim to be: every type and range is checked where a document is read.
 
-Whoever can write an experiment can write anything into it, and a disk can too. What does not fit is damage, named by
+Who can write an experiment can write anything into it, and a disk can too. What does not fit is damage, named by
 file and field, and never a wrong number or an exception somewhere else. Unknown keys are ignored, so that a later
 version can add some; a field with a default can be missing.
 """

@@ -19,7 +19,7 @@ from sweeps.spec.parts import Gate
 from sweeps.spec.plan import Plan
 from sweeps.spec.words import counted, percent_change
 
-_ANY_CHANGE = 2.0  # nobody plans for a larger one
+_ANY_CHANGE = 2.0  # no plan is for a larger one
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -276,7 +276,7 @@ def _key(trial: TrialSnapshot) -> str:
 
 
 def _by_summary(trial: TrialSnapshot, record: TrialRecord, summary: Summary) -> TrialSnapshot:
-    """The trial with its stored summary; its steps are read when somebody asks for one."""
+    """The trial with its stored summary; its steps are read when one is asked for."""
     stamp = trial.stamp  # and not the trial, whose steps are to go
     later = Steps.later(summary.num_steps, lambda: record.kept_steps(stamp) or record.steps().steps)
     return replace(trial, kept=summary, steps=later, spans=summary.spans_by_attempt, torn=summary.torn)

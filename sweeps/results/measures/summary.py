@@ -1,4 +1,4 @@
-"""What the steps of one trial amount to, computed once and stored, so that nobody reads the steps of finished trials.
+"""What the steps of one trial amount to, computed once and stored: those of finished trials are not read again.
 
 A summary is a file that can be made again at any time: it carries the stamp of the rows that it was made from, the
 window, whether the trial was over, and the version of the arithmetic. Where any of these is another, or anything in it

@@ -4,6 +4,6 @@ from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 
 
 def untimed_trials(snapshot: Snapshot) -> list[tuple[TrialSnapshot, str]]:
-    """The completed trials without a timing window, each with the reason; one that fell back is told elsewhere."""
+    """The completed trials without a timing window, each with the reason; one that fell back is shown elsewhere."""
     done = [t for t in snapshot.trials if t.state == "completed" and not t.fell_back and t.steps]
     return [(t, t.summary.why_untimed) for t in done if t.summary.why_untimed]
