@@ -141,7 +141,8 @@ def _speed(verdict: LegVerdict) -> Phrase:
 def _lead(judgement: Judgement, best: LegVerdict) -> list[Phrase]:
     """By how much the best leg leads the next one, which no test covers."""
     mine = best.finding.ratio
-    others = [v for v in judgement.legs if v.leg.name != best.leg.name and v.finding.ratio is not None]
+    comparable = [v for v in judgement.legs if v.finding.ratio is not None and v.word != "INVALID"]
+    others = [v for v in comparable if v.leg.name != best.leg.name]
     if mine is None or not others:
         return []
     second = max(others, key=lambda v: v.finding.ratio or 0.0)

@@ -1,5 +1,6 @@
 """What a rank measures in a step, and what comes of it over layers and ranks."""
 
+import time
 from dataclasses import fields, replace
 
 import pytest
@@ -38,9 +39,19 @@ def test_a_meter_averages_over_micro_steps_and_keeps_the_last_loss():
     assert step.peak_mib > 10
 
 
-@given(st.lists(st.floats(allow_nan=False), min_size=13, max_size=20))
+def test_an_injected_delay_is_part_of_the_step_and_at_least_its_share():
+    meter = Meter(CPU, num_layers=1, num_stats=4)
+    meter.start()
+    time.sleep(0.02)
+    step = meter.stop(torch.tensor(1.0), num_micro_steps=1, checkpoint_ms=0.0, inject_pct=50)
+    assert step.dt_ms > step.injected_ms >= 0.49 * (step.dt_ms - step.injected_ms) >= 0.49 * 20
+    meter.start()
+    assert meter.stop(torch.tensor(1.0), num_micro_steps=1, checkpoint_ms=0.0).injected_ms == 0
+
+
+@given(st.lists(st.floats(allow_nan=False), min_size=14, max_size=20))
 def test_a_ranks_numbers_survive_the_way_over_the_wire(values: list[float]):
-    step = RankStep(*values[:7], phases_ms=values[7:13], router=values[13:])
+    step = RankStep(*values[:7], phases_ms=values[8:14], router=values[14:], injected_ms=values[7])
     assert RankStep.from_floats(step.as_floats()) == step
 
 
