@@ -6,11 +6,11 @@ an error message contains, each writer escapes it in its own way.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sweeps.results.report.figures.vega import Drawing
-from sweeps.spec.words import fixed
+from sweeps.spec.words import counted, grouped
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,19 @@ class Strong:
     value: str
 
 
-Piece = str | Code | Strong
+ABOVE = "../"
+"""How the address of every link begins: the report is in a folder of the experiment's."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A path, shown unchanged, that leads to a file next to the report."""
+
+    value: str
+    address: str  # relative, as a URL
+
+
+Piece = str | Code | Strong | Link
 Words = tuple[Piece, ...]
 
 
@@ -102,7 +114,15 @@ class Facts:
     facts: Sequence[Fact]
 
 
-Block = Paragraph | Bullets | Table | Figure | Facts
+@dataclass(frozen=True, kw_only=True)
+class Folded:
+    """What only some readers want: closed until it is clicked, and printed open."""
+
+    summary: str
+    block: Table | Bullets
+
+
+Block = Paragraph | Bullets | Table | Figure | Facts | Folded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +154,24 @@ class Report:
     sections: Sequence[Section] = field(default_factory=tuple)
 
 
+def folded(block: Block, most: int, shown: int, noun: str) -> list[Block]:
+    """A long table or list as its first `shown` parts and the others folded away; one of at most `most` unchanged."""
+    if isinstance(block, Table) and len(block.rows) > most:
+        rest = replace(block, caption=f"{block.caption}, the others", rows=block.rows[shown:], sortable=False)
+        return [replace(block, rows=block.rows[:shown]), Folded(summary=_further(rest.rows, noun), block=rest)]
+    if isinstance(block, Bullets) and len(block.lines) > most:
+        rest_lines = Bullets(lines=block.lines[shown:])
+        return [
+            replace(block, lines=block.lines[:shown]),
+            Folded(summary=_further(rest_lines.lines, "line"), block=rest_lines),
+        ]
+    return [block]
+
+
+def _further(rest: Sequence[object], noun: str) -> str:
+    return counted(len(rest), f"further {noun}")
+
+
 def text_cell(value: str, tone: str = "") -> Cell:
     """A plain word."""
     return Cell(words=(value,), tone=tone)
@@ -149,4 +187,4 @@ def number_cell(value: float | None, digits: int | None = None) -> Cell:
     if value is None:
         return Cell(words=("-",))
     order = float(value) if math.isfinite(value) else None
-    return Cell(words=(str(value) if digits is None else fixed(value, digits),), order=order)
+    return Cell(words=(grouped(value, digits or 0),), order=order)

@@ -6,6 +6,8 @@ baseline of their own experiment; the figures but the main one stay in each expe
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from sweeps.records.experiment import Experiment
@@ -13,7 +15,7 @@ from sweeps.records.home import check_on_disk
 from sweeps.records.store import Store
 from sweeps.results.measures.snapshot import Snapshot, read_snapshot
 from sweeps.results.report import html, markdown
-from sweeps.results.report.blocks import Block, Code, Figure, Paragraph, Report, Section
+from sweeps.results.report.blocks import Block, Code, Figure, Paragraph, Report, Section, folded
 from sweeps.results.report.figures.draw import block_figure, dt_figure, effect_figure, loss_figure, memory_figure
 from sweeps.results.report.headline import candidate_facts, cpu_warning, fp8_facts, verdict
 from sweeps.results.report.sections.across import across, listed, listed_if_any
@@ -25,12 +27,13 @@ from sweeps.results.report.sections.preflight import preflight_sections
 from sweeps.results.report.sections.provenance import artifact_lines, imported_lines, origin_lines, provenance_table
 from sweeps.results.report.sections.ratios import barred_lines, code_lines, ratio_note, ratio_table, untimed_lines
 from sweeps.results.report.sections.routing import routing_sections
-from sweeps.results.report.sections.runs import diverged_lines, run_table
+from sweeps.results.report.sections.runs import diverged_lines, run_table, tail_lines
 from sweeps.results.report.sections.texts import text_lines
 from sweeps.results.report.sections.throttling import throttling_sections
 from sweeps.results.tables.parquet import export_running, export_store
 from sweeps.spec.errors import UsageError
 
+_MOST_ROWS, _SHOWN_ROWS = 24, 12  # a longer table or list shows the second, the rest is folded away
 MARKDOWN_NAME, HTML_NAME = "report.md", "report.html"
 
 
@@ -41,7 +44,8 @@ def write_report(experiment: Experiment) -> list[str]:
 
 def write_snapshots(snapshots: Sequence[Snapshot], folder: Store) -> list[str]:
     """Writes both forms of the report of one or several experiments into a folder; their addresses."""
-    report = build_report(snapshots)
+    in_place = len(snapshots) == 1 and folder.uri == Store(snapshots[0].uri or "/").uri_of("report")
+    report = build_report(snapshots, in_place=in_place)
     for file, body in (markdown_files(report, MARKDOWN_NAME) | {HTML_NAME: html.render(report)}).items():
         folder.write(file, file_bytes(body))
     return [folder.uri_of(MARKDOWN_NAME), folder.uri_of(HTML_NAME)]
@@ -91,8 +95,11 @@ def markdown_files(report: Report, name: str) -> dict[str, str]:
     return {**drawn, name: markdown.render(report, places)}
 
 
-def build_report(snapshots: Sequence[Snapshot]) -> Report:
-    """All that a report says of one experiment, or of several in one summary."""
+def build_report(snapshots: Sequence[Snapshot], *, in_place: bool = False) -> Report:
+    """All that a report says of one experiment, or of several in one summary.
+
+    `in_place`: it is written into the experiment's own folder, so it can link to the files there.
+    """
     single = snapshots[0] if len(snapshots) == 1 else None
     several = single is None
     states = sorted({s.state for s in snapshots})
@@ -108,7 +115,7 @@ def build_report(snapshots: Sequence[Snapshot]) -> Report:
             *(block for s in snapshots for block in (*candidate_facts(s, named=several), *fp8_facts(s, named=several))),
             *_effects(snapshots),
         ],
-        sections=_sections(snapshots, single),
+        sections=[_short(section) for section in _sections(snapshots, single, in_place)],
     )
 
 
@@ -118,7 +125,7 @@ def _effects(snapshots: Sequence[Snapshot]) -> list[Block]:
     return [effect_figure(s, number=i, of=s.manifest.id) for i, s in enumerate(snapshots, 1)]
 
 
-def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Section]:
+def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None, in_place: bool) -> list[Section]:
     state = [Paragraph(words=(f"State of the experiment: {single.state}.",))] if single else []
     legs: list[Block] = [
         across(snapshots, ratio_table),
@@ -128,10 +135,17 @@ def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Se
     compiled = [across(snapshots, compile_table), *listed_if_any(snapshots, fallback_lines)]
     interrupted = listed(snapshots, interruption_lines, "No trial was interrupted or failed.")
     damaged = listed_if_any(snapshots, damage_lines)
-    files = [Paragraph(words=("Paths are relative to the experiment's folder.",)), listed(snapshots, artifact_lines)]
+    files = [
+        Paragraph(words=("Paths are relative to the experiment's folder.",)),
+        listed(snapshots, partial(artifact_lines, linked=in_place)),
+    ]
     return [
         _section(
-            "runs", "Runs", *state, across(snapshots, run_table), *listed_if_any(snapshots, diverged_lines, text_lines)
+            "runs",
+            "Runs",
+            *state,
+            across(snapshots, run_table),
+            *listed_if_any(snapshots, tail_lines, diverged_lines, text_lines),
         ),
         _section("gates", "Gates", *gate_blocks(snapshots)),
         _section("legs", "Legs against the baseline", *legs),
@@ -155,6 +169,13 @@ def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None) -> list[Se
 
 def _section(key: str, title: str, *blocks: Block) -> Section:
     return Section(key=key, title=title, blocks=blocks)
+
+
+def _short(section: Section) -> Section:
+    """A section whose long tables and lists show their beginning."""
+    noun = {"runs": "trial", "legs": "leg"}.get(section.key, "line")
+    parts = [part for block in section.blocks for part in folded(block, _MOST_ROWS, _SHOWN_ROWS, noun)]
+    return replace(section, blocks=parts)
 
 
 def _figures(snapshot: Snapshot) -> list[Figure]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup, escape
 
-from sweeps.results.report.blocks import Block, Code, Figure, Piece, Report, Strong, Words
+from sweeps.results.report.blocks import Block, Code, Figure, Link, Piece, Report, Strong, Words
 from sweeps.results.report.figures.vega import STYLE
 from sweeps.spec.visible import visible
 
@@ -56,6 +56,8 @@ def kind(block: Block) -> str:
 def _piece(piece: Piece) -> Markup:
     if isinstance(piece, Code):
         return Markup("<code>{}</code>").format(breakable(piece.value))
+    if isinstance(piece, Link):
+        return Markup('<a href="{}"><code>{}</code></a>').format(piece.address, breakable(piece.value))
     if isinstance(piece, Strong):
         return Markup("<strong>{}</strong>").format(visible(piece.value))
     return escape(visible(piece))

@@ -10,7 +10,10 @@ from sweeps.results.report.blocks import (
     Code,
     Facts,
     Figure,
+    Folded,
+    Link,
     Paragraph,
+    Piece,
     Report,
     Strong,
     Table,
@@ -69,7 +72,11 @@ def _block(block: Block, figure_files: Mapping[str, str]) -> str:
             return f"![{text(block.title)}]({figure_files[block.key]})\n\n{_words(block.caption)}"
         case Facts():
             rows = [[fact.label, fact.value, _cell(Cell(words=fact.detail))] for fact in block.facts]
-            return f"{_words(block.title)}:\n\n{table(['', '', ''], rows, [False, True, False])}"
+            headings = ["measure", "change", "values"]
+            return f"{_words(block.title)}:\n\n{table(headings, rows, [False, True, False])}"
+        case Folded():
+            inside = _block(block.block, figure_files)
+            return f"<details><summary>{text(block.summary)}</summary>\n\n{inside}\n\n</details>"
 
 
 def _cell(cell: Cell) -> str:
@@ -78,7 +85,16 @@ def _cell(cell: Cell) -> str:
 
 
 def _words(words: Words) -> str:
-    return "".join(
-        code(p.value) if isinstance(p, Code) else f"**{text(p.value)}**" if isinstance(p, Strong) else text(p)
-        for p in words
-    )
+    return "".join(map(_piece, words))
+
+
+def _piece(piece: Piece) -> str:
+    match piece:
+        case Code():
+            return code(piece.value)
+        case Strong():
+            return f"**{text(piece.value)}**"
+        case Link():
+            return f"[{code(piece.value)}](<{piece.address}>)"
+        case str():
+            return text(piece)

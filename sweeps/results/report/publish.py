@@ -6,6 +6,7 @@ repository's hooks and settings are the user's own and apply to it, as they do t
 """
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from sweeps.records.documents import COMPLETED_STATES
 from sweeps.records.experiment import Experiment
 from sweeps.records.store import Store
+from sweeps.results.report.blocks import ABOVE
 from sweeps.spec.errors import SweepToolError, UsageError
 
 _SUFFIXES = (".md", ".html", ".svg")
@@ -49,7 +51,7 @@ class ReportCopy:
         names = [name for name in source.list() if name.endswith(_SUFFIXES)]
         known = set(target.list())
         for name in names:
-            data = source.read(name)
+            data = without_links(source.read(name))
             if name not in known or target.read(name) != data:
                 target.write(name, data)
         if self.commits and names:
@@ -87,3 +89,10 @@ def _git(folder: Path, *arguments: str) -> str:
         why = next((line for line in said if line.startswith(("fatal:", "error:"))), said[0])  # advice comes after it
         raise SweepToolError(f"git {arguments[0]} in {folder}: {why}")
     return done.stdout.strip()
+
+
+def without_links(data: bytes) -> bytes:
+    """A report without its links into the experiment's folder, which lead nowhere from a copy."""
+    above = re.escape(ABOVE.encode())
+    data = re.sub(rb'<a href="' + above + rb'[^"]*">(<code>.*?</code>)</a>', rb"\1", data)
+    return re.sub(rb"\[(`+[^`]*`+)\]\(<" + above + rb"[^>]*>\)", rb"\1", data)

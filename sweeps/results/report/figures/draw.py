@@ -20,7 +20,7 @@ from sweeps.spec.metrics import LEADING, Metric
 from sweeps.spec.words import grouped, percent_change
 
 EQUIVALENT_WITHIN_PCT = 1.0
-_MOST_CURVES = 6
+_MOST_CURVES, _CURVE_CHARS = 6, 21
 
 
 def effect_figure(snapshot: Snapshot, *, number: int | None = None, of: str = "") -> Figure:
@@ -192,7 +192,7 @@ CurveOf = Callable[[TrialSnapshot], Curve]
 def _points(snapshot: Snapshot, curve_of: CurveOf, *, in_percent: bool) -> tuple[list[CurvePoint], bool]:
     """The curves of the leading legs against the baseline's, and True; or as they are while nothing can be compared."""
     legs = leading_legs(snapshot, judge(snapshot), _MOST_CURVES + 1)
-    labels = labels_of(legs)
+    labels = labels_of(legs, _CURVE_CHARS)
     baseline = {t.trial.block: curve_of(t) for t in snapshot.of_leg(snapshot.plan.baseline.name)}
     found: list[CurvePoint] = []
     for leg in legs:

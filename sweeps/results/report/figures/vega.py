@@ -105,6 +105,7 @@ class Drawing:
         width, height = self._size
         opening = f'<svg class="chart" {attributes} viewBox="0 0 {width:g} {height:g}"'.replace("  ", " ")
         body = self._rendered[self._rendered.index(">") + 1 :]
+        body = re.sub(r"<[^>]*>", _without_roles, body)
         body = re.sub(r'\bid="([^"]+)"', rf'id="{key}-\1"', body)  # ids of one page must differ
         body = re.sub(r"url\(#([^)]+)\)", rf"url(#{key}-\1)", body)
         about = (
@@ -116,6 +117,11 @@ class Drawing:
 def spare_px(texts: Iterable[str]) -> float:
     """By how much the longest of some texts can be wider in a browser's font than in the renderer's."""
     return _SPARE_PX * max((len(text) for text in texts), default=0)
+
+
+def _without_roles(tag: re.Match[str]) -> str:
+    """A tag without the renderer's own roles: a figure is one image, whose title and description say what it shows."""
+    return re.sub(r' (?:role|aria-[a-z]+)="[^"]*"', "", tag[0])
 
 
 def finished(spec: Spec, *, left: float = 0, right: float = 0) -> Spec:

@@ -1,9 +1,8 @@
 """The gates as the sweep declares them, each with what was measured, its interval and its verdict."""
 
 from sweeps.results.decisions.conclusion import gate_bound, gate_value
-from sweeps.results.decisions.judgement import GateVerdict, LegVerdict, judge
+from sweeps.results.decisions.judgement import GateVerdict, judge
 from sweeps.results.decisions.listing import verdict_text
-from sweeps.results.decisions.phrase import interval_of
 from sweeps.results.decisions.reach import floor_in_words, floor_of
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.report.blocks import Block, Cell, Code, Column, Paragraph, Table, code_cell, number_cell, text_cell
@@ -20,11 +19,11 @@ _NOTE = (
 
 
 def gate_blocks(snapshots: Snapshots) -> list[Block]:
-    """The verdict per gate and per leg, and what the words mean."""
-    legs, note = across(snapshots, leg_verdict_table), Paragraph(words=(f"{_NOTE} {_floors(snapshots)}",), tone="note")
+    """The verdict per gate, and what the words mean; those on legs are in the table of legs."""
+    note = Paragraph(words=(f"{_NOTE} {_floors(snapshots)}",), tone="note")
     if not any(s.plan.gates for s in snapshots):
-        return [Paragraph(words=("The sweep declares no gates.",)), legs, note]
-    return [across(snapshots, gate_table), legs, note]
+        return [Paragraph(words=("The sweep declares no gates.",)), note]
+    return [across(snapshots, gate_table), note]
 
 
 def _floors(snapshots: Snapshots) -> str:
@@ -47,18 +46,6 @@ def gate_table(snapshot: Snapshot) -> Table:
     return Table(caption="Gates of the sweep, judged for the candidate", columns=columns, rows=rows)
 
 
-def leg_verdict_table(snapshot: Snapshot) -> Table:
-    """Every leg but the baseline in speed."""
-    columns = [
-        Column(heading="leg"),
-        Column(heading="tok/s over baseline", kind="number"),
-        Column(heading="blocks", kind="number"),
-        Column(heading="verdict"),
-    ]
-    rows = [_leg_row(verdict) for verdict in judge(snapshot).legs]
-    return Table(caption="Speed of each leg over the baseline, with its interval", columns=columns, rows=rows)
-
-
 def _gate_row(verdict: GateVerdict) -> list[Cell]:
     return [
         Cell(words=(Code(verdict.metric.name),)),
@@ -67,14 +54,4 @@ def _gate_row(verdict: GateVerdict) -> list[Cell]:
         Cell(words=(gate_value(verdict),), order=verdict.value),
         number_cell(verdict.num_blocks),
         text_cell(verdict_text(verdict), _TONES[verdict.outcome]),
-    ]
-
-
-def _leg_row(verdict: LegVerdict) -> list[Cell]:
-    finding = verdict.finding
-    return [
-        code_cell(verdict.leg.name),
-        Cell(words=(interval_of(finding.ratio, finding.low, finding.high),), order=finding.ratio),
-        number_cell(finding.num_blocks),
-        text_cell(verdict_text(verdict)),
     ]

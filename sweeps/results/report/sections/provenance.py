@@ -2,11 +2,12 @@
 
 import shlex
 from typing import Any
+from urllib.parse import quote
 
 from sweeps.records.layout import TrialFolders
 from sweeps.results.measures.conditions import NO_CHANGES, commit_of
 from sweeps.results.measures.snapshot import Snapshot
-from sweeps.results.report.blocks import Cell, Code, Column, Piece, Table, Words, text_cell
+from sweeps.results.report.blocks import ABOVE, Cell, Code, Column, Link, Piece, Table, Words, text_cell
 from sweeps.spec.words import counted
 
 _MANY_TRIALS = 12  # from which one line stands for all logs
@@ -76,18 +77,24 @@ def origin_lines(snapshot: Snapshot) -> list[Words]:
     ]
 
 
-def artifact_lines(snapshot: Snapshot) -> list[Words]:
-    """What lies where, relative to the experiment's folder."""
+def artifact_lines(snapshot: Snapshot, *, linked: bool) -> list[Words]:
+    """What lies where, relative to the experiment's folder; with links for a report that is in it."""
     begun = [t for t in snapshot.trials if t.attempts]
-    logs: list[Words] = [(Code(t.log_name), ": whole output of ", Code(t.run)) for t in begun]
+    logs: list[Words] = [(_file(t.log_name, linked=linked), ": whole output of ", Code(t.run)) for t in begun]
     if len(begun) > _MANY_TRIALS:
         logs = [(Code(TrialFolders("TRIAL").log), ": whole output of each trial")]
-    return [
-        (Code("export/legs.parquet"), ": one row per trial"),
-        (Code("export/steps.parquet"), ": each step of each trial once"),
-        (Code("manifest.json"), ": the plan with every config, the command, the versions"),
-        *logs,
-    ]
+    tables = {
+        "export/legs.parquet": "one row per trial",
+        "export/steps.parquet": "each step of each trial once",
+        "export/events.parquet": "what happened to each trial",
+        "export/verdicts.parquet": "the verdict per gate, and per leg in speed",
+        "manifest.json": "the plan with every config, the command, the versions",
+    }
+    return [*((_file(path, linked=linked), f": {meaning}") for path, meaning in tables.items()), *logs]
+
+
+def _file(path: str, *, linked: bool) -> Piece:
+    return Link(path, ABOVE + quote(path)) if linked else Code(path)
 
 
 def _code(snapshot: Snapshot) -> Words:

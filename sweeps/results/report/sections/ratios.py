@@ -1,5 +1,13 @@
 """Each leg against the baseline, how to read that, and why a number is missing or only advice."""
 
+import math
+from collections.abc import Sequence
+
+from nanochat.config import get_field
+from sweeps.results.decisions.judgement import Judgement, LegVerdict, judge
+from sweeps.results.decisions.listing import verdict_text
+from sweeps.results.decisions.phrase import interval_of
+from sweeps.results.decisions.ranking import ranked_legs
 from sweeps.results.decisions.time_to_loss import TimeToLoss, time_to_loss
 from sweeps.results.measures.compare import (
     Comparison,
@@ -12,31 +20,66 @@ from sweeps.results.measures.compare import (
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.measures.untimed import untimed_trials
 from sweeps.results.report.blocks import Cell, Code, Column, Paragraph, Table, Words, code_cell, number_cell, text_cell
+from sweeps.results.report.figures.choice import labels_of, value_text
 from sweeps.results.report.sections.across import Snapshots
 from sweeps.spec.legs import Leg
 from sweeps.spec.metrics import LEADING, METRIC
+from sweeps.spec.words import percent_change
+
+_LONG_NAME = 24  # characters, from which the axes say more than a name
 
 
 def ratio_table(snapshot: Snapshot) -> Table:
-    """One line per leg: its role, in how many blocks it is next to the baseline, and its ratios to it."""
-    numbers = ["blocks", *(metric.label for metric in LEADING), "min to baseline's loss", "dropped %"]
-    columns = [Column(heading="leg"), Column(heading="role"), *(Column(heading=n, kind="number") for n in numbers)]
-    rows = [_row(snapshot, leg) for leg in snapshot.plan.legs]
-    return Table(caption="Each leg as a ratio to the baseline", columns=columns, rows=rows)
+    """One line per leg: its change from the baseline in each leading metric, and the verdict on its speed.
+
+    Many legs are ranked. Where names are long, the values of the axes stand in columns of their own.
+    """
+    judgement = judge(snapshot)
+    legs = ranked_legs(snapshot, judgement)
+    axes = axes_of(snapshot) if any(len(leg.name) > _LONG_NAME for leg in legs) else []
+    labels = labels_of(legs, _LONG_NAME) if axes else {leg.name: leg.name for leg in legs}
+    speed, *others = (metric.label for metric in LEADING)
+    texts = ["leg", *(path.rpartition(".")[2] for path in axes), "role"]
+    numbers = [*others, "min to baseline's loss", "dropped %", "blocks"]
+    columns = [
+        *(Column(heading=text) for text in texts),
+        Column(heading=speed, kind="number"),
+        Column(heading="verdict"),
+    ]
+    columns += [Column(heading=n, kind="number") for n in numbers]
+    rows = [_row(snapshot, judgement, leg, labels[leg.name], axes) for leg in legs]
+    return Table(caption="Change of each leg from the baseline", columns=columns, rows=rows)
 
 
-def _row(snapshot: Snapshot, leg: Leg) -> list[Cell]:
+def axes_of(snapshot: Snapshot) -> list[str]:
+    """The config fields that the legs of the grid set."""
+    grid = [leg for leg in snapshot.plan.legs if leg.role != "control"]
+    return list(dict.fromkeys(path for leg in grid for path in leg.overrides if "." in path))
+
+
+def _row(snapshot: Snapshot, judgement: Judgement, leg: Leg, label: str, axes: Sequence[str]) -> list[Cell]:
     base = snapshot.plan.baseline.name
     num_blocks = len(blocks_of(snapshot, leg.name, base))
-    comparisons = [compare(snapshot, leg.name, base, metric.name) for metric in LEADING]
+    speed, *others = (compare(snapshot, leg.name, base, metric.name) for metric in LEADING)
+    is_baseline = leg.role == "baseline"
+    verdict = None if is_baseline else judgement.of_leg(leg.name)
     return [
-        code_cell(leg.name),
+        code_cell(label),
+        *(text_cell(_value(leg, path)) for path in axes),
         text_cell(leg.role, leg.role),
-        number_cell(num_blocks),
-        *(ratio_cell(comparison, num_blocks) for comparison in comparisons),
+        text_cell("-") if is_baseline else _speed_cell(verdict, speed, num_blocks),
+        text_cell("-" if verdict is None else verdict_text(verdict)),
+        *(text_cell("-") if is_baseline else change_cell(comparison, num_blocks) for comparison in others),
         _minutes_cell(time_to_loss(snapshot, leg.name, base), num_blocks),
         mean_cell(mean_over_blocks(snapshot, leg.name, "dropped_pct"), METRIC["dropped_pct"].digits, num_blocks),
+        number_cell(num_blocks),
     ]
+
+
+def _value(leg: Leg, path: str) -> str:
+    """The value of an axis; of a section that the leg does not have, none."""
+    value = get_field(leg.config, path)
+    return value_text(value)
 
 
 def _minutes_cell(found: TimeToLoss | None, num_blocks: int) -> Cell:
@@ -44,11 +87,24 @@ def _minutes_cell(found: TimeToLoss | None, num_blocks: int) -> Cell:
     return mean_cell(Mean(value=minutes, num_blocks=0 if found is None else found.num_blocks), 2, num_blocks)
 
 
-def ratio_cell(comparison: Comparison, num_blocks: int) -> Cell:
-    """The ratio, or why there is none where two trials ran that must not be compared."""
+def _speed_cell(verdict: LegVerdict | None, comparison: Comparison, num_blocks: int) -> Cell:
+    """The change with its interval, as the verdict knows it; before there is one, the plain mean."""
+    if verdict is None or verdict.finding.low is None or verdict.finding.ratio is None:
+        return change_cell(comparison, num_blocks)
+    finding = verdict.finding
+    n = "" if finding.num_blocks == num_blocks else f" (n = {finding.num_blocks})"
+    return Cell(words=(interval_of(finding.ratio, finding.low, finding.high) + n,), order=finding.ratio)
+
+
+def change_cell(comparison: Comparison, num_blocks: int) -> Cell:
+    """The change in percent, or why there is none where two trials ran that must not be compared."""
     if not comparison.by_block and comparison.reason is not None:
         return text_cell(f"not compared: {comparison.reason}")
-    return mean_cell(comparison.ratio, 4 if comparison.metric.name == "loss" else 3, num_blocks)
+    mean = comparison.ratio
+    if mean.value is None:
+        return text_cell("-")
+    n = "" if mean.num_blocks == num_blocks else f" (n = {mean.num_blocks})"
+    return Cell(words=(percent_change(mean.value) + n,), order=mean.value if math.isfinite(mean.value) else None)
 
 
 def mean_cell(mean: Mean, digits: int, num_blocks: int) -> Cell:
@@ -64,7 +120,7 @@ def ratio_note(snapshots: Snapshots) -> Paragraph:
     windows = sorted({s.plan.window_steps for s in snapshots})
     n = " or ".join(map(str, windows))
     note = (
-        f"tok/s, peak MiB and loss are the leg's value over the baseline's: tok/s over the last {n} steps "
+        f"tok/s, peak MiB and loss are changes from the baseline in the same block: tok/s over the last {n} steps "
         f"whose time counts, peak memory of the fullest rank, loss the raw mean of the last {n} steps. "
         "Means are over the blocks in which both legs are completed, n where it is another number. "
         "Minutes are training time, without compilation, until the mean loss of all blocks, smoothed over the window, "

@@ -1,8 +1,10 @@
 """The run summary: every trial under the names that people know from training logs."""
 
 from sweeps.results.measures.snapshot import Snapshot
-from sweeps.results.report.blocks import Cell, Code, Column, Table, Words, number_cell, text_cell
+from sweeps.results.measures.trial import TAIL_STEPS
+from sweeps.results.report.blocks import Cell, Code, Column, Strong, Table, Words, number_cell, text_cell
 from sweeps.results.status import RUN_METRICS, shown_state
+from sweeps.spec.words import counted
 
 
 def run_table(snapshot: Snapshot) -> Table:
@@ -28,6 +30,23 @@ def run_table(snapshot: Snapshot) -> Table:
         columns=[Column(heading="run"), Column(heading="status"), *(Column(heading=n, kind="number") for n in numbers)],
         rows=rows,
     )
+
+
+def tail_lines(snapshot: Snapshot) -> list[Words]:
+    """A warning where the tail50 columns hold steps that are no measure of speed, as in every short run."""
+    ran = [trial for trial in snapshot.trials if trial.steps]
+    short = [trial for trial in ran if not all(trial.counted[-TAIL_STEPS:])]
+    if not short:
+        return []
+    first = " step 0 with its compilation among them," if any(len(t.steps) <= TAIL_STEPS for t in short) else ""
+    which = "every run" if len(short) == len(ran) else f"{counted(len(short), 'run')} of {len(ran)}"
+    return [
+        (
+            Strong(f"tail50 is no measure of speed in {which}"),
+            f": it is the plain mean of the last {TAIL_STEPS} steps, or of all, and of these some do not count for "
+            f"timing (warm-up,{first} saves, evaluations). The comparison of legs leaves them out.",
+        )
+    ]
 
 
 def diverged_lines(snapshot: Snapshot) -> list[Words]:

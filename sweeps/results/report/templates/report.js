@@ -1,9 +1,12 @@
 "use strict";
 // Each heading of a sortable table gets a button: ascending, descending, then the order of the plan again.
-// What is unknown stays last either way.
+// What is unknown stays last either way. Rows that are folded away below a table are sorted with it.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
-  const planned = [...body.rows];
+  const below = table.parentElement.nextElementSibling;
+  const rest = below && below.matches("details") ? below.querySelector("tbody") : null;
+  const planned = [...body.rows, ...(rest ? rest.rows : [])];
+  const shown = body.rows.length;
   const headings = [...table.tHead.rows[0].cells];
   const key = (row, column) => {
     const cell = row.cells[column];
@@ -30,7 +33,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
         heading.setAttribute("aria-sort", order);
         sorted.sort((a, b) => compare(key(a, column), key(b, column), sign));
       }
-      body.append(...sorted);
+      body.append(...sorted.slice(0, shown));
+      if (rest) rest.append(...sorted.slice(shown));
     });
   });
 }

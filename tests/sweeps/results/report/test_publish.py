@@ -1,5 +1,6 @@
 """A copy of the report in a git repository: its own files are committed there, nothing else is touched."""
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from sweeps.records.experiment import Experiment
 from sweeps.results.report.build import refresh
-from sweeps.results.report.publish import ReportCopy
+from sweeps.results.report.publish import ReportCopy, without_links
 from sweeps.spec.errors import SweepToolError, UsageError
 
 Make = Callable[..., Experiment]
@@ -34,8 +35,25 @@ def test_the_report_lies_there_as_in_the_experiment(make_experiment: Make, tmp_p
     refresh(experiment)
     ReportCopy(tmp_path / "a" / "b").publish(experiment)
     copied = {path.name: path.read_bytes() for path in (tmp_path / "a" / "b").iterdir()}
-    assert copied == {path.name: path.read_bytes() for path in Path(experiment.uri, "report").iterdir()}
+    own = {path.name: path.read_bytes() for path in Path(experiment.uri, "report").iterdir()}
+    assert copied == {name: without_links(data) for name, data in own.items()}
     assert {"report.md", "report.html"} < copied.keys()
+
+
+def test_a_report_links_to_the_files_of_its_experiment_and_a_copy_to_none(
+    make_experiment: Make, tmp_path: Path
+) -> None:
+    experiment = make_experiment()
+    refresh(experiment)
+    ReportCopy(tmp_path / "copy").publish(experiment)
+    folder = Path(experiment.uri, "report")
+    for name, link in (("report.md", r"\]\(<([^>]*)>\)"), ("report.html", r'<a href="(\.[^"]*)"')):
+        links = re.findall(link, (folder / name).read_text())
+        assert "../export/legs.parquet" in links
+        assert all((folder / address).exists() for address in links)
+        copy = (tmp_path / "copy" / name).read_text()
+        assert re.findall(link, copy) == []
+        assert "legs.parquet" in copy
 
 
 def test_each_completed_leg_is_one_commit(

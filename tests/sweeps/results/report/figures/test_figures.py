@@ -171,7 +171,7 @@ def test_labels_are_short_and_differ(large_snapshot: Snapshot) -> None:
     labels = labels_of(large_snapshot.plan.legs)
     assert len(set(labels.values())) == len(labels)
     assert max(map(len, labels.values())) <= 26
-    assert labels["moe_fp8_experts_static_cap1p25"].endswith("static_cap1p25")
+    assert labels["moe_fp8_experts_static_cap1p25"] == "static, 1.25"
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def test_ids_of_figures_on_one_page_differ(figures: list[Figure]) -> None:
 
 def test_hostile_names_are_shown_and_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "<script>\u202e\x00&\"'`]]>"
-    label = labels_of([type("L", (), {"name": name, "role": "grid"})()])[name]  # type: ignore[list-item]
+    label = labels_of([type("L", (), {"name": name, "role": "grid", "overrides": {}})()])[name]  # type: ignore[list-item]
     spec = effect_spec([panel(effect(1.0, label))], WIDE)
     document = Drawing(spec=spec, title=name, description=name).document()
     ElementTree.fromstring(document)
