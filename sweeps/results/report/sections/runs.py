@@ -34,7 +34,7 @@ def run_table(snapshot: Snapshot) -> Table:
 
 def tail_lines(snapshot: Snapshot) -> list[Words]:
     """A warning where the tail50 columns hold steps that are no measure of speed, as in every short run."""
-    ran = [trial for trial in snapshot.trials if trial.steps]
+    ran = [trial for trial in snapshot.trials if trial.steps and trial.imported is None]
     short = [trial for trial in ran if not all(trial.counted[-TAIL_STEPS:])]
     if not short:
         return []
