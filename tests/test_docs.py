@@ -90,6 +90,12 @@ def test_the_page_on_sweeps_names_every_part_and_metric() -> None:
     assert sorted(re.findall(r"`(\w+)`", listed[1])) == sorted(GATE_METRICS)
 
 
+def test_the_page_on_the_report_names_every_metric_that_a_gate_can_bound() -> None:
+    listed = re.search(r"\*\*What a gate can bound\.\*\* ([^.]*)\.", page("docs/report.md"))
+    assert listed is not None
+    assert sorted(re.findall(r"`(\w+)`", listed[1])) == sorted(GATE_METRICS)
+
+
 @pytest.fixture
 def place(tmp_path: Path, make_place: Callable[[Path], Path]) -> Path:
     return make_place(tmp_path)
