@@ -1,11 +1,15 @@
 """What a new experiment can take over from another one, and that the copies are whole by themselves."""
 
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from nanochat.config import with_overrides
+from nanochat.sizes import num_steps
 from nanochat.stats import TextFacts
 from sweeps.engine.trials.run import is_open
 from sweeps.importer.experiment import plan_of, read_runs, store_runs
@@ -13,6 +17,7 @@ from sweeps.importer.folder import read_folder
 from sweeps.records.continuation import choose, copy, drop_unfinished_copies
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
+from sweeps.spec.commands import torchrun_argv
 from sweeps.spec.find import load_sweep
 from sweeps.spec.plan import Plan, make_plan
 from tests.helpers.foreign_logs import log_lines, write_log
@@ -153,3 +158,22 @@ def test_a_log_is_taken_by_its_command_and_one_without_stays(tmp_path: Path) -> 
     (tmp_path / "s/new/trials" / leg / "imported.json").unlink()  # as if the copy had been cut off
     drop_unfinished_copies(target)
     assert target.trial(leg).rows() == []
+
+
+@pytest.mark.parametrize("sweep", ["capacity", "precision", "compile_modes", "smoke"])
+def test_logs_of_the_commands_that_plan_prints_are_all_taken(sweep: str, tmp_path: Path) -> None:
+    plan = make_plan(load_sweep(sweep))
+    folder = tmp_path / "logs"
+    for place, leg in enumerate(plan.legs):
+        steps = num_steps(leg.config)
+        write_log(folder, f"run{place}", log_lines(num_steps=steps))
+        (folder / f"run{place}.cmd.txt").write_text(shlex.join(torchrun_argv(leg, plan.num_workers)))
+        ranks = "Tokens / micro-batch: 131,072", f"Tokens / micro-batch: {16_384 * plan.num_workers:,}"
+        log = folder / f"run{place}.log"
+        log.write_text(log.read_text().replace(*ranks))
+    found = read_folder(folder)
+    runs = read_runs(found)
+    source = store_runs(str(tmp_path / "s"), "logs", found, runs, plan_of(runs, "logs", None, None))
+    choice = choose(source, plan, {})
+    assert choice.left == {}
+    assert choice.logged == {f"{leg.name}-b1": f"run{place}-b1" for place, leg in enumerate(plan.legs)}
