@@ -42,7 +42,10 @@ def status(
     if left_out:
         out(f"(a wider terminal also shows {', '.join(left_out)}; --json has all)")
     for trial in snapshot.trials:
-        if trial.origin is not None:
+        if trial.imported is not None and snapshot.manifest.imported_from is None:
+            seen = trial.imported
+            out(f"{trial.run} was read from {seen.file}, lines {seen.first_line} to {seen.last_line}")
+        elif trial.origin is not None:
             out(f"{trial.run} was taken over from experiment {trial.origin.experiment}")
         if trial.fell_back:
             out(f"{trial.run} could not be compiled and continued uncompiled: its speed is not the leg's")

@@ -34,7 +34,7 @@ def choose_takeover(exp: str, storage: str | None, plan: "Plan", texts: "dict[st
         raise UsageError(f"--continue-from {source.id} has no leg to take over ({reasons}); leave the option out")
     logs = choice.logged
     taken = [f"{trial} (log {logs[trial].removesuffix('-b1')})" if trial in logs else trial for trial in choice.taken]
-    note(f"taken over from {source.id}: {', '.join(taken)}")
+    note(f"taken over from {source.manifest.imported_from or source.id}: {', '.join(taken)}")
     if reasons:
         note(f"to be run: {reasons}")
     return Takeover(source=source, choice=choice, folder=folder)

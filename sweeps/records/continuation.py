@@ -136,7 +136,7 @@ def _copy_logged(source: Experiment, target: Experiment, name: str, there: str) 
     record, seen = target.trial(name), source.trial(there)
     imported = seen.imported()
     assert imported is not None, "only imported trials are chosen"
-    origin = Origin(experiment=source.id, git_commit=None, copied_utc=utc_now())
+    origin = Origin(experiment=source.manifest.imported_from or source.id, git_commit=None, copied_utc=utc_now())
     target.store.write(record.folders.origin, to_bytes(origin))
     record.append_rows(0, [replace(row, trial=name) for row in seen.rows()])
     record.write_imported(imported)

@@ -152,6 +152,9 @@ def test_a_log_is_taken_by_its_command_and_one_without_stays(tmp_path: Path) -> 
     target = Experiment.create(str(tmp_path / "s"), "new", manifest)
     copy(source, target, choice.taken, choice.logged)
     assert target.trial(leg).state() == "completed"
+    origin = target.trial(leg).origin()
+    assert origin is not None
+    assert origin.experiment == str(tmp_path / "logs")
     assert {row.trial for row in target.trial(leg).rows()} == {leg}
     assert not is_open(target.trial(leg))
 
