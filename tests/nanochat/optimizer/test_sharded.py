@@ -190,3 +190,21 @@ def test_specs_that_contradict_each_other_are_refused():
     ]
     with pytest.raises(ValueError, match="equal lr and betas"):
         ShardedOptimizer(specs, ALONE, compute_dtype=torch.float32)
+
+
+def squares_of_step(ranks: Ranks) -> tuple[float, float]:
+    """This rank's share of the squared norm, and the whole of it from the gradient of all micro-steps at once."""
+    toy = Toy()
+    optimizer = optimizer_of(toy, ranks)
+    train(toy, optimizer, 1)
+    alone = Toy()
+    for micro_step in range(NUM_MICRO_STEPS):
+        add_gradients(alone, 0, micro_step, share=1 / NUM_MICRO_STEPS)
+    whole = sum(float(param.grad.square().sum()) for param in alone.parameters() if param.grad is not None)
+    return float(optimizer.own_grad_square), whole
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_the_shares_of_all_ranks_add_up_to_the_norm_of_the_mean_gradient(run_world, world_size: int):
+    shares = run_world(squares_of_step, world_size)
+    assert sum(share for share, _ in shares) == pytest.approx(shares[0][1], rel=1e-5)
