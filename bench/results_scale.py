@@ -52,7 +52,7 @@ def main() -> None:
     """Builds both experiments and prints a line per command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=300, help="at least 80, for a timing window")
     parser.add_argument("--keep", type=Path, help="a folder for the experiments, used again if they are there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

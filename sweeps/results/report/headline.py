@@ -6,7 +6,7 @@ Not tok/s alone: a leg that is fast and learns less, or beats only its own slow 
 from collections.abc import Sequence
 
 from sweeps.results.decisions.conclusion import CPU_WARNING, PLAIN_NAMES, conclude, ran_on_cpu
-from sweeps.results.decisions.judgement import judge
+from sweeps.results.decisions.judged import judged
 from sweeps.results.decisions.phrase import Phrase, interval_of
 from sweeps.results.decisions.time_to_loss import time_to_loss
 from sweeps.results.measures.compare import (
@@ -25,7 +25,7 @@ from sweeps.spec.words import counted, fixed, grouped, percent_change
 
 def verdict(snapshot: Snapshot, *, named: bool) -> list[Verdict]:
     """What can be concluded, and what must not be missed next to it; `named`: sentences begin with the experiment."""
-    found = conclude(snapshot, judge(snapshot))
+    found = conclude(snapshot, judged(snapshot))
     whose = _whose(snapshot, named)
     leading = Verdict(word=found.word, sentence=(*whose, *_words(found.sentence)))
     return [leading, *(Verdict(word="", sentence=(*whose, *_words(phrase))) for phrase in found.also)]

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from sweeps.results.decisions.judgement import GateVerdict, Judgement, LegVerdict, judge
+from sweeps.results.decisions.judged import judged
+from sweeps.results.decisions.judgement import GateVerdict, Judgement, LegVerdict
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.tables.column import About
 
@@ -31,7 +32,7 @@ VERDICT_COLUMNS: list[About] = [
 
 def verdict_rows(snapshot: Snapshot) -> list[dict[str, Any]]:
     """Gates first, then legs, both in the order of the plan."""
-    judgement = judge(snapshot)
+    judgement = judged(snapshot)
     rows = [_gate_row(verdict) for verdict in judgement.gates] + [_leg_row(verdict) for verdict in judgement.legs]
     return [_whole(row, snapshot, judgement) for row in rows]
 

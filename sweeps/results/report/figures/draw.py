@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable
 
-from sweeps.results.decisions.judgement import SPEED, Judgement, LegVerdict, judge
+from sweeps.results.decisions.judged import judged
+from sweeps.results.decisions.judgement import SPEED, Judgement, LegVerdict
 from sweeps.results.decisions.phrase import interval_of
 from sweeps.results.measures.compare import compare, geometric_mean
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
@@ -25,7 +26,7 @@ _MOST_CURVES, _CURVE_CHARS = 6, 21
 
 def effect_figure(snapshot: Snapshot, *, number: int | None = None, of: str = "") -> Figure:
     """Each leg against the baseline in speed, memory and loss; numbered and named among several experiments."""
-    judgement = judge(snapshot)
+    judgement = judged(snapshot)
     legs = leading_legs(snapshot, judgement, MOST_ROWS)
     panels = [_panel(snapshot, judgement, legs, metric) for metric in LEADING]
     several = snapshot.plan.num_blocks > 1
@@ -79,7 +80,7 @@ def dt_figure(snapshot: Snapshot) -> Figure:
 
 def memory_figure(snapshot: Snapshot) -> Figure:
     """Peak memory of the leading legs."""
-    legs = leading_legs(snapshot, judge(snapshot), MOST_ROWS)
+    legs = leading_legs(snapshot, judged(snapshot), MOST_ROWS)
     labels = labels_of(legs)
     bars = [_memory_bar(snapshot, leg, labels[leg.name]) for leg in legs]
     base = max(_values(snapshot, snapshot.plan.baseline, "peak_mib"), default=None)
@@ -95,7 +96,7 @@ def memory_figure(snapshot: Snapshot) -> Figure:
 
 def block_figure(snapshot: Snapshot) -> Figure:
     """State and speed of every trial of the leading legs, by block."""
-    legs = leading_legs(snapshot, judge(snapshot), MOST_ROWS)
+    legs = leading_legs(snapshot, judged(snapshot), MOST_ROWS)
     labels = labels_of(legs)
     cells: list[StripCell] = []
     for leg in legs:
@@ -191,7 +192,7 @@ CurveOf = Callable[[TrialSnapshot], Curve]
 
 def _points(snapshot: Snapshot, curve_of: CurveOf, *, in_percent: bool) -> tuple[list[CurvePoint], bool]:
     """The curves of the leading legs against the baseline's, and True; or as they are while nothing can be compared."""
-    legs = leading_legs(snapshot, judge(snapshot), _MOST_CURVES + 1)
+    legs = leading_legs(snapshot, judged(snapshot), _MOST_CURVES + 1)
     labels = labels_of(legs, _CURVE_CHARS)
     baseline = {t.trial.block: curve_of(t) for t in snapshot.of_leg(snapshot.plan.baseline.name)}
     found: list[CurvePoint] = []
@@ -216,7 +217,7 @@ def _dt_curve(trial: TrialSnapshot) -> dict[int, float]:
 
 
 def _band(snapshot: Snapshot) -> str:
-    legs = leading_legs(snapshot, judge(snapshot), _MOST_CURVES + 1)
+    legs = leading_legs(snapshot, judged(snapshot), _MOST_CURVES + 1)
     several = "The line is the mean over blocks, the band reaches from the lowest to the highest block. "
     frame = "What the first tenth of a run has outside of the frame is drawn at its edge."
     return (several if snapshot.plan.num_blocks > 1 else "") + frame + left_out(snapshot, legs)

@@ -1,7 +1,8 @@
 """The gates as the sweep declares them, each with what was measured, its interval and its verdict."""
 
 from sweeps.results.decisions.conclusion import gate_bound, gate_value
-from sweeps.results.decisions.judgement import GateVerdict, judge
+from sweeps.results.decisions.judged import judged
+from sweeps.results.decisions.judgement import GateVerdict
 from sweeps.results.decisions.listing import verdict_text
 from sweeps.results.decisions.reach import floor_in_words, floor_of
 from sweeps.results.measures.snapshot import Snapshot
@@ -42,7 +43,7 @@ def gate_table(snapshot: Snapshot) -> Table:
         Column(heading="blocks", kind="number"),
         Column(heading="verdict"),
     ]
-    rows = [_gate_row(verdict) for verdict in judge(snapshot).gates]
+    rows = [_gate_row(verdict) for verdict in judged(snapshot).gates]
     return Table(caption="Gates of the sweep, judged for the candidate", columns=columns, rows=rows)
 
 

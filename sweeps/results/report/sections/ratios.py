@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 
 from nanochat.config import get_field
-from sweeps.results.decisions.judgement import Judgement, LegVerdict, judge
+from sweeps.results.decisions.judged import judged
+from sweeps.results.decisions.judgement import Judgement, LegVerdict
 from sweeps.results.decisions.listing import verdict_text
 from sweeps.results.decisions.phrase import interval_of
 from sweeps.results.decisions.ranking import ranked_legs
@@ -34,7 +35,7 @@ def ratio_table(snapshot: Snapshot) -> Table:
 
     Many legs are ranked. Where names are long, the values of the axes stand in columns of their own.
     """
-    judgement = judge(snapshot)
+    judgement = judged(snapshot)
     legs = ranked_legs(snapshot, judgement)
     axes = axes_of(snapshot) if any(len(leg.name) > _LONG_NAME for leg in legs) else []
     labels = labels_of(legs, _LONG_NAME) if axes else {leg.name: leg.name for leg in legs}
