@@ -8,12 +8,12 @@ import pytest
 
 from cli.announcing import NOTIFIED, announcing, checked_command
 from sweeps.engine.watching.event_json import EVENT_NAMES, event_json
-from sweeps.engine.watching.events import Event, LegCompleted, LegFailed, LegProgress, Place, Verdict, Warned
+from sweeps.engine.watching.events import Event, LegAdvanced, LegCompleted, LegFailed, Place, Verdict, Warned
 from sweeps.spec.errors import UsageError
 
 AT = Place("static-b1", 2, 6)
 DONE = LegCompleted(at=AT, num_steps=40, loss=5.5, tok_per_sec=1234.5, total_time_min=0.1)
-PROGRESS = LegProgress(at=AT, step=3, num_steps=40, loss=6.0, tok_per_sec=1.0)
+PROGRESS = LegAdvanced(at=AT, step=3, num_steps=40, loss=6.0, tok_per_sec=1.0)
 FAILED = LegFailed(at=AT, error="ValueError: x", log=Path("/logs/log.txt"), tail=("one", "two"))
 VERDICT = Verdict(word="PASS", sentence="Use it.", exit_code=0)
 
@@ -41,7 +41,7 @@ def test_every_event_is_one_line_on_stdout(capsys: pytest.CaptureFixture[str]) -
             tell(event)
     assert told == [PROGRESS, DONE, FAILED]
     lines = capsys.readouterr().out.splitlines()
-    assert [json.loads(line)["event"] for line in lines] == ["leg_progress", "leg_completed", "leg_failed"]
+    assert [json.loads(line)["event"] for line in lines] == ["leg_advanced", "leg_completed", "leg_failed"]
 
 
 def command(folder: Path, body: str) -> tuple[str, ...]:
