@@ -46,6 +46,14 @@ def labels_of(legs: Sequence[Leg], most_chars: int = _SHORT) -> dict[str, str]:
     }
 
 
+def naming(legs: Sequence[Leg], most_chars: int = _SHORT) -> str:
+    """A sentence on what the values in the labels are; "" if legs go by their names."""
+    by_values = [leg for leg in legs if _label(leg, most_chars) != visible(leg.name)]
+    if not by_values:
+        return ""
+    return f" Legs with long names go by {', '.join(path.rpartition('.')[2] for path in by_values[0].overrides)}."
+
+
 def _label(leg: Leg, most_chars: int) -> str:
     name = visible(leg.name)
     if len(name) <= most_chars or leg.role == "control" or not leg.overrides:

@@ -9,7 +9,7 @@ from sweeps.results.decisions.phrase import interval_of
 from sweeps.results.measures.compare import compare, geometric_mean
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.report.blocks import Figure, Words
-from sweeps.results.report.figures.choice import MOST_ROWS, labels_of, leading_legs, left_out
+from sweeps.results.report.figures.choice import MOST_ROWS, labels_of, leading_legs, left_out, naming
 from sweeps.results.report.figures.curves import Curve, CurvePoint, curve_spec, difference, points_of
 from sweeps.results.report.figures.effects import Effect, Panel, effect_spec
 from sweeps.results.report.figures.memory import Bar, memory_spec
@@ -40,7 +40,7 @@ def effect_figure(snapshot: Snapshot, *, number: int | None = None, of: str = ""
         "Change from the baseline in the same block: mean over blocks. Grey: within "
         f"\N{PLUS-MINUS SIGN}{EQUIVALENT_WITHIN_PCT:g} %, which counts as equal. Dashed: a gate's bound. A leg "
         f"outside of the scale stands at its edge.{spread} Diamond: baseline; circle: candidate; triangle: other leg "
-        f"of the grid; square: control.{left_out(snapshot, legs)}"
+        f"of the grid; square: control.{naming(legs)}{left_out(snapshot, legs)}"
     )
     return _figure(
         "effect" if number is None else f"effect-{number}",

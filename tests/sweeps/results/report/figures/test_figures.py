@@ -164,7 +164,9 @@ def test_many_legs_show_the_baseline_the_candidate_a_control_and_the_fastest(lar
     fastest = max(judgement.legs, key=lambda v: v.finding.ratio or 0.0)
     assert fastest.leg in shown
     assert [leg for leg in large_snapshot.plan.legs if leg in shown] == shown
-    assert "8 further legs are in the tables" in effect_figure(large_snapshot).caption[0]
+    caption = effect_figure(large_snapshot).caption[0]
+    assert "8 further legs are in the tables" in caption
+    assert "Legs with long names go by mode, capacity_factor." in caption
 
 
 def test_labels_are_short_and_differ(large_snapshot: Snapshot) -> None:
