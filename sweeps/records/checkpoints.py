@@ -61,20 +61,21 @@ def checkpoint_name(step: int) -> str:
 def step_of(name: str) -> int | None:
     """The step of a checkpoint's folder by its name; None for any other name."""
     match = _STEP.fullmatch(name)
-    return int(match[1]) if match else None
+    return int(match[1]) if match and name == checkpoint_name(int(match[1])) else None
 
 
 def stored_checkpoints(train: Store) -> list[StoredCheckpoint]:
-    """All checkpoint folders of a trial, newest first."""
+    """All checkpoint folders of a trial, newest first. Another spelling of a number names none."""
     found: list[StoredCheckpoint] = []
     for run in train.list():
-        attempt = _ATTEMPT.fullmatch(run)
-        steps = [_STEP.fullmatch(name) for name in train.list(run)] if attempt else []
-        found += [
-            StoredCheckpoint(int(step[1]), int(attempt[1]), CHECKPOINT_INDEX in train.list(f"{run}/{step[0]}"))
-            for step in steps
-            if step and attempt
-        ]
+        match = _ATTEMPT.fullmatch(run)
+        if match is None or run != run_name(int(match[1])):
+            continue
+        for name in train.list(run):
+            step = step_of(name)
+            if step is not None:
+                is_complete = CHECKPOINT_INDEX in train.list(f"{run}/{name}")
+                found.append(StoredCheckpoint(step, int(match[1]), is_complete))
     return sorted(found, reverse=True)
 
 

@@ -34,7 +34,7 @@ class StepRow(StepStats):
 
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_INT64 = range(-(2**63), 2**63)
+_WHOLE = range(2**63)  # what the tables' columns hold; nothing that is counted is negative
 _HINTS = get_type_hints(StepRow)
 _NAMES = tuple(f.name for f in fields(StepRow))
 UNKNOWN_IN_LOGS = (
@@ -112,9 +112,9 @@ def _row_of(values: dict[str, Any]) -> StepRow:
             known[name] = _number(cast("float | str", value))
     for name in _INTEGERS:
         value = known[name]
-        is_whole = value.__class__ is int and value in _INT64
+        is_whole = value.__class__ is int and value in _WHOLE
         if not is_whole and not (value is None and name in optional):
-            raise TypeError(f"{name} must be a whole number of 64 bits, got {value!r}")
+            raise TypeError(f"{name} must be a whole number from 0 below 2**63, got {value!r}")
     for name in _TEXTS:
         if known[name] is not None or name not in optional:
             _check_text(known[name])

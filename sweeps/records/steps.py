@@ -15,7 +15,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
-from sweeps.records.arrow import arrow, arrow_json
+from sweeps.records.arrow import arrow, arrow_compute, arrow_json
 from sweeps.records.rows import UNKNOWN_IN_LOGS, StepRow, decode_rows
 
 
@@ -184,7 +184,13 @@ def _read_fast(data: bytes) -> Any:
     is_whole = is_whole and (is_imported or not any(logged))
     lists = (table.column(name) for name, kind in _KINDS.items() if kind in ("float64s", "texts"))
     is_whole = is_whole and all(part.flatten().null_count == 0 for column in lists for part in column.chunks)
-    return table if is_whole else None
+    return table if is_whole and not _has_negative(table) else None
+
+
+def _has_negative(table: Any) -> bool:
+    """True if any whole number is below 0, which no row holds."""
+    smallest = (arrow_compute().min(table.column(name)).as_py() for name, kind in _KINDS.items() if kind == "int64")
+    return any(number is not None and number < 0 for number in smallest)
 
 
 def _kind_of(hint: Any) -> str:

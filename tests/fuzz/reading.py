@@ -146,6 +146,7 @@ class Reader:
             ("gate", self._victim),
             ("logs", self._victim),
             ("ls", "--storage", str(self._sandbox.storage)),
+            ("clean", self._victim, "--yes"),
         )
         for words in commands if number is None else (commands[number % 5],):
             self._command(*words)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from nanochat.stats import CHECKPOINT_INDEX
 from sweeps.records.checkpoints import StoredCheckpoint, run_name, stored_checkpoints, superseded
 from sweeps.records.store import Store
@@ -27,6 +29,15 @@ def test_what_is_no_checkpoint_is_not_listed(tmp_path: Path) -> None:
     store = make(tmp_path, "a000/other", "b000/step_000010", "a000/step_x", "a000/.step_000010")
     (tmp_path / "a000" / "checkpoint_manager_snapshot.json").write_text("{}")
     assert stored_checkpoints(store) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a0000/step_000010", "a000/step_0000010", "a00000000000000000000/step_000010", "a000"]
+)
+def test_another_spelling_of_a_number_names_no_checkpoint(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir(parents=True)
+    (tmp_path / name / CHECKPOINT_INDEX).write_text("{}")
+    assert stored_checkpoints(Store(str(tmp_path))) == []
 
 
 def test_a_trial_that_never_ran_has_none(tmp_path: Path) -> None:

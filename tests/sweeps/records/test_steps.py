@@ -62,6 +62,9 @@ VALUES: list[dict[str, Any]] = [
     {"peak_mib": 900},
     {"bal": True},
     {"step": 2**63},
+    {"step": -1},
+    {"attempt": -(2**63)},
+    {"gpu_throttle_bits": -1},
     {"step": 7.0},
     {"step": None},
     {"gpu_throttle_bits": 10**400},
@@ -94,12 +97,13 @@ def test_two_rows_in_a_line_are_one_damaged_line(make_row: MakeRow) -> None:
     assert check_both_ways(both) == ([], True)
 
 
-def test_a_number_too_large_for_a_float_is_infinite_and_one_too_large_for_64_bits_costs_its_line(
+def test_a_number_too_large_for_a_float_is_infinite_and_a_whole_one_out_of_range_costs_its_line(
     make_row: MakeRow,
 ) -> None:
     (stored,), torn = check_both_ways(line(make_row, loss=10**400).replace(b'"dt_ms": 100.0', b'"dt_ms": -1e999'))
     assert (stored.loss, stored.dt_ms, torn) == (math.inf, -math.inf, False)
-    assert check_both_ways(line(make_row, step=2**63)) == ([], True)
+    for changes in ({"step": 2**63}, {"step": 10**30}, {"step": -1}, {"attempt": -1}, {"gpu_throttle_bits": -1}):
+        assert check_both_ways(line(make_row, **changes)) == ([], True)
 
 
 @few

@@ -33,20 +33,24 @@ def points_of(leg: str, curves: Sequence[Curve]) -> list[CurvePoint]:
     """The curves of a leg's blocks, thinned to `MOST_POINTS` means of neighbouring steps."""
     last = max((step for curve in curves for step in curve), default=-1)
     size = max(1, -(-(last + 1) // MOST_POINTS))
+    binned = [_binned(curve, size) for curve in curves]
     points: list[CurvePoint] = []
-    for start in range(0, last + 1, size):
-        means: list[float] = []
-        for curve in curves:
-            known = [
-                v for step in range(start, start + size) if (v := curve.get(step)) is not None and math.isfinite(v)
-            ]
-            means += [statistics.fmean(known)] if known else []
-        if means:
-            middle, mean = start + (size - 1) / 2, statistics.fmean(means)
-            points.append(
-                CurvePoint(leg=leg, step=middle, mean=mean, low=min(means), high=max(means), num_blocks=len(means))
-            )
+    for start in sorted({start for bins in binned for start in bins}):
+        means = [statistics.fmean(bins[start]) for bins in binned if start in bins]
+        middle, mean = start + (size - 1) / 2, statistics.fmean(means)
+        points.append(
+            CurvePoint(leg=leg, step=middle, mean=mean, low=min(means), high=max(means), num_blocks=len(means))
+        )
     return points
+
+
+def _binned(curve: Curve, size: int) -> dict[int, list[float]]:
+    """First step of each group of `size` steps -> its finite values. A damaged row can name any step: none is tried."""
+    bins: dict[int, list[float]] = {}
+    for step, value in curve.items():
+        if math.isfinite(value):
+            bins.setdefault(step - step % size, []).append(value)
+    return bins
 
 
 def difference(curve: Curve, base: Curve, *, in_percent: bool) -> dict[int, float]:

@@ -239,3 +239,8 @@ def test_a_gate_against_the_baseline_is_a_bound_of_its_panel() -> None:
     )
     notes = [part["title"]["subtitle"] for part in figure.wide.spec["vconcat"]]
     assert [("gate: at most +5.0 %" in note) for note in notes] == [False, True, False]
+
+
+def test_a_step_far_away_costs_a_point_and_no_time() -> None:
+    points = points_of("a", [{0: 1.0, 1: 3.0, 2**62: 5.0}, {0: 2.0}])
+    assert [(point.mean, point.num_blocks) for point in points] == [(2.0, 2), (5.0, 1)]
