@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -246,5 +246,5 @@ def _changed_object(value: Any, values: list[Any], rng: random.Random, where: st
         return {**value, item: new}, what
     new, what = _changed_object(item, values, rng, f"{where}.{name}")
     with contextlib.suppress(Exception):  # torch's own classes check some of what they hold
-        return replace(value, **{name: new}), what
+        return replace(cast(Any, value), **{name: new}), what
     return new, what

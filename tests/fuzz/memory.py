@@ -18,7 +18,7 @@ def remember() -> None:
     experiment._digest = _by(json.dumps, experiment._digest)  # pyright: ignore[reportPrivateUsage]
     row_parts.decode_steps = _by(bytes, row_parts.decode_steps)
     for module in (experiment, trial):
-        module.from_bytes = _by(lambda kind, data, where: (kind, data, where), module.from_bytes)
+        vars(module)["from_bytes"] = _by(lambda kind, data, where: (kind, data, where), module.from_bytes)
 
 
 def _by(key_of: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:

@@ -30,6 +30,7 @@ def test_experiments_at_two_times_give_advice_with_an_interval():
     assert pair.ratio == pytest.approx(1 / 0.97, abs=0.002)
     assert pair.low is not None
     assert pair.high is not None
+    assert pair.ratio is not None
     assert 1 < pair.low < pair.ratio < pair.high
     assert (found.outcome, found.exit_code) == ("UNDECIDED", 4)
 

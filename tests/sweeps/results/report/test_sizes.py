@@ -49,7 +49,7 @@ def table_of(blocks: Sequence[Block]) -> Table:
 
 
 def texts(row: Sequence[Cell]) -> list[str]:
-    return ["".join(getattr(piece, "value", piece) for piece in cell.words) for cell in row]
+    return ["".join(str(getattr(piece, "value", piece)) for piece in cell.words) for cell in row]
 
 
 @pytest.mark.parametrize("num_legs", [2, 6, 12])
@@ -147,5 +147,7 @@ def test_a_short_table_and_list_stay_whole_and_a_folded_one_is_valid_markdown() 
 
 def test_a_run_whose_tail_holds_step_0_says_so() -> None:
     runs = section(build_report([judged_experiment({}, num_blocks=1)]), "runs").blocks
-    said = ["".join(getattr(p, "value", p) for p in line) for b in runs if isinstance(b, Bullets) for line in b.lines]
+    said = [
+        "".join(str(getattr(p, "value", p)) for p in line) for b in runs if isinstance(b, Bullets) for line in b.lines
+    ]
     assert any("tail50 is no measure of speed in every run" in line and "step 0" in line for line in said)

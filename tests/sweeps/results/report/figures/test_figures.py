@@ -164,7 +164,7 @@ def test_many_legs_show_the_baseline_the_candidate_a_control_and_the_fastest(lar
     fastest = max(judgement.legs, key=lambda v: v.finding.ratio or 0.0)
     assert fastest.leg in shown
     assert [leg for leg in large_snapshot.plan.legs if leg in shown] == shown
-    caption = effect_figure(large_snapshot).caption[0]
+    caption = str(effect_figure(large_snapshot).caption[0])
     assert "8 further legs are in the tables" in caption
     assert "Legs with long names go by mode, capacity_factor." in caption
 
@@ -188,7 +188,7 @@ def test_every_figure_is_xml_with_title_and_description_and_fetches_nothing(figu
         root = ElementTree.fromstring(document)
         assert root.get("aria-labelledby") == "figure-title figure-desc"
         assert f'<title id="figure-title">{figure.title}</title>' in document
-        assert figure.caption[0][:40] in (root.findtext("{http://www.w3.org/2000/svg}desc") or "")
+        assert str(figure.caption[0])[:40] in (root.findtext("{http://www.w3.org/2000/svg}desc") or "")
         assert re.findall(r"(?:href|src)=|@import|https?://(?!www\.w3\.org)", document) == []
         assert figure.wide.document() == document
 
