@@ -23,7 +23,7 @@ def stop(
     from cli.console import note
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment
-    from sweeps.spec.errors import UsageError
+    from sweeps.spec.errors import CorruptData, UsageError
 
     experiment = Experiment.open(find_experiment(exp, storage))
     owner = experiment.owner() or experiment.owner(certain=True)
@@ -35,7 +35,7 @@ def stop(
         is_first = experiment.stop_requested() is None
         if is_first:
             experiment.request_stop("nanochat-sweep stop")
-    except OSError as error:
+    except (OSError, CorruptData) as error:
         raise UsageError(
             f"the request cannot be written: {error}; interrupt {runner} instead (kill -INT {owner.pid})"
         ) from None
