@@ -21,11 +21,11 @@ def test_the_document_has_the_agreed_keys_and_names(make_experiment: Make, compl
     experiment = make_experiment()
     complete(experiment, "static-b1")
     document = status_json(read_snapshot(experiment))
-    assert list(document) == ["schema", "experiment", "state", "trials"]
+    assert list(document) == ["schema", "experiment", "path", "state", "next_command", "trials"]
     assert document["schema"] == "nanochat-sweep/status/1"
     assert (document["experiment"], document["state"]) == ("20260101_120000_toy", "interrupted")
     done, waiting, *_ = document["trials"]
-    assert done == {
+    expected = {
         "name": "static",
         "leg": "static",
         "block": 1,
@@ -44,9 +44,25 @@ def test_the_document_has_the_agreed_keys_and_names(make_experiment: Make, compl
         "diverged": None,
         "damage": None,
         "failure": None,
+        "error": None,
+        "next_command": None,
+        "num_steps": 40,
+        "tok_per_sec": pytest.approx(5120.0),
+        "last_step_tok_sec": 5120.0,
+        "last_step_dt_ms": 100.0,
     }
+    assert {key: done[key] for key in expected} == expected
     assert waiting["status"] == "pending"
     assert {k for k, v in waiting.items() if v is None} == {
+        "error",
+        "log",
+        "next_command",
+        "loss",
+        "tok_per_sec",
+        "num_steps",
+        "last_step_utc",
+        "last_step_dt_ms",
+        "last_step_tok_sec",
         "last_step",
         "last_loss",
         "tail50_tok_sec",
