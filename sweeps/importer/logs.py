@@ -1,8 +1,9 @@
 """A whole log as the runs in it: their steps, each once, what ended them, and which lines could not be used.
 
-One file may hold several runs, one after the other, and a run may go on in later attempts that repeat steps. A run
-begins at a start line or at a step count that falls back to 0; a count that falls back to a later step is an attempt
-that was resumed, and its steps replace the repeated ones. Nothing is guessed: what no line says stays unknown.
+One file may hold several runs, one after the other, and a run may continue in later attempts that repeat steps. A run
+begins at a start line, at a step count that falls back to 0, or where lines say another number of steps; a count that
+falls back to a later step is an attempt that was resumed, and its steps replace the repeated ones. Nothing is guessed:
+what no line says stays unknown.
 """
 
 import hashlib
@@ -194,7 +195,7 @@ class _Reader:
         is_other_length = None not in (run.num_steps, line.num_steps) and run.num_steps != line.num_steps
         if (self._has_started or falls_back) and (line.step == 0 or line.step > last + 1 or run.is_completed):
             return self._begin(number)
-        if is_other_length and self._has_started:
+        if is_other_length:
             return self._begin(number)
         if self._has_started or falls_back:
             run.attempts += 1

@@ -135,3 +135,11 @@ def test_no_mutation_invents_a_number(tmp_path_factory: pytest.TempPathFactory, 
         for step in run.ordered():
             assert step.values["loss"] == pytest.approx(10 - step.step / 10)
             assert step.values.get("tok_per_sec", 1000 + step.step) == 1000 + step.step
+
+
+def test_lines_of_another_length_are_another_run_without_a_start_line_too(log_of):
+    log = log_of(steps(4, 5, num_steps=71680) + steps(498, 499, num_steps=500) + END)
+    assert [(run.num_steps, sorted(run.steps), run.status) for run in log.runs] == [
+        (71680, [4, 5], "running"),
+        (500, [498, 499], "completed"),
+    ]
