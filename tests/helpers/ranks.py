@@ -1,13 +1,11 @@
 """A rank of an attempt over real storage, with a group of one instead of Ray's."""
 
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
-from nanochat.stats import CHECKPOINT_INDEX, Checkpoint, StepStats
+from nanochat.stats import CHECKPOINT_INDEX, Checkpoint
 from sweeps.engine.ranks.rank import Rank, RankTask
 from sweeps.records.experiment import Experiment
-from sweeps.records.rows import StepRow
 
 TRIAL = "static-b1"
 
@@ -55,11 +53,6 @@ def open_rank(experiment: Experiment, is_first: bool = True) -> tuple[Rank, OneR
     number = record.start_attempt(num_workers=1).number
     group = OneRank(Path(record.train_uri), number, is_first)
     return Rank(RankTask(experiment.uri, TRIAL, number), group), group
-
-
-def stats_of(row: StepRow) -> StepStats:
-    own = {field.name for field in fields(StepStats)}
-    return StepStats(**{name: value for name, value in vars(row).items() if name in own})
 
 
 def stored_steps(experiment: Experiment) -> list[int]:

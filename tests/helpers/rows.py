@@ -40,9 +40,14 @@ def row(step: int, *, attempt: int = 0, trial: str = "static-b1", **changes: Any
 
 
 def step_stats(step: int, **changes: Any) -> StepStats:
-    """What the trainer reports of a step: `row` without the names of its trial and attempt."""
-    stored = vars(row(step, **changes))
-    return StepStats(**{name: value for name, value in stored.items() if name not in ("trial", "attempt")})
+    """What the trainer reports of a step."""
+    return stats_of(row(step, **changes))
+
+
+def stats_of(stored: StepRow) -> StepStats:
+    """What the trainer reported of a stored row."""
+    own = {field.name for field in dataclasses.fields(StepStats)}
+    return StepStats(**{name: value for name, value in vars(stored).items() if name in own})
 
 
 def start_facts(**changes: Any) -> StartFacts:

@@ -16,7 +16,7 @@ from sweeps.engine.ranks.rank import Rank, RankTask, Superseded
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.spec.errors import DriftError
-from tests.helpers.ranks import TRIAL, OneRank, State, open_rank, stats_of, stored_steps
+from tests.helpers.ranks import TRIAL, OneRank, State, open_rank, stored_steps
 from tests.helpers.rows import start_facts
 
 

@@ -11,7 +11,8 @@ from sweeps.engine.ranks import rank as rank_module
 from sweeps.engine.ranks.rank import Rank, RankTask
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
-from tests.helpers.ranks import TRIAL, OneRank, open_rank, stats_of, stored_steps
+from tests.helpers.ranks import TRIAL, OneRank, open_rank, stored_steps
+from tests.helpers.rows import stats_of
 
 
 @pytest.fixture
