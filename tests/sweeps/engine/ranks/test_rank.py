@@ -17,7 +17,7 @@ from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.spec.errors import DriftError
 from tests.helpers.ranks import TRIAL, OneRank, State, open_rank, stored_steps
-from tests.helpers.rows import start_facts
+from tests.helpers.rows import start_facts, stats_of
 
 
 def save(rank: Rank, step: int) -> None:
