@@ -29,5 +29,5 @@ def test_it_prints_a_line_for_the_thread_and_one_for_the_control(capsys: pytest.
     loader.main(["--ranks", "2", "--lanes-per-rank", "1", "--seconds", "0.1", "--tok-per-sec", "100000"])
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.startswith("2 ranks on ")
-    modes = ["thread, nobody waits", "thread ", "control: in line"]
+    modes = ["thread, no step waits", "thread ", "control: in line"]
     assert all(line.startswith(mode) for line, mode in zip(lines, modes, strict=True))

@@ -51,7 +51,7 @@ def test_a_failure_says_which_block_which_mode_the_root_cause_and_what_to_do(sma
     assert message.startswith("on rank 0 torch.compile failed in block 0 of 2 with compile.mode 'static': ")
     assert "no one has thought about shapes" in message
     assert "choose another compile.mode ('none' compiles nothing)" in message
-    assert "by compile.fallback 'none'" in message
+    assert "with compile.fallback 'none'" in message
     assert "\n" not in message
 
 
