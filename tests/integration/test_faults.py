@@ -188,8 +188,12 @@ def test_a_ranks_output_is_in_its_legs_log_and_nowhere_else(run: Run, capfd: pyt
     assert "step" not in capfd.readouterr().out
 
 
-def test_results_are_regenerated_after_each_leg(run: Run) -> None:
-    assert run[3] == [0, 0, 1, 2, 3, 3]  # after each leg, failed ones too, and at the end
+def test_results_are_regenerated_as_legs_end_and_at_the_end(run: Run) -> None:
+    completed = run[3]  # at each regeneration; legs that end during one are in the next
+    assert completed == sorted(completed)
+    assert completed[0] == 0, "the first leg fails, and is in the results before another completes"
+    assert 3 <= len(completed) <= 6
+    assert completed[-1] == 3
 
 
 def test_two_checkpoints_of_an_attempt_are_kept(run: Run) -> None:
