@@ -127,10 +127,6 @@ class _Group:
                     f"clear gradients with ShardedOptimizer.zero_grad(), not with the model's zero_grad()"
                 )
 
-    def grad_square(self) -> Tensor:
-        """The sum of squares () of this rank's part of the gradient, in fp32."""
-        return torch.linalg.vector_norm(self.own_grad, dtype=torch.float32).square()
-
     def start_gather(self) -> list[Handle]:
         """Rounds the updated values into what is sent, and begins sending it to the other ranks."""
         if self.sent is not self.value:
@@ -179,9 +175,9 @@ class _MuonGroup(_Group):
             "second_moment": torch.zeros(self.num_own, *neurons, **like),
         }
 
-    def peaks(self, kernels: UpdateKernels) -> Tensor:
-        """The largest gradient of each matrix."""
-        return kernels.largest(self.own_grad, (-2, -1))
+    def extents(self, kernels: UpdateKernels) -> tuple[Tensor, Tensor]:
+        """The largest gradient (n,) of each matrix and its sum of squares (n,)."""
+        return kernels.extents(self.own_grad, (-2, -1))
 
     def update(self, kernels: UpdateKernels, peaks: Tensor, now: "_Now") -> None:
         active = ((peaks > 0) * now.active).view(-1, 1, 1)
@@ -215,9 +211,10 @@ class _AdamWGroup(_Group):
         like = {"dtype": torch.float32, "device": ranks.device}
         self.state = {n: torch.zeros(self.num_own, **like) for n in ("exp_avg", "exp_avg_sq")}
 
-    def peaks(self, kernels: UpdateKernels) -> Tensor:
-        """The largest gradient, one number."""
-        return kernels.largest(self.own_grad, (0,)).view(1)
+    def extents(self, kernels: UpdateKernels) -> tuple[Tensor, Tensor]:
+        """The largest gradient (1,) and the sum of squares (1,)."""
+        largest, square = kernels.extents(self.own_grad, (0,))
+        return largest.view(1), square.view(1)
 
     def update(self, kernels: UpdateKernels, peaks: Tensor, now: "_Now") -> None:
         biases = tuple((1 - beta**now.step).float() for beta in self.betas)
@@ -306,8 +303,8 @@ class ShardedOptimizer:
         for group in self._groups:
             group.check_gradients()
         self._wait(self.reduction.handles(), mark)
-        peaks = [group.peaks(self._kernels) for group in self._groups]
-        self.own_grad_square = torch.stack([group.grad_square() for group in self._groups]).sum()
+        peaks, squares = zip(*(group.extents(self._kernels) for group in self._groups), strict=True)
+        self.own_grad_square = torch.cat(squares).sum()
         finite = torch.isfinite(torch.cat(peaks)).all().float().view(1)
         self._wait([self.ranks.all_reduce_min(finite)], mark)
         now = self._now(finite.view(()), lr_mult, momentum, weight_decay)
@@ -323,7 +320,7 @@ class ShardedOptimizer:
         """Runs every update with nothing active, which changes nothing: compiles them. Not collective."""
         now = self._now(torch.zeros((), device=self.ranks.device), lr_mult=0.0, momentum=0.0, weight_decay=0.0)
         for group in self._groups:
-            group.update(self._kernels, group.peaks(self._kernels), now)
+            group.update(self._kernels, group.extents(self._kernels)[0], now)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Values and moments by stable names, without copies: loading into these tensors loads the optimizer.

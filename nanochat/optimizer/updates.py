@@ -115,9 +115,13 @@ def muon_apply(
     value.sub_(lr * active * (update + weight_decay * value * agrees))
 
 
-def largest(grads: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """max |g| over `dims` in fp32, NaN where one is NaN. torch's own infinity norm is ten times slower on a CPU."""
-    return torch.maximum(grads.amax(dims), -grads.amin(dims)).float()
+def extents(grads: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """max |g| over `dims`, NaN where one is NaN, and the sum of squares, both in fp32; one pass where compiled.
+
+    torch's own infinity norm is ten times slower on a CPU.
+    """
+    largest = torch.maximum(grads.amax(dims), -grads.amin(dims)).float()
+    return largest, torch.linalg.vector_norm(grads, dim=dims, dtype=torch.float32).square()
 
 
 def adamw_apply(
@@ -146,7 +150,7 @@ class UpdateKernels:
     direction: Callable[..., Tensor] = muon_direction
     apply: Callable[..., None] = muon_apply
     adamw: Callable[..., None] = adamw_apply
-    largest: Callable[[Tensor, tuple[int, ...]], Tensor] = largest
+    extents: Callable[[Tensor, tuple[int, ...]], tuple[Tensor, Tensor]] = extents
     by_half: bool = False
 
     @staticmethod
@@ -159,7 +163,7 @@ class UpdateKernels:
             direction=torch.compile(muon_direction, dynamic=True),
             apply=torch.compile(muon_apply, dynamic=True),
             adamw=torch.compile(adamw_apply, dynamic=True),
-            largest=torch.compile(largest, dynamic=True),
+            extents=torch.compile(extents, dynamic=True),
             by_half=by_half,
         )
 
