@@ -40,8 +40,8 @@ def gate_json(snapshot: Snapshot, judgement: Judgement, conclusion: Conclusion) 
         "calibration": snapshot.calibration.experiment if snapshot.calibration is not None else None,
         "stale_calibrations": list(snapshot.stale_calibrations),
         "time_to_loss": _time_values(snapshot),
-        "gates": [_gate_values(verdict) for verdict in judgement.gates],
-        "legs": [_leg_values(verdict) for verdict in judgement.legs],
+        "gates": [gate_values(verdict) for verdict in judgement.gates],
+        "legs": [leg_values(verdict) for verdict in judgement.legs],
     }
 
 
@@ -68,7 +68,8 @@ def verdict_text(verdict: GateVerdict | LegVerdict) -> str:
     return f"{verdict.word}{small}" + (f": {verdict.reason}" if verdict.reason else "")
 
 
-def _gate_values(verdict: GateVerdict) -> dict[str, Any]:
+def gate_values(verdict: GateVerdict) -> dict[str, Any]:
+    """A gate's verdict as `gate --json` and verdicts.parquet have it."""
     return {
         "metric": verdict.metric.name,
         "leg": verdict.leg.name,
@@ -88,7 +89,8 @@ def _gate_values(verdict: GateVerdict) -> dict[str, Any]:
     }
 
 
-def _leg_values(verdict: LegVerdict) -> dict[str, Any]:
+def leg_values(verdict: LegVerdict) -> dict[str, Any]:
+    """The same of a leg, in speed."""
     return {
         "leg": verdict.leg.name,
         "role": verdict.leg.role,

@@ -3,7 +3,8 @@
 from typing import Any
 
 from sweeps.results.decisions.judged import judged
-from sweeps.results.decisions.judgement import GateVerdict, Judgement, LegVerdict
+from sweeps.results.decisions.judgement import LegVerdict
+from sweeps.results.decisions.listing import gate_values, leg_values
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.tables.column import About
 
@@ -33,53 +34,15 @@ VERDICT_COLUMNS: list[About] = [
 def verdict_rows(snapshot: Snapshot) -> list[dict[str, Any]]:
     """Gates first, then legs, both in the order of the plan."""
     judgement = judged(snapshot)
-    rows = [_gate_row(verdict) for verdict in judgement.gates] + [_leg_row(verdict) for verdict in judgement.legs]
-    return [_whole(row, snapshot, judgement) for row in rows]
-
-
-def _whole(row: dict[str, Any], snapshot: Snapshot, judgement: Judgement) -> dict[str, Any]:
-    return {
-        **row,
+    of_experiment = {
         "complete_blocks": judgement.num_complete,
         "max_blocks": judgement.max_blocks,
         "experiment": snapshot.manifest.id,
     }
-
-
-def _gate_row(verdict: GateVerdict) -> dict[str, Any]:
-    return {
-        "kind": "gate",
-        "metric": verdict.metric.name,
-        "leg": verdict.leg.name,
-        "reference": None if verdict.reference is None else verdict.reference.name,
-        "verdict": verdict.word,
-        "outcome": verdict.outcome,
-        "value": verdict.value,
-        "low": verdict.low,
-        "high": verdict.high,
-        "blocks": verdict.num_blocks,
-        "decided_after": verdict.decided_after,
-        "small": verdict.is_small,
-        "reason": verdict.reason,
-        "improves": verdict.gate.improves is not None,
-        "at_most": verdict.gate.at_most,
-        "at_least": verdict.gate.at_least,
-    }
+    gates = [{"kind": "gate", **gate_values(verdict)} for verdict in judgement.gates]
+    return [{**row, **of_experiment} for row in (*gates, *map(_leg_row, judgement.legs))]
 
 
 def _leg_row(verdict: LegVerdict) -> dict[str, Any]:
-    finding = verdict.finding
-    return {
-        "kind": "leg",
-        "metric": verdict.metric.name,
-        "leg": verdict.leg.name,
-        "reference": verdict.reference.name,
-        "verdict": verdict.word,
-        "value": finding.ratio,
-        "low": finding.low,
-        "high": finding.high,
-        "blocks": finding.num_blocks,
-        "decided_after": finding.decided_after,
-        "small": verdict.is_small,
-        "reason": verdict.reason,
-    }
+    values = leg_values(verdict)
+    return {"kind": "leg", "value": values.pop("ratio"), **{name: v for name, v in values.items() if name != "role"}}
