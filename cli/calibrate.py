@@ -27,7 +27,7 @@ def calibrate(
     sweep: SweepName,
     leg: Annotated[str | None, typer.Option(metavar="NAME", help="The leg to run. Default: the baseline.")] = None,
     blocks: Annotated[
-        str, typer.Option(metavar="N|auto", help="Times both twins run; auto: until they are told apart or equal.")
+        str, typer.Option(metavar="N|auto", help="Times both twins run; auto: until they differ or are equal.")
     ] = "4",
     max_blocks: MaxBlocks = 8,
     inject_pct: Annotated[

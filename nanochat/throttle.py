@@ -23,7 +23,7 @@ SLOWDOWN_BITS = 0x008 | 0x020 | 0x040 | 0x080
 
 
 def slowdown(bits: int | None) -> int:
-    """Those of the bits that tell of a slow-down by heat or by the hardware; 0 if nothing is known."""
+    """Those of the bits that stand for a slow-down by heat or by the hardware; 0 if nothing is known."""
     return (bits or 0) & SLOWDOWN_BITS
 
 

@@ -96,5 +96,6 @@ def _not_found(name: str, root: str, ids: list[str]) -> str:
     if not ids:
         return f"no experiment {name!r}: {root} holds none; launch one, or say where with --storage"
     near = difflib.get_close_matches(name, ids, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the last ones there: {', '.join(ids[-3:])}"
+    some = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {some}"
     return f"no experiment {name!r} in {root}; {hint}"

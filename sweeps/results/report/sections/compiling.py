@@ -69,7 +69,7 @@ def _mode(trial: TrialSnapshot) -> str:
 
 
 def _recompilations(trials: list[TrialSnapshot]) -> int | None:
-    """Of the trials whose steps tell of them; a log does not."""
+    """Of the trials whose steps have them; a log does not."""
     told = [t.summary.recompilations for t in trials if t.imported is None]
     return sum(told) if told else None
 

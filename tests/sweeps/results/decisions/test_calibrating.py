@@ -1,4 +1,4 @@
-"""What twins measure, when it becomes the floor of other experiments, and how an injected delay is told."""
+"""What twins measure, when it becomes the floor of other experiments, and what is said of an injected delay."""
 
 import dataclasses
 import math

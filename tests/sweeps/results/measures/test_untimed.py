@@ -1,4 +1,4 @@
-"""Saves leave a leg its timing; where a timing is missing anyway, the reason is told."""
+"""Saves leave a leg its timing; where a timing is missing anyway, the reason is given."""
 
 from collections.abc import Callable
 
