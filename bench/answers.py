@@ -58,7 +58,7 @@ def main(words: Sequence[str] | None = None) -> None:
             "the embedded corpus",
             asked.rounds,
             lambda: _own(lambda: _in_an_empty_folder(dataset.prepare_embedded)),
-            lambda: _own(lambda: tokenizer.train(texts)),
+            lambda: _own(lambda: tokenizer.learn(texts)),
         )
 
 

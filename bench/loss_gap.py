@@ -36,9 +36,8 @@ from nanochat.loop.logs import git_commit
 from nanochat.loop.setup import Run, prepare
 from nanochat.loop.stepping import Stepper
 from nanochat.machine.device import keep_freed_memory
-from nanochat.metering import meter as clock
 from nanochat.recipes import d12_moe, shrink_to_tiny
-from nanochat.stats import WARMUP_STEPS, Hooks
+from nanochat.stats import PHASES, WARMUP_STEPS, Hooks
 
 ROLES: dict[str, dict[str, Any]] = {
     "all": {"precision.linears": "fp8", "precision.experts": "fp8"},
@@ -77,7 +76,7 @@ def _train(variant: str, run: Run, started_s: float) -> Result:
     take_step = Stepper(run)
     steps = [take_step(step) for step in range(run.num_steps)]
     counted = steps[WARMUP_STEPS:] or steps[-1:]
-    forward, backward = clock.PHASES.index("forward"), clock.PHASES.index("backward")
+    forward, backward = PHASES.index("forward"), PHASES.index("backward")
     micro_ms = statistics.median(s.phases_ms[forward] + s.phases_ms[backward] for s in counted)
     tokens = run.feed.num_micro_steps * run.config.micro_batch_tokens
     tail = [step.loss for step in steps[-max(1, len(steps) // 10) :]]

@@ -29,9 +29,9 @@ from bench.step import VARIANTS
 from nanochat.config import with_overrides
 from nanochat.loop.setup import prepare
 from nanochat.loop.stepping import Stepper
-from nanochat.metering.meter import PHASES, RankStep, phase_columns
+from nanochat.metering.meter import RankStep, phase_columns
 from nanochat.recipes import d12_moe_fp8, shrink_to_tiny
-from nanochat.stats import Hooks
+from nanochat.stats import PHASES, Hooks
 
 
 @dataclass(frozen=True)

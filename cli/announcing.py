@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sweeps.engine.watching.events import Event
 
 NOTIFIED = ("leg_completed", "leg_failed", "leg_stopped", "verdict", "experiment_ended")
-TIMEOUT_S = 60.0  # of one call; and how long the end of a launch waits for those that are left
+COMMAND_TIMEOUT_S = 60.0  # of one call; and how long the end of a launch waits for those that are left
 
 
 def checked_command(text: str | None) -> tuple[str, ...] | None:
@@ -86,7 +86,7 @@ class _Notifier:
     def close(self) -> None:
         """Waits for what was put, not for ever."""
         self._waiting.put(None)
-        self._thread.join(TIMEOUT_S)
+        self._thread.join(COMMAND_TIMEOUT_S)
 
     def _work(self) -> None:
         while (document := self._waiting.get()) is not None:
@@ -105,11 +105,11 @@ class _Notifier:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 errors="replace",
-                timeout=TIMEOUT_S,
+                timeout=COMMAND_TIMEOUT_S,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return f"has not ended after {TIMEOUT_S:.0f} s"
+            return f"has not ended after {COMMAND_TIMEOUT_S:.0f} s"
         except OSError as error:
             return f"cannot be started: {error.strerror}"
         return None if done.returncode == 0 else f"ended with {done.returncode}: {done.stderr.strip()[-200:]}"

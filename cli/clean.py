@@ -28,7 +28,7 @@ def clean(
     if yes:
         try:
             with waiting_for("storage to delete checkpoints"):
-                found = cleaning.clean(experiment)
+                found = cleaning.delete_unneeded(experiment)
         except OSError as error:
             raise UsageError(f"the checkpoints of {experiment.id} were not all deleted: {error}") from None
     else:

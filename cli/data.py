@@ -33,12 +33,12 @@ def data(
     tokenizer = load(corpus)
     train, val = measure_corpus(corpus, tokenizer)
     if as_json:
-        out(json.dumps(document(corpus, tokenizer, train, val), indent=2, ensure_ascii=False))
+        out(json.dumps(data_json(corpus, tokenizer, train, val), indent=2, ensure_ascii=False))
     else:
         out(description(corpus, tokenizer, train, val))
 
 
-def document(corpus: "Corpus", tokenizer: "Tokenizer", train: "PartSize", val: "PartSize") -> dict[str, Any]:
+def data_json(corpus: "Corpus", tokenizer: "Tokenizer", train: "PartSize", val: "PartSize") -> dict[str, Any]:
     """The same as `--json` prints it."""
     parts = {"training": train, "validation": val}
     return {

@@ -49,19 +49,19 @@ def import_logs(
     id = check_name("experiment", new_experiment_id(sweep, datetime.now()) if name is None else name)
     experiment = store_runs(storage_root(storage), id, found, runs, plan)
     if as_json:
-        out(json.dumps(document(experiment, found, runs), indent=2, ensure_ascii=False, allow_nan=False))
+        out(json.dumps(import_json(experiment, found, runs), indent=2, ensure_ascii=False, allow_nan=False))
         return
     snapshot = read_snapshot(experiment)
     headers, *rows = run_table(snapshot)
     out(table(headers, rows, right=headers[2:]))
     if explain:
         out("\n" + "\n".join(explained(found, runs)))
-    for line in notes(found, runs, plan.baseline.name):
+    for line in import_notes(found, runs, plan.baseline.name):
         note(line)
     note(f"imported as {id}; next: nanochat-sweep report {typed_name(experiment.uri)}")
 
 
-def notes(found: "LogFolder", runs: "list[ImportedRun]", baseline: str) -> list[str]:
+def import_notes(found: "LogFolder", runs: "list[ImportedRun]", baseline: str) -> list[str]:
     """What must not be missed: runs without a config, lines that were skipped, which run is the baseline."""
     lines = [f"{run.found.name}: {run.why_no_config}" for run in runs if run.why_no_config]
     skipped = sum(n for log in found.logs for what, n in log.counts.items() if what.startswith("skipped: "))
@@ -90,7 +90,7 @@ def explained(found: "LogFolder", runs: "list[ImportedRun]") -> list[str]:
     return lines
 
 
-def document(experiment: "Experiment", found: "LogFolder", runs: "list[ImportedRun]") -> dict[str, Any]:
+def import_json(experiment: "Experiment", found: "LogFolder", runs: "list[ImportedRun]") -> dict[str, Any]:
     """What `--json` prints."""
     from sweeps.results.measures.snapshot import read_snapshot
     from sweeps.results.status import status_json

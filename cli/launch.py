@@ -27,7 +27,7 @@ from cli.options import (
 )
 
 if TYPE_CHECKING:
-    from cli.starting import Place
+    from cli.starting import Destination
     from sweeps.records.experiment import Experiment
     from sweeps.spec.plan import Plan
 
@@ -61,7 +61,7 @@ def launch(
     from cli.counting import say_what_counts
     from cli.detached import start_detached
     from cli.running import check_places, run_options
-    from cli.starting import Place, checked_root, new_id, run_new
+    from cli.starting import Destination, checked_root, new_id, run_new
     from sweeps.engine.cluster.checks import check_before_start
 
     check_places(storage, continue_from)
@@ -86,13 +86,13 @@ def launch(
     )
     plan = choices.plan()
     cluster = check_before_start(plan, plan.num_workers, address or None)
-    place = Place(id=new_id(name, plan), root=checked_root(storage, plan, detach, preflight), storage=storage)
+    place = Destination(id=new_id(name, plan), root=checked_root(storage, plan, detach, preflight), storage=storage)
     experiment = _create(plan, place, choices.as_settings() | {"continue_from": continue_from}, cluster)
     say_what_counts(plan)
     return (start_detached if detach else partial(run_new, preflight=preflight))(experiment, options, cluster=cluster)
 
 
-def _create(plan: "Plan", place: "Place", settings: dict[str, Any], cluster: str) -> "Experiment":
+def _create(plan: "Plan", place: "Destination", settings: dict[str, Any], cluster: str) -> "Experiment":
     """The new experiment with the legs that it reuses."""
     from cli.starting import create_experiment
     from cli.takeover import choose_takeover

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sweeps.records.experiment import Experiment
     from sweeps.records.trial import TrialRecord
 
-POLL_S = 0.5
+FOLLOW_S = 0.5
 _CHUNK_BYTES = 2**20
 
 
@@ -105,7 +105,7 @@ def _follow(experiment: "Experiment", candidates: "list[TrialRecord]") -> None:
             log.copy()
         if is_over:
             break
-        time.sleep(POLL_S)
+        time.sleep(FOLLOW_S)
     note(f"{experiment.id} is {experiment.state()}")
 
 

@@ -33,7 +33,7 @@ def ls(
 
 
 def _minute(utc: str | None) -> str:
-    from sweeps.records.clock import moment
+    from sweeps.records.clock import recorded_moment
 
-    started = moment(utc)
+    started = recorded_moment(utc)
     return "-" if started is None else f"{started.isoformat(' ', 'minutes')[:16]}"

@@ -107,7 +107,7 @@ def chosen_legs(planned: "Plan") -> "list[Leg]":
 
 def plan_document(planned: "Plan", foresight: "Foresight") -> dict[str, object]:
     """The plan as `--json` prints it."""
-    from cli.texts import passes_of
+    from cli.texts import num_passes
     from nanochat.config import to_dict
     from nanochat.sizes import batch_tokens, num_steps
     from sweeps.results.decisions.foresight import as_json
@@ -131,7 +131,7 @@ def plan_document(planned: "Plan", foresight: "Foresight") -> dict[str, object]:
                 "steps": num_steps(leg.config),
                 "batch_tokens": batch_tokens(leg.config),
                 "tokens": num_steps(leg.config) * batch_tokens(leg.config),
-                "passes": passes_of(leg.config),
+                "passes": num_passes(leg.config),
                 "torchrun": torchrun_argv(leg, planned.num_workers),
                 "config": to_dict(leg.config),
             }
@@ -161,12 +161,12 @@ def plan_text(planned: "Plan", amounts: Sequence[str] = ()) -> str:
             f"{amount(steps)} steps of {amount(tokens)} tokens; {counting_words(planned)}",
             *amounts,
             "",
-            legs_table(rows, terminal_columns()),
+            plan_table(rows, terminal_columns()),
         ]
     )
 
 
-def legs_table(rows: Sequence[tuple[str, str, str]], columns: int | None) -> str:
+def plan_table(rows: Sequence[tuple[str, str, str]], columns: int | None) -> str:
     """Leg, role and overrides; where that is too wide, the overrides on lines of their own."""
     import textwrap
 

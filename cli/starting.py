@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Destination:
     """Where a new experiment will be, and where others are looked for."""
 
     id: str

@@ -24,11 +24,11 @@ class Takeover:
 def choose_takeover(exp: str, storage: str | None, plan: "Plan", texts: "dict[str | None, TextFacts]") -> Takeover:
     """What to reuse, printed on stderr. Raises UsageError if that is nothing."""
     from cli.console import note
-    from sweeps.records.continuation import choose
+    from sweeps.records.continuation import choose_completed
     from sweeps.spec.errors import UsageError
 
     source, folder = _source(exp, storage)
-    choice = choose(source, plan, texts)
+    choice = choose_completed(source, plan, texts)
     reasons = "; ".join(f"{trial}: {reason}" for trial, reason in choice.left.items())
     if not choice.taken:
         raise UsageError(f"--continue-from {source.id} has no leg to take over ({reasons}); leave the option out")

@@ -83,7 +83,7 @@ def amount_lines(configs: "Iterable[TrainConfig]") -> tuple[list[str], list[str]
     return lines, warnings
 
 
-def passes_of(config: "TrainConfig") -> float | None:
+def num_passes(config: "TrainConfig") -> float | None:
     """About how often a leg passes over its text; None if the text cannot be read yet."""
     from nanochat.config import ConfigError
     from nanochat.data.estimate import estimate_tokens

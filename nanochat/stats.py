@@ -12,6 +12,10 @@ from typing import Any, Protocol, cast
 MAX_PASSES = 4
 """How often a run may pass over its text without a warning. Up to four passes teach nearly as much as new text does;
 many more teach little, and make losses look better than they are (Muennighoff et al. 2023, arXiv:2305.16264)."""
+STEP_PHASES = ("data", "forward", "backward", "optimizer", "communication")
+"""The parts of a step's time; they add up to at most its dt."""
+PHASES = (*STEP_PHASES, "checkpoint")
+"""The last: how long a save held up training between the step before and this one."""
 
 
 @dataclass(frozen=True, kw_only=True)

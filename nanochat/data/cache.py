@@ -39,7 +39,7 @@ def built_once(root: Path, name: str, *, is_whole: Callable[[Path], bool], build
                 temporary = _temporary(root, name)
                 try:
                     build(temporary)
-                    publish(temporary, folder, is_whole)
+                    move_into_place(temporary, folder, is_whole)
                 finally:
                     shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -61,7 +61,7 @@ def only_builder(lock: Path) -> Iterator[bool]:
         yield is_alone
 
 
-def publish(temporary: Path, folder: Path, is_whole: Callable[[Path], bool]) -> None:
+def move_into_place(temporary: Path, folder: Path, is_whole: Callable[[Path], bool]) -> None:
     """Makes a built folder appear under its name; if another process was faster, that one's stays."""
     for path in sorted(temporary.rglob("*"), reverse=True):
         _flush(path)

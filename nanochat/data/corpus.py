@@ -104,7 +104,7 @@ def _build_embedded(novels: dict[str, str], folder: Path, names: Sequence[str]) 
     for name, of_shard in zip(names[:-1], _even_parts(groups, _NUM_TRAIN_SHARDS), strict=True):
         shards.write_shard(folder / name, of_shard)
     shards.write_shard(folder / names[-1], _even_parts(val, _NUM_VAL_ROW_GROUPS))
-    tokenizer.train(train).write(folder / "tokenizer")
+    tokenizer.learn(train).write(folder / "tokenizer")
     made = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names]
     (folder / _MADE_OF).write_text(json.dumps([*made, tokenizer.files_digest(folder / "tokenizer")]))
 
@@ -185,7 +185,7 @@ def _made_tokenizer(train: Sequence[Path], text_digest: str, root: Path) -> Path
         root,
         f"tokenizer-{digest(sample)[:8]}",
         is_whole=lambda built: (built / "tokenizer").exists(),
-        build=lambda target: tokenizer.train(sample_of(train)).write(target / "tokenizer"),
+        build=lambda target: tokenizer.learn(sample_of(train)).write(target / "tokenizer"),
     )
     return made / "tokenizer"
 

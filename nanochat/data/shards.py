@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from nanochat.config import ConfigError
 
 TEXT_COLUMN = "text"
-SUFFIX = ".parquet"
+SHARD_SUFFIX = ".parquet"
 _MAX_OPEN_FILES = 4
 _BATCH_ROWS = 256
 
@@ -41,7 +41,7 @@ def find_shards(folder: Path) -> list[Path]:
     """
     try:
         visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        paths = [path for path in visible if path.name.endswith(SUFFIX)]
+        paths = [path for path in visible if path.name.endswith(SHARD_SUFFIX)]
     except FileNotFoundError:
         raise ConfigError(
             f"the data folder {folder} does not exist; give a folder of Parquet shards, or no folder"
@@ -63,10 +63,13 @@ def _hint(visible: Sequence[Path]) -> str:
     """Where the shards can be that are missing."""
     for path in visible:
         with contextlib.suppress(OSError):
-            if path.is_dir() and any(inner.name.endswith(SUFFIX) for inner in path.iterdir()):
+            if path.is_dir() and any(inner.name.endswith(SHARD_SUFFIX) for inner in path.iterdir()):
                 return f" (there are some in {path.name})"
-    others = next((path.name for path in visible if path.name.lower().endswith(SUFFIX) and path.suffix != SUFFIX), None)
-    return f" ({others} does not end in {SUFFIX})" if others else ""
+    others = next(
+        (path.name for path in visible if path.name.lower().endswith(SHARD_SUFFIX) and path.suffix != SHARD_SUFFIX),
+        None,
+    )
+    return f" ({others} does not end in {SHARD_SUFFIX})" if others else ""
 
 
 def write_shard(path: Path, row_groups: Sequence[Sequence[str]]) -> None:

@@ -18,7 +18,7 @@ from nanochat.data.cache import cache_folder, write_whole
 from nanochat.data.corpus import Corpus
 from nanochat.data.tokenizer import Tokenizer
 
-MAX_SAMPLE_CHARS = 20_000_000  # some seconds of one core
+MAX_MEASURED_CHARS = 20_000_000  # some seconds of one core
 _SCHEMA = "nanochat-sweep/text-size/1"
 
 
@@ -33,7 +33,7 @@ class PartSize:
     is_exact: bool  # all documents were encoded
 
 
-def measure_part(part: Sequence[Path], tokenizer: Tokenizer, max_sample_chars: int = MAX_SAMPLE_CHARS) -> PartSize:
+def measure_part(part: Sequence[Path], tokenizer: Tokenizer, max_sample_chars: int = MAX_MEASURED_CHARS) -> PartSize:
     """The size of some shards, of `corpus.train_shards` or `[corpus.val_shard]`."""
     reader = shards.RowGroups(part)
     groups: list[shards.RowGroup] = []
@@ -65,7 +65,7 @@ def measure_corpus(corpus: Corpus, tokenizer: Tokenizer) -> tuple[PartSize, Part
 
 def count_tokens(corpus: Corpus, tokenizer: Tokenizer, cache_root: Path | None = None) -> int:
     """Tokens of the training text, as `measure` has them; measured once."""
-    kept = (cache_root or cache_folder()) / f"size-{digest([corpus.digest, MAX_SAMPLE_CHARS])[:16]}.json"
+    kept = (cache_root or cache_folder()) / f"size-{digest([corpus.digest, MAX_MEASURED_CHARS])[:16]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         stored: Any = json.loads(kept.read_bytes())
         if stored["schema"] == _SCHEMA:

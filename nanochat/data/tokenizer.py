@@ -132,14 +132,14 @@ def _is_panic(error: BaseException) -> bool:
     return type(error).__name__ == "PanicException"
 
 
-def train(texts: Iterable[str], *, vocab_size: int = VOCAB_SIZE) -> Tokenizer:
+def learn(texts: Iterable[str], *, vocab_size: int = VOCAB_SIZE) -> Tokenizer:
     """Learns the merges of some texts; equal texts give equal merges."""
     trainer = rustbpe.Tokenizer()  # pyright: ignore[reportAttributeAccessIssue] - compiled, without stubs
     trainer.train_from_iterator(iter(texts), vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN)
     return Tokenizer({bytes(token): i for token, i in trainer.get_mergeable_ranks()}, vocab_size=vocab_size)
 
 
-def read(folder: Path) -> Tokenizer:
+def read_from(folder: Path) -> Tokenizer:
     """The tokenizer stored in a folder. Raises ConfigError if there is none or it is damaged."""
     try:
         header: Any = json.loads((folder / _HEADER_FILE).read_text(encoding="utf-8"))
@@ -188,10 +188,10 @@ def files_digest(folder: Path) -> str:
             [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (_HEADER_FILE, _MERGES_FILE)]
         )
     except OSError:
-        read(folder)
+        read_from(folder)
         raise
 
 
 def load(corpus: HasTokenizer) -> Tokenizer:
     """The tokenizer of a corpus."""
-    return read(corpus.tokenizer_dir)
+    return read_from(corpus.tokenizer_dir)

@@ -22,7 +22,9 @@ PROMPTS = (
 NUM_NEW_TOKENS = 24
 
 
-def pick(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None = None) -> int:
+def sample_token(
+    logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None = None
+) -> int:
     """One token from logits (V,): the best one at temperature 0, else drawn among the `top_k` best (None: all)."""
     if temperature == 0:
         return int(logits.argmax())
@@ -51,7 +53,7 @@ def generate(
     for _ in range(num_tokens):
         seen = torch.tensor([ids[-context:]], device=device)  # (1, T)
         logits = model.head.logits(model.residual(seen)[:, -1:])[0, 0]  # (V,)
-        ids.append(pick(logits, temperature, top_k, generator))
+        ids.append(sample_token(logits, temperature, top_k, generator))
     model.train()
     return ids[len(prompt) :]
 

@@ -25,11 +25,11 @@ from nanochat.loop.parameters import param_specs
 from nanochat.machine.caches import use_private_folders
 from nanochat.machine.device import Device, open_device
 from nanochat.machine.ranks import Ranks
-from nanochat.model import compiling, kernel_choice
+from nanochat.model import compiling
 from nanochat.model.attention import resolve_backend
 from nanochat.model.fp8 import convert_linears
 from nanochat.model.gpt import GPT
-from nanochat.model.kernel_choice import Kernels
+from nanochat.model.kernel_choice import Kernels, choose_kernels, missing_kernels
 from nanochat.model.roles import multiplies_in_fp8, role_of
 from nanochat.optimizer import schedule
 from nanochat.optimizer.accumulation import adds_in_fp32
@@ -221,9 +221,9 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
     sizes.check_world_size(config, ranks.world_size)
     sizes.check_width(config, in_bf16=device.compute_dtype == torch.bfloat16, has_fp8_units=device.is_cuda)
     attention = resolve_backend(config.model.attention, device.torch_device, config.model.head_dim)
-    kernels = kernel_choice.choose(config.compile.kernels, device.torch_device, _widths(config))
+    kernels = choose_kernels(config.compile.kernels, device.torch_device, _widths(config))
     if ranks.is_first:
-        for note in kernel_choice.notes(config.compile.kernels, device.torch_device):
+        for note in missing_kernels(config.compile.kernels, device.torch_device):
             print(note, flush=True)
     corpus = _open_text(config, hooks, ranks)
     tokenizer = load_tokenizer(corpus)

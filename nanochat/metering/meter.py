@@ -16,14 +16,14 @@ from torch import Tensor
 from nanochat import sizes
 from nanochat.config import TrainConfig
 from nanochat.machine.device import Device
-from nanochat.metering.phases import MEASURED, PhaseClock
+from nanochat.metering.phases import PhaseClock
 from nanochat.model import compiling
 from nanochat.model.moe import stat_names
+from nanochat.stats import PHASES
 
 EMA_DECAY = 0.9
 UNTIMED_STEPS = 11  # total time leaves out steps 0 to 10
 _WAKES_LATE_S = 0.0002
-PHASES = (*MEASURED, "checkpoint")  # the last: how long a save held up training between the step before and this one
 
 
 class Meter:

@@ -16,14 +16,15 @@ from itertools import pairwise
 
 import torch
 
-MEASURED = ("data", "forward", "backward", "optimizer", "communication")
+from nanochat.stats import STEP_PHASES
+
 _MICRO_STEP = "micro_step"
 
 _Instant = float | torch.cuda.Event
 
 
 class PhaseClock:
-    """Marks of one step after the other. A phase is one of MEASURED; forward and backward are marked as one."""
+    """Marks of one step after the other. A phase is one of STEP_PHASES; forward and backward are marked as one."""
 
     def __init__(self, device: torch.device) -> None:
         self._is_cuda = device.type == "cuda"
@@ -60,8 +61,8 @@ class PhaseClock:
         self.mark(_MICRO_STEP)
 
     def read_ms(self) -> list[float]:
-        """The milliseconds of each of MEASURED. The device must be done with the step."""
-        spent: dict[str, float] = dict.fromkeys((*MEASURED, _MICRO_STEP), 0.0)
+        """The milliseconds of each of STEP_PHASES. The device must be done with the step."""
+        spent: dict[str, float] = dict.fromkeys((*STEP_PHASES, _MICRO_STEP), 0.0)
         forward_share = 0.0
         for (_, before), (phase, now) in pairwise(self._marks):
             interval_ms = _ms(before, now)
@@ -70,7 +71,7 @@ class PhaseClock:
                 forward_share = min(1.0, max(0.0, _ms(before, self._forward_end) / interval_ms))
         spent["forward"] = spent[_MICRO_STEP] * forward_share
         spent["backward"] = spent[_MICRO_STEP] - spent["forward"]
-        return [spent[phase] for phase in MEASURED]
+        return [spent[phase] for phase in STEP_PHASES]
 
 
 def _ms(start: _Instant, end: _Instant) -> float:

@@ -116,7 +116,7 @@ class MLP(nn.Module):
             self.down_fp8.refresh(self.down)
 
 
-class Block(nn.Module):
+class Layer(nn.Module):
     """Attention and MLP or experts around the residual stream, which is first remixed with the embedding."""
 
     def __init__(self, config: TrainConfig, layer: int, backend: str, kernels: Kernels) -> None:
@@ -195,7 +195,7 @@ class GPT(nn.Module):
         model = config.model
         self.config = config
         self.wte = _embedding(model.padded_vocab_size, model.width)
-        self.blocks = nn.ModuleList(Block(config, layer, attention_backend, kernels) for layer in range(model.depth))
+        self.blocks = nn.ModuleList(Layer(config, layer, attention_backend, kernels) for layer in range(model.depth))
         self.head = Head(model, config.precision, kernels)
         self.cos: Tensor
         self.sin: Tensor

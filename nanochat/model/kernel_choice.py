@@ -29,7 +29,7 @@ PLAIN = Kernels(products="torch", own=False)
 _ALIGNMENT = 16  # values; QuACK's copies move whole 16 bytes, which are as many values in FP8
 
 
-def choose(setting: KernelsSetting, device: torch.device, widths: tuple[int, ...]) -> Kernels:
+def choose_kernels(setting: KernelsSetting, device: torch.device, widths: tuple[int, ...]) -> Kernels:
     """The fastest kernels that `device` can run on matrices of these widths; torch's own with the setting `torch`."""
     if setting == "torch" or not libraries.is_hopper(device):
         return PLAIN
@@ -39,7 +39,7 @@ def choose(setting: KernelsSetting, device: torch.device, widths: tuple[int, ...
     return Kernels(products="quack" if has_quack else "torch", own=own)
 
 
-def notes(setting: KernelsSetting, device: torch.device) -> list[str]:
+def missing_kernels(setting: KernelsSetting, device: torch.device) -> list[str]:
     """What keeps a GPU from its faster kernels, one line each; nothing on a CPU, or if torch's were asked for."""
     if device.type != "cuda" or setting == "torch":
         return []

@@ -57,7 +57,7 @@ class Update:
 
 
 @dataclass(frozen=True)
-class Role:
+class ParameterRole:
     """One kind of parameter."""
 
     path: str
@@ -82,24 +82,26 @@ _RESIDUAL_SCALE = replace(_SCALAR, damping=0.01)  # it multiplies the whole stre
 _EMBEDDING_SCALE = replace(_SCALAR, betas=(0.96, 0.95))
 _ZERO = Constant(0.0)
 
-ROLES: tuple[Role, ...] = (
-    Role("wte", Normal(1.0), _EMBEDDING),
-    Role("residual_scale", Constant(1.0), _RESIDUAL_SCALE),
-    Role("embedding_scale", Constant(0.1), _EMBEDDING_SCALE),
-    Role("attention.q", Uniform(), _MATRIX, fp8="qkv"),
-    Role("attention.k", Uniform(), _MATRIX, fp8="qkv"),
-    Role("attention.v", Uniform(), _MATRIX, fp8="qkv"),
-    Role("attention.out", _ZERO, _MATRIX, fp8="out"),
-    Role("attention.value_embed", Uniform(), _EMBEDDING),
-    Role("attention.value_gate", _ZERO, _MATRIX),
-    Role("mlp.up", Uniform(), _MATRIX, fp8="mlp"),
-    Role("mlp.down", _ZERO, _MATRIX, fp8="mlp"),
-    Role("mlp.router", Normal(0.02), _ROUTER),  # not 0: with equal scores every token would choose the same experts
-    Role("experts.w1", Uniform(), _MATRIX, fp8="experts"),
-    Role("experts.w2", _ZERO, _MATRIX, fp8="experts"),
+ROLES: tuple[ParameterRole, ...] = (
+    ParameterRole("wte", Normal(1.0), _EMBEDDING),
+    ParameterRole("residual_scale", Constant(1.0), _RESIDUAL_SCALE),
+    ParameterRole("embedding_scale", Constant(0.1), _EMBEDDING_SCALE),
+    ParameterRole("attention.q", Uniform(), _MATRIX, fp8="qkv"),
+    ParameterRole("attention.k", Uniform(), _MATRIX, fp8="qkv"),
+    ParameterRole("attention.v", Uniform(), _MATRIX, fp8="qkv"),
+    ParameterRole("attention.out", _ZERO, _MATRIX, fp8="out"),
+    ParameterRole("attention.value_embed", Uniform(), _EMBEDDING),
+    ParameterRole("attention.value_gate", _ZERO, _MATRIX),
+    ParameterRole("mlp.up", Uniform(), _MATRIX, fp8="mlp"),
+    ParameterRole("mlp.down", _ZERO, _MATRIX, fp8="mlp"),
+    ParameterRole(
+        "mlp.router", Normal(0.02), _ROUTER
+    ),  # not 0: with equal scores every token would choose the same experts
+    ParameterRole("experts.w1", Uniform(), _MATRIX, fp8="experts"),
+    ParameterRole("experts.w2", _ZERO, _MATRIX, fp8="experts"),
     # The head's output gradient is rounded before everything else reads it, and Muon, which makes all directions of a
     # matrix' gradient equally long, lifts that noise to a full step. So its backward products stay in bf16.
-    Role("head.lm_head", Normal(0.001), _HEAD, fp8="head", fp8_backward=False),
+    ParameterRole("head.lm_head", Normal(0.001), _HEAD, fp8="head", fp8_backward=False),
 )
 
 _BY_PATH = {role.path: role for role in ROLES}
@@ -115,7 +117,7 @@ _FP8_LINEARS: dict[LinearsPrecision, tuple[Fp8Part, ...]] = {
 
 
 @functools.cache
-def role_of(name: str) -> Role:
+def role_of(name: str) -> ParameterRole:
     """The role of a parameter, or of a module by its weight's role, by the full name in the model.
 
     Raises UnknownParameterError, which names it.
@@ -130,7 +132,7 @@ def role_of(name: str) -> Role:
     )
 
 
-def multiplies_in_fp8(role: Role, precision: PrecisionConfig) -> bool:
+def multiplies_in_fp8(role: ParameterRole, precision: PrecisionConfig) -> bool:
     """True if the config asks for FP8 in this role's product."""
     if role.fp8 == "experts":
         return precision.experts == "fp8"

@@ -30,7 +30,7 @@ from sweeps.spec.errors import Interrupted, LegsFailed, Terminated
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LaunchResult:
     """How a run of an experiment ended."""
 
     exit_code: int
@@ -40,7 +40,7 @@ class Outcome:
     unfinished: tuple[str, ...]
 
 
-def run_experiment(experiment: Experiment, context: LaunchContext) -> Outcome:
+def run_experiment(experiment: Experiment, context: LaunchContext) -> LaunchResult:
     """Runs every trial without a result, failed ones only if `context.retry` names them.
 
     Raises Locked while another process runs the experiment, NoCluster if there is no place for its workers or a node
@@ -133,7 +133,7 @@ def _unlock(experiment: Experiment, on_event: OnEvent) -> None:
         on_event(Warned(message=f"the end of this run could not be stored: {error}; make room before you continue"))
 
 
-def outcome_of(states: dict[str, TrialState], stop: StopState, refusal: Refusal | None = None) -> Outcome:
+def outcome_of(states: dict[str, TrialState], stop: StopState, refusal: Refusal | None = None) -> LaunchResult:
     """0 if complete. Else the code of the error that says why not: failures alone, a stop, a leg that was rejected."""
     completed = tuple(name for name, state in states.items() if state in COMPLETED_STATES)
     failed = tuple(name for name, state in states.items() if state == "failed")
@@ -147,7 +147,7 @@ def outcome_of(states: dict[str, TrialState], stop: StopState, refusal: Refusal 
         code = refusal.exit_code
     else:
         code = LegsFailed.exit_code
-    return Outcome(code, completed, failed, dropped, unfinished)
+    return LaunchResult(code, completed, failed, dropped, unfinished)
 
 
 def _warn_of_other_code(experiment: Experiment, on_event: OnEvent) -> None:
@@ -163,7 +163,7 @@ def _warn_of_other_code(experiment: Experiment, on_event: OnEvent) -> None:
         )
 
 
-def _ended(experiment: Experiment, outcome: Outcome) -> ExperimentEnded:
+def _ended(experiment: Experiment, outcome: LaunchResult) -> ExperimentEnded:
     return ExperimentEnded(
         id=experiment.id,
         typed=typed_name(experiment.uri),

@@ -23,7 +23,7 @@ from sweeps.records.experiment import Experiment
 from sweeps.spec.plan import Plan, Trial, plan_to_json
 
 FOLDER = "preflight"
-NUM_STEPS = 3
+STEPS_PER_LEG = 3
 
 
 def short_plan(plan: Plan, completed: Collection[str] = ()) -> Plan:
@@ -36,7 +36,7 @@ def short_plan(plan: Plan, completed: Collection[str] = ()) -> Plan:
 
 
 def _short(trial: Trial) -> Trial:
-    changes = {"schedule.num_steps": NUM_STEPS, "run.checkpoint_every": None, "run.final_checkpoint": False}
+    changes = {"schedule.num_steps": STEPS_PER_LEG, "run.checkpoint_every": None, "run.final_checkpoint": False}
     return replace(trial, block=1, config=with_overrides(trial.config, changes))
 
 

@@ -35,7 +35,7 @@ def facts_of(run: LoggedRun, command: Command | None) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if value is not None and _fits(value)}
 
 
-def mfu_pct(tok_per_sec: float | None, facts: dict[str, Any]) -> float | None:
+def logged_mfu_pct(tok_per_sec: float | None, facts: dict[str, Any]) -> float | None:
     """Model FLOPs over the dense bf16 peak of the named card; None if any part of that is not known."""
     flops, peak, world_size = (facts.get(name) for name in ("flops_per_token", "peak_bf16_flops", "world_size"))
     if tok_per_sec is None or not (flops and peak and world_size):

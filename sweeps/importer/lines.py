@@ -121,7 +121,7 @@ _END_NAMES = {
 }
 
 
-def plain(line: str) -> str:
+def plain_line(line: str) -> str:
     """The line without colours, backticks around it and what a carriage return has overwritten."""
     shown = _ANSI.sub("", line).rstrip("\r\n").rpartition("\r")[2]
     return shown.replace("`", "").strip()
@@ -132,7 +132,7 @@ def read_line(line: str, *, is_torn: bool = False) -> Iterator[Found]:
 
     `is_torn`: the line has no end, so its last number may be cut.
     """
-    text = plain(line)
+    text = plain_line(line)
     marks = list(_STEP.finditer(text))
     if marks:
         for mark, following in zip(marks, [*marks[1:], None], strict=True):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from nanochat.stats import WARMUP_STEPS
-from sweeps.importer.facts import mfu_pct
+from sweeps.importer.facts import logged_mfu_pct
 from sweeps.importer.lines import EvalLine
 from sweeps.importer.logs import LoggedRun, LoggedStep
 from sweeps.records.rows import StepRow
@@ -83,7 +83,7 @@ def _row(
         "dt_median_ms": None,
         "slowest_rank": None,
         "tok_per_sec": tok_per_sec,
-        "bf16_mfu_pct": mfu_pct(tok_per_sec, facts),
+        "bf16_mfu_pct": logged_mfu_pct(tok_per_sec, facts),
         "bf16_mfu_printed_pct": said.get("bf16_mfu_printed_pct", said.get("mfu_printed_pct")),
         "useful_mfu_pct": None,
         "epoch": int(epoch) if epoch is not None and math.isfinite(epoch) else None,

@@ -58,7 +58,7 @@ def checkpoint_name(step: int) -> str:
     return f"step_{step:06d}"
 
 
-def step_of(name: str) -> int | None:
+def checkpoint_step(name: str) -> int | None:
     """The step of a checkpoint's folder by its name; None for any other name."""
     match = _STEP.fullmatch(name)
     return int(match[1]) if match and name == checkpoint_name(int(match[1])) else None
@@ -72,7 +72,7 @@ def stored_checkpoints(train: Store) -> list[StoredCheckpoint]:
         if match is None or run != run_name(int(match[1])):
             continue
         for name in train.list(run):
-            step = step_of(name)
+            step = checkpoint_step(name)
             if step is not None:
                 is_complete = CHECKPOINT_INDEX in train.list(f"{run}/{name}")
                 found.append(StoredCheckpoint(step, int(match[1]), is_complete))

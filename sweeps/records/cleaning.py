@@ -37,7 +37,7 @@ def unneeded_checkpoints(experiment: Experiment) -> list[UnneededCheckpoints]:
     return found
 
 
-def clean(experiment: Experiment) -> list[UnneededCheckpoints]:
+def delete_unneeded(experiment: Experiment) -> list[UnneededCheckpoints]:
     """Deletes them and returns what they were. Raises Locked while a launch runs the experiment, OSError of storage."""
     check_cleanable(experiment)
     experiment.lock(Owner.this_process())

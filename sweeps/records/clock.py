@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from sweeps.records.documents import AttemptRecord, parse_utc
 
 
-def moment(text: str | None) -> datetime | None:
+def recorded_moment(text: str | None) -> datetime | None:
     """The moment that was recorded, in UTC; None if none was or the text is no time."""
     if not isinstance(text, str):
         return None
@@ -18,7 +18,7 @@ def moment(text: str | None) -> datetime | None:
 
 def seconds_between(start: str | None, end: str | None) -> float | None:
     """How long, if both moments are known and the clock was not set back in between."""
-    first, last = moment(start), moment(end)
+    first, last = recorded_moment(start), recorded_moment(end)
     if first is None or last is None or last < first:
         return None
     return (last - first).total_seconds()

@@ -22,7 +22,7 @@ from sweeps.records.documents import AttemptRecord, Imported, Origin, to_bytes, 
 from sweeps.records.experiment import Experiment
 from sweeps.records.layout import TrialFolders
 from sweeps.records.store import Store
-from sweeps.records.texts import difference_of, text_of
+from sweeps.records.texts import difference_of, recorded_text
 from sweeps.spec.plan import Plan, Trial
 
 _UNSAID = ("data.source", "compile.fallback", "eval.num_tokens", "eval.core_bundle", "eval.core_max_per_task")
@@ -39,7 +39,7 @@ class Choice:
     logged: dict[str, str] = field(default_factory=dict[str, str])  # trial -> its name among imported ones
 
 
-def choose(source: Experiment, plan: Plan, texts: Mapping[str | None, TextFacts]) -> Choice:
+def choose_completed(source: Experiment, plan: Plan, texts: Mapping[str | None, TextFacts]) -> Choice:
     """What a new experiment with this plan can take from `source`.
 
     `texts` is what each `data.source` holds now, as far as it is known here.
@@ -169,7 +169,7 @@ def _why_not(source: Experiment, trial: Trial, num_workers: int, texts: Mapping[
 
 def _other_text(attempts: Sequence[AttemptRecord], now: TextFacts | None) -> str | None:
     """Which other text the attempts read; None too if it is not known."""
-    read = [text for attempt in attempts if (text := text_of(attempt)) is not None]
+    read = [text for attempt in attempts if (text := recorded_text(attempt)) is not None]
     difference = difference_of(read[-1], now) if read and now else ""
     return f"{difference} is not what is there now" if difference else None
 

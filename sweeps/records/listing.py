@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from sweeps.records.clock import moment
+from sweeps.records.clock import recorded_moment
 from sweeps.records.documents import ExperimentState
 from sweeps.records.experiment import Experiment
 from sweeps.records.home import holds
@@ -49,7 +49,7 @@ def describe_experiments(root: str) -> list[Listed]:
 
 def _age(listed: Listed) -> tuple[float, str]:
     """What an experiment is ordered by. Clocks can be wrong and times damaged, so equal ones go by their ids."""
-    started = moment(listed.started_utc)
+    started = recorded_moment(listed.started_utc)
     return (-math.inf if started is None else (started - _FIRST).total_seconds(), listed.id)
 
 

@@ -25,7 +25,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Code:
+class CodeVersion:
     """What runs an attempt. None: not known, as outside a checkout."""
 
     git_commit: str | None
@@ -53,7 +53,7 @@ def new_manifest(plan: Plan, *, id: str, argv: list[str], settings: dict[str, An
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class WorkingTree:
     """Where the code that runs here is, and what is checked out there. None: not known, as outside a checkout."""
 
     folder: str
@@ -62,11 +62,11 @@ class Place:
     has_changes: bool | None
 
 
-def running_place() -> Place:
+def running_place() -> WorkingTree:
     """The checkout of the code that runs here."""
     here = Checkout(_ROOT)
     commit = here.commit()
-    return Place(
+    return WorkingTree(
         folder=str(_ROOT),
         branch=here.branch() if commit else None,
         commit=commit,
@@ -84,11 +84,11 @@ def why_unknown() -> str | None:
     return Checkout(_ROOT).refusal()
 
 
-def running_code(root: Path = _ROOT) -> Code:
+def running_code(root: Path = _ROOT) -> CodeVersion:
     """The code and the packages that a process started now would run."""
     here = Checkout(root)
     commit = here.commit()
-    return Code(
+    return CodeVersion(
         git_commit=commit,
         git_diff_digest=_diff_digest(here) if commit else None,
         versions=package_versions(),

@@ -23,7 +23,7 @@ class Read:
     text: TextFacts
 
 
-def text_of(attempt: AttemptRecord) -> TextFacts | None:
+def recorded_text(attempt: AttemptRecord) -> TextFacts | None:
     """What an attempt has recorded about its text; None if it is not known."""
     facts: dict[str, Any] = attempt.facts or {}
     if not facts.get("text_digest") or not facts.get("tokenizer_digest"):
@@ -41,7 +41,7 @@ def first_read(experiment: Experiment, source: str | None) -> Read | None:
         if trial.config.data.source != source:
             continue
         for attempt in experiment.trial(trial.name).attempts():
-            text = text_of(attempt)
+            text = recorded_text(attempt)
             if text is not None:
                 return Read(trial.name, attempt.number, text)
     return None

@@ -29,7 +29,7 @@ from sweeps.records.documents import (
 )
 from sweeps.records.kept_steps import keep_steps, kept_steps, stamp_of_rows
 from sweeps.records.layout import TrialFolders
-from sweeps.records.provenance import Code
+from sweeps.records.provenance import CodeVersion
 from sweeps.records.row_parts import NewSteps, StoredSteps, part_files, read_rows, read_steps
 from sweeps.records.rows import StepRow, encode_rows
 from sweeps.records.set_aside import SET_ASIDE
@@ -75,7 +75,7 @@ class TrialRecord:
         """One attempt. Raises FileNotFoundError if it is not in storage."""
         return self._read_attempt(f"{number:03d}.json")
 
-    def start_attempt(self, *, num_workers: int, code: Code | None = None) -> AttemptRecord:
+    def start_attempt(self, *, num_workers: int, code: CodeVersion | None = None) -> AttemptRecord:
         """Opens the attempt with the next free number, run by the calling process and its `code`, if that is known."""
         number = _next_number(_TAKEN, self._store.list(self.folders.attempts))
         while True:

@@ -10,7 +10,7 @@ from typing import Any
 from nanochat.config import with_overrides
 from sweeps.records.documents import COMPLETED_STATES
 from sweeps.records.home import typed_name
-from sweeps.records.provenance import Place
+from sweeps.records.provenance import WorkingTree
 from sweeps.results.decisions.conclusion import conclude
 from sweeps.results.decisions.judgement import judge
 from sweeps.results.decisions.listing import gate_json, gate_rows
@@ -26,7 +26,7 @@ class Machine:
     """What was seen of the machine and of the process that runs the experiment."""
 
     host: str
-    checkout: Place
+    checkout: WorkingTree
     environment: str  # the folder of the Python environment
     python: str
     num_gpus: int | None  # None: no driver answers

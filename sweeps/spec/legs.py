@@ -72,7 +72,7 @@ def _no_value(axis: Axis, value: Any) -> str:
     return f"; axis {axis.path} has no value {shown(value)}{hint}"
 
 
-def pick(what: str, choice: Mapping[str, Any], axes: Sequence[Axis], points: Sequence[dict[str, Any]]) -> int:
+def point_index(what: str, choice: Mapping[str, Any], axes: Sequence[Axis], points: Sequence[dict[str, Any]]) -> int:
     """The index of the one grid point that a choice of axis values means."""
     by_path = {axis.path: axis for axis in axes}
     for path, value in choice.items():

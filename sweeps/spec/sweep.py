@@ -11,7 +11,7 @@ from nanochat.config import TrainConfig
 from nanochat.values import shown
 from sweeps.spec.duration import positive_seconds
 from sweeps.spec.errors import SweepError, UsageError
-from sweeps.spec.legs import Leg, Role, expand, grid, pick
+from sweeps.spec.legs import Leg, Role, expand, grid, point_index
 from sweeps.spec.names import check_name, nearest
 from sweeps.spec.parts import Axis, Control, Gate, TailWindow, check_whole
 
@@ -79,9 +79,9 @@ def _roles(
     axes: Sequence[Axis],
     points: Sequence[dict[str, Any]],
 ) -> dict[int, Role]:
-    roles: dict[int, Role] = {pick("baseline", baseline, axes, points): "baseline"}
+    roles: dict[int, Role] = {point_index("baseline", baseline, axes, points): "baseline"}
     if candidate is not None:
-        index = pick("candidate", candidate, axes, points)
+        index = point_index("candidate", candidate, axes, points)
         if index in roles:
             raise SweepError(f"candidate {shown(dict(candidate))} is the baseline itself; they must be two legs")
         roles[index] = "candidate"

@@ -13,7 +13,7 @@ from sweeps.spec.names import MAX_NAME, nearest
 from sweeps.spec.plan import Plan, make_plan_of_legs
 from sweeps.spec.sweep import Sweep
 
-SUFFIX = "-twin"
+TWIN_SUFFIX = "-twin"
 
 
 def twin_plan(sweep: Sweep, leg_name: str | None, num_blocks: int, max_blocks: int, inject_pct: float) -> Plan:
@@ -27,7 +27,7 @@ def twin_plan(sweep: Sweep, leg_name: str | None, num_blocks: int, max_blocks: i
         config = with_overrides(leg.config, fields)
     except ConfigError as error:
         raise SweepError(f"--inject-pct: {error}") from None
-    name = f"{leg.name[: MAX_NAME - len(SUFFIX)]}{SUFFIX}"
+    name = f"{leg.name[: MAX_NAME - len(TWIN_SUFFIX)]}{TWIN_SUFFIX}"
     twin = Leg(
         name=name,
         id=f"{name}-{digest(fields)[:8]}",

@@ -3,7 +3,7 @@
 import pytest
 
 from cli.fitting import fitted
-from cli.plan import legs_table
+from cli.plan import plan_table
 from cli.status import LEAST
 
 NAMES = [f"moe_fp8_experts_{mode}_cap{cap}" for mode in ("static", "dynamic", "nocompile") for cap in ("1p0", "1p25")]
@@ -33,7 +33,7 @@ def test_a_pipe_gets_everything() -> None:
 def test_a_plan_puts_long_overrides_below_their_leg() -> None:
     overrides = "compile.mode=static moe.capacity_factor=1.0 precision.linears=bf16 precision.experts=bf16"
     rows = [(name, "candidate", overrides) for name in NAMES]
-    text = legs_table(rows, 80)
+    text = plan_table(rows, 80)
     assert max(map(len, text.splitlines())) <= 80
     assert text.count("precision.experts=bf16") == len(NAMES)
-    assert "overrides" in legs_table(rows, None).splitlines()[0]
+    assert "overrides" in plan_table(rows, None).splitlines()[0]

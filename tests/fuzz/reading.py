@@ -35,9 +35,9 @@ from sweeps.engine.watching.stop import StopState
 from sweeps.engine.watching.stored_events import StoredEvents
 from sweeps.records import liveness, lock
 from sweeps.records.checkpoints import stored_checkpoints
-from sweeps.records.continuation import choose, drop_unfinished_copies
+from sweeps.records.continuation import choose_completed, drop_unfinished_copies
 from sweeps.records.experiment import Experiment
-from sweeps.records.provenance import Place
+from sweeps.records.provenance import WorkingTree
 from sweeps.records.removal import check_removable
 from sweeps.records.texts import check_text
 from sweeps.results.decisions.growth import blocks_wanted
@@ -255,7 +255,7 @@ def _text(experiment: Experiment) -> None:
 
 
 def _handoff(experiment: Experiment) -> None:
-    place = Place(folder="x", branch=None, commit=None, has_changes=None)
+    place = WorkingTree(folder="x", branch=None, commit=None, has_changes=None)
     machine = Machine(host="x", checkout=place, environment="x", python="3", num_gpus=None, busy=(), runner=None)
     handoff_markdown(read_snapshot(experiment), machine)
 
@@ -265,7 +265,7 @@ def _growth(experiment: Experiment) -> None:
 
 
 def _continue_from(experiment: Experiment) -> None:
-    choose(experiment, experiment.plan, {None: TEXT})
+    choose_completed(experiment, experiment.plan, {None: TEXT})
 
 
 def _removal(experiment: Experiment) -> None:

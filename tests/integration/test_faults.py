@@ -16,7 +16,7 @@ import ray.util
 
 from nanochat.config import TrainConfig, with_overrides
 from nanochat.recipes import d12_moe, shrink_to_tiny
-from sweeps.engine.launch import Outcome, run_experiment
+from sweeps.engine.launch import LaunchResult, run_experiment
 from sweeps.engine.processes import launch_processes
 from sweeps.engine.ranks.stacks import RankPlace, places, stacks_folder
 from sweeps.engine.trials.context import LaunchContext
@@ -93,7 +93,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
     return experiment, outcome, events, completed_at_refresh, living, unused
 
 
-Run = tuple[Experiment, Outcome, list[Event], list[int], list[int], list[str]]
+Run = tuple[Experiment, LaunchResult, list[Event], list[int], list[int], list[str]]
 
 
 def ray_logs() -> Path:

@@ -28,7 +28,7 @@ from sweeps.records.experiment import Experiment
 from sweeps.records.trial import TrialRecord
 from sweeps.spec.errors import CorruptData, SweepToolError
 
-POLL_S = 1.0
+JOIN_S = 1.0
 
 
 def is_open(record: TrialRecord) -> bool:
@@ -78,7 +78,7 @@ class TrialsRun:
             tune.start()
             try:
                 while tune.is_alive() and reason is None:
-                    tune.join(POLL_S)
+                    tune.join(JOIN_S)
                     self.look()
                     reason = self._reason_to_end()
             except StopAtOnce:

@@ -33,7 +33,7 @@ class Limits:
     step_s: float = 600.0  # a step, an evaluation, a checkpoint, a recompilation
 
 
-Mark = tuple[int, int, int]  # ranks that have started, parts of rows, checkpoint folders
+StoredCounts = tuple[int, int, int]  # ranks that have started, parts of rows, checkpoint folders
 
 
 class Clock:
@@ -41,10 +41,10 @@ class Clock:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._mark: Mark = (0, 0, 0)
+        self._mark: StoredCounts = (0, 0, 0)
         self._since = 0.0
 
-    def look(self, mark: Mark, now: float) -> float | None:
+    def look(self, mark: StoredCounts, now: float) -> float | None:
         """The limit that is exceeded. While no rank has started, Ray's own timeout of a start counts instead."""
         if mark != self._mark or mark[0] == 0:
             self._mark, self._since = mark, now
@@ -81,7 +81,7 @@ def _watch(experiment: Experiment, trial: str, attempt: int, limits: Limits, ove
             clock.forgive(time.monotonic())
 
 
-def _mark(experiment: Experiment, trial: str, attempt: int) -> Mark:
+def _mark(experiment: Experiment, trial: str, attempt: int) -> StoredCounts:
     store, folders, run = experiment.store, TrialFolders(trial), run_name(attempt)
     parts = [name for name in store.list(folders.rows) if name.startswith(run)]
     return (len(places(store, trial, attempt)), len(parts), len(store.list(f"{folders.train}/{run}")))
@@ -94,7 +94,7 @@ def _end(experiment: Experiment, trial: str, attempt: int, limit_s: float) -> No
     record = experiment.trial(trial)
     stored = record.attempt(attempt)
     if stored.end is None:
-        message = cause(ranks, stacks, limit_s, where)
+        message = hang_message(ranks, stacks, limit_s, where)
         text = "\n".join(f"rank {rank}:\n{stack}" for rank, stack in stacks.items())
         record.update_attempt(replace(stored, error=AttemptError(type=HUNG, message=message, traceback=text)))
     end_ranks(ranks)
@@ -114,7 +114,7 @@ def _ask(place: RankPlace) -> str:
         return f"its node {place.host} cannot be asked: {type(error).__name__}: {error}\n"
 
 
-def cause(ranks: list[RankPlace], stacks: dict[int, str], limit_s: float, where: str) -> str:
+def hang_message(ranks: list[RankPlace], stacks: dict[int, str], limit_s: float, where: str) -> str:
     """The sentence that is stored with the attempt; `ranks` in order, `stacks` by rank."""
     answers = dict[int, Answer]()
     for index, place in enumerate(ranks):

@@ -25,7 +25,7 @@ from sweeps.engine.watching.events import (
     LegUncompiled,
     Place,
 )
-from sweeps.records.checkpoints import run_name, step_of
+from sweeps.records.checkpoints import checkpoint_step, run_name
 from sweeps.records.documents import AttemptRecord, TrialResult
 from sweeps.records.experiment import Experiment
 from sweeps.records.layout import TrialFolders
@@ -160,7 +160,7 @@ class StoredEvents:
     def _newest_checkpoint(self, name: str, attempt: int) -> int | None:
         """The step of the last one that all ranks have reported to Ray Train in this attempt; None before the first."""
         folder = f"{TrialFolders(name).train}/{run_name(attempt)}"
-        return step_of(newest_counted_checkpoint(lambda file: self._experiment.store.read(f"{folder}/{file}")))
+        return checkpoint_step(newest_counted_checkpoint(lambda file: self._experiment.store.read(f"{folder}/{file}")))
 
     def _ended(self, record: TrialRecord, place: Place, attempt: AttemptRecord) -> Event:
         error = attempt.error

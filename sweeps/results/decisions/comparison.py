@@ -24,7 +24,7 @@ from sweeps.spec.errors import GateFailed, GateUndecided, UsageError
 from sweeps.spec.legs import difference
 from sweeps.spec.metrics import METRIC
 
-SPEED = METRIC["tok_per_sec"]
+SPEED_METRIC = METRIC["tok_per_sec"]
 BESIDE = ("peak_mib", "loss")
 _OF_THE_TRIAL = ("run.name", "run.seed")
 _PASSES = ("IMPROVED", "EQUIVALENT")
@@ -103,7 +103,7 @@ def compare_experiments(first: Snapshot, second: Snapshot) -> ExperimentComparis
 def _pair(first: Snapshot, second: Snapshot, name: str, shared: Sequence[int], num_pairs: int) -> LegPair:
     mine, theirs = _usable(first, name), _usable(second, name)
     base = _logs(_usable(first, first.plan.baseline.name))
-    barred = list(dict.fromkeys(text for a in mine for b in theirs for text in why_barred(SPEED, a, b)))
+    barred = list(dict.fromkeys(text for a in mine for b in theirs for text in why_barred(SPEED_METRIC, a, b)))
     here, there = _logs(mine), _logs(theirs)
     in_both = [block for block in shared if block in here and block in there]
     word, ratio, low, high, reason = _judged(first, second, name, (here, there), in_both, num_pairs)
@@ -204,7 +204,7 @@ def _usable(snapshot: Snapshot, leg: str) -> list[TrialSnapshot]:
 
 
 def _logs(trials: Sequence[TrialSnapshot]) -> _Values:
-    values = {trial.trial.block: trial.measures[SPEED.name] for trial in trials}
+    values = {trial.trial.block: trial.measures[SPEED_METRIC.name] for trial in trials}
     return {block: math.log(v) for block, v in values.items() if v is not None and 0 < v < math.inf}
 
 
@@ -250,7 +250,7 @@ def comparison_json(found: ExperimentComparison) -> dict[str, Any]:
         "legs": [
             {
                 "leg": pair.leg,
-                "metric": SPEED.name,
+                "metric": SPEED_METRIC.name,
                 "verdict": pair.word,
                 "ratio": pair.ratio,
                 "low": pair.low,

@@ -14,7 +14,7 @@ from sweeps.results.decisions.failures import all_failed, cause, failed_legs, le
 from sweeps.results.decisions.judgement import GateVerdict, Judgement, LegVerdict, blocks_to_decide
 from sweeps.results.decisions.phrase import Phrase, interval_of, with_limits
 from sweeps.results.decisions.twins import sentences
-from sweeps.results.measures.compare import compare
+from sweeps.results.measures.compare import compare_legs
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.measures.untimed import untimed_trials
 from sweeps.spec.duration import in_words
@@ -293,7 +293,9 @@ def _best_leg(snapshot: Snapshot, judgement: Judgement, also: tuple[Phrase, ...]
 
 def _beside_speed(snapshot: Snapshot, leg: Leg) -> Phrase:
     """Loss and memory of a leg over the baseline, as plain ratios."""
-    changes = [(name, compare(snapshot, leg.name, snapshot.plan.baseline.name, name).ratio.value) for name in _BESIDE]
+    changes = [
+        (name, compare_legs(snapshot, leg.name, snapshot.plan.baseline.name, name).ratio.value) for name in _BESIDE
+    ]
     known = [f", {PLAIN_NAMES[name]} {percent_change(ratio)}" for name, ratio in changes if ratio is not None]
     return ("".join(known),)
 

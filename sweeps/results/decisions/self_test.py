@@ -43,7 +43,7 @@ class Noise:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class ErrorRate:
     """One error rate of many simulated experiments."""
 
     what: str
@@ -68,7 +68,7 @@ class SelfTest:
     floor_sd: float
     num_legs: int
     max_blocks: int
-    checks: tuple[Check, ...]
+    checks: tuple[ErrorRate, ...]
     mean_blocks: float  # until a leg that is 1 % faster and all others are decided
 
     @property
@@ -118,7 +118,8 @@ def self_test(snapshot: Snapshot, num_experiments: int = DEFAULT_EXPERIMENTS) ->
         num_legs=num_legs,
         max_blocks=judgement.max_blocks,
         checks=tuple(
-            Check(what=what, rate=rate, bound=bound, num_experiments=num_experiments) for what, rate, bound in results
+            ErrorRate(what=what, rate=rate, bound=bound, num_experiments=num_experiments)
+            for what, rate, bound in results
         ),
         mean_blocks=faster.mean_blocks,
     )

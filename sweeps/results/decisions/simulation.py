@@ -14,7 +14,7 @@ from sweeps.results.decisions.contrasts import Floats
 from sweeps.results.decisions.looks import Finding, findings
 from sweeps.results.decisions.reach import DEFAULT_FLOOR_SD
 
-NUM_STEPS = 50
+SIMULATED_STEPS = 50
 _TRIM = 0.10  # of each end, as a run's value is measured
 
 
@@ -29,7 +29,7 @@ class World:
     spike_rate: float = 0.0  # share of steps that take half as long again
     drift_per_block: float = 0.0
     block_sd: float = 0.003
-    num_steps: int = NUM_STEPS  # of a run's window
+    num_steps: int = SIMULATED_STEPS  # of a run's window
 
 
 @dataclass(frozen=True, kw_only=True)

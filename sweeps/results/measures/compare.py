@@ -44,7 +44,7 @@ class Comparison:
         return " / ".join(dict.fromkeys(self.barred.values())) or None
 
 
-def compare(snapshot: Snapshot, leg: str, base: str, metric: str) -> Comparison:
+def compare_legs(snapshot: Snapshot, leg: str, base: str, metric: str) -> Comparison:
     """One leg over another, block by block."""
     about, ratios, barred = METRIC[metric], dict[int, float](), dict[int, str]()
     for one, other in blocks_of(snapshot, leg, base):
@@ -63,7 +63,7 @@ def fastest_fp8_over_bf16(snapshot: Snapshot) -> tuple[Leg, Leg] | None:
     if control is None:
         return None
     legs = [leg for leg in snapshot.plan.legs if _uses_fp8(leg)]
-    speeds = [(compare(snapshot, leg.name, control.name, "tok_per_sec").ratio.value, leg) for leg in legs]
+    speeds = [(compare_legs(snapshot, leg.name, control.name, "tok_per_sec").ratio.value, leg) for leg in legs]
     measured = [(speed, leg) for speed, leg in speeds if speed is not None]
     return (max(measured, key=lambda pair: pair[0])[1], control) if measured else None
 

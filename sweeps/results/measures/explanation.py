@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
+from nanochat.stats import STEP_PHASES
 from nanochat.throttle import FLAG
-from sweeps.results.measures.compare import blocks_of, compare, why_barred
+from sweeps.results.measures.compare import blocks_of, compare_legs, why_barred
 from sweeps.results.measures.conditions import kernels_of
-from sweeps.results.measures.phases import SHOWN_PHASES
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.measures.time_split import PARTS, compile_seconds, time_split
 from sweeps.results.measures.trial import num_recompilations
@@ -22,14 +22,14 @@ from sweeps.spec.legs import Leg, difference
 from sweeps.spec.metrics import METRIC
 from sweeps.spec.names import nearest
 
-Section = Literal["step", "compile", "steps", "clocks", "wall"]
+Topic = Literal["step", "compile", "steps", "clocks", "wall"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One number of both legs. None: not measured."""
 
-    section: Section
+    section: Topic
     name: str
     unit: str
     leg: float | None
@@ -54,7 +54,7 @@ class Explanation:
     kernels: dict[str, tuple[str | None, str | None]]  # roles with other kernels
     barred: tuple[str, ...]  # why their times must not be compared
 
-    def part(self, section: Section, name: str) -> Part:
+    def part(self, section: Topic, name: str) -> Part:
         """One of the parts."""
         return next(part for part in self.parts if (part.section, part.name) == (section, name))
 
@@ -82,7 +82,7 @@ def explain(snapshot: Snapshot, leg: str, against: str | None) -> Explanation:
         leg=one.name,
         against=other.name,
         num_blocks=len(pairs),
-        speed=compare(snapshot, one.name, other.name, "tok_per_sec").ratio.value,
+        speed=compare_legs(snapshot, one.name, other.name, "tok_per_sec").ratio.value,
         parts=(*_step_parts(*sides), *_other_parts(snapshot, *sides)),
         fields=_fields(snapshot, one, other),
         kernels=_kernels(*sides),
@@ -101,7 +101,7 @@ _Of = Callable[[TrialSnapshot], float | None]
 
 
 def _part(
-    section: Section, name: str, unit: str, mine: Sequence[TrialSnapshot], theirs: Sequence[TrialSnapshot], of: _Of
+    section: Topic, name: str, unit: str, mine: Sequence[TrialSnapshot], theirs: Sequence[TrialSnapshot], of: _Of
 ) -> Part:
     return Part(section=section, name=name, unit=unit, leg=_mean(mine, of), against=_mean(theirs, of))
 
@@ -116,7 +116,7 @@ def _step_parts(mine: Sequence[TrialSnapshot], theirs: Sequence[TrialSnapshot]) 
     parts = [_part("step", "dt", "ms", mine, theirs, lambda t: _window_mean(t, "dt_ms"))]
     parts += [
         _part("step", phase, "ms", mine, theirs, lambda t, phase=phase: _window_mean(t, f"{phase}_median_ms"))
-        for phase in SHOWN_PHASES
+        for phase in STEP_PHASES
     ]
     parts.append(_part("step", "injected", "ms", mine, theirs, lambda t: _window_mean(t, "injected_ms")))
     parts.append(_part("step", "rest", "ms", mine, theirs, _rest_ms))
@@ -131,14 +131,14 @@ def _window_mean(trial: TrialSnapshot, column: str) -> float | None:
 def _rest_ms(trial: TrialSnapshot) -> float | None:
     """Reading results, ranks that wait for the slowest one, and what phases do not cover."""
     whole = _window_mean(trial, "dt_ms")
-    phases = [_window_mean(trial, f"{phase}_median_ms") for phase in SHOWN_PHASES]
+    phases = [_window_mean(trial, f"{phase}_median_ms") for phase in STEP_PHASES]
     if whole is None or all(phase is None for phase in phases):
         return None
     return whole - sum(phase or 0.0 for phase in phases) - (_window_mean(trial, "injected_ms") or 0.0)
 
 
 def _other_parts(snapshot: Snapshot, mine: Sequence[TrialSnapshot], theirs: Sequence[TrialSnapshot]) -> list[Part]:
-    rows: list[tuple[Section, str, str, _Of]] = [
+    rows: list[tuple[Topic, str, str, _Of]] = [
         ("compile", "compile time", "s", lambda t: compile_seconds(t.steps)),
         ("compile", "graphs", "", lambda t: float(sum(int(n or 0) for n in t.steps.known("compiled_graphs")))),
         ("compile", "recompilations", "", lambda t: float(num_recompilations(t.steps))),

@@ -9,10 +9,8 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from nanochat.stats import STEP_PHASES
 from sweeps.results.measures.snapshot import Snapshot
-from sweeps.results.measures.summary import PHASES
-
-SHOWN_PHASES = PHASES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +19,7 @@ class LegPhases:
 
     leg: str
     dt_ms: float | None
-    of_phase_ms: dict[str, float | None]  # of SHOWN_PHASES, in that order
+    of_phase_ms: dict[str, float | None]  # of STEP_PHASES, in that order
     checkpoint_stall_s: float | None  # of a whole trial, the median one
 
 
@@ -33,7 +31,7 @@ def leg_phases(snapshot: Snapshot, leg: str) -> LegPhases | None:
     return LegPhases(
         leg=leg,
         dt_ms=_median(t.phases_ms["dt"] for t in trials),
-        of_phase_ms={phase: _median(t.phases_ms[phase] for t in trials) for phase in SHOWN_PHASES},
+        of_phase_ms={phase: _median(t.phases_ms[phase] for t in trials) for phase in STEP_PHASES},
         checkpoint_stall_s=_median(t.checkpoint_stall_s for t in trials),
     )
 

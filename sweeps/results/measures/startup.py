@@ -4,7 +4,7 @@ A GPU does nothing meanwhile, so it is what a sweep of many short legs costs bey
 the same driver process ran both without a break: across a restore it would measure how long nothing ran.
 """
 
-from sweeps.records.clock import moment
+from sweeps.records.clock import recorded_moment
 from sweeps.records.documents import AttemptRecord
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 
@@ -17,12 +17,12 @@ def between_legs_s(snapshot: Snapshot, trial: TrialSnapshot) -> float | None:
     took_ms = trial.summary.first_step_ms
     if attempt.first_step != 0 or trial.summary.first_attempt != attempt.number or took_ms is None:
         return None
-    first = moment(attempt.first_step_utc)
+    first = recorded_moment(attempt.first_step_utc)
     if first is None:
         return None
     begun = first.timestamp() - took_ms / 1e3
     before = _leg_before(snapshot, trial)
-    end = moment(before.last_step_utc) if before else None
+    end = recorded_moment(before.last_step_utc) if before else None
     return None if end is None or end.timestamp() > begun else begun - end.timestamp()
 
 

@@ -15,6 +15,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal
 
+from nanochat.stats import STEP_PHASES
 from sweeps.records.documents import json_object
 from sweeps.records.steps import Steps
 from sweeps.results.measures.divergence import why_diverged
@@ -38,7 +39,6 @@ LAYER_FIELDS: tuple[LayerField, ...] = (
     "layer_dead_experts",
     "layer_lost_tokens_pct",
 )
-PHASES = ("data", "forward", "backward", "optimizer", "communication")
 
 _SCHEMA = "nanochat-sweep/summary/1"
 _VERSION = 2  # of the arithmetic: raise it where a number of a summary changes its meaning
@@ -81,7 +81,7 @@ class Summary:
     last_served_step: int | None
     last_served: str | None  # digest of all tokens served up to that step
     knows_phases: bool
-    phases_ms: dict[str, float | None]  # the median over the window, on the median rank: dt and each of PHASES
+    phases_ms: dict[str, float | None]  # the median over the window, on the median rank: dt and each of STEP_PHASES
     checkpoint_stall_s: float | None
     layers: dict[str, tuple[float, ...]]  # of LAYER_FIELDS: each layer's mean over the last window steps
     slowed: Slowed | None
@@ -149,7 +149,7 @@ def summarize(
         last_served_step=served[-1][0] if served else None,
         last_served=served[-1][1] if served else None,
         knows_phases=any(ms is not None for ms in steps.known("forward_median_ms")),
-        phases_ms={name: _median(window, f"{name}_median_ms") for name in ("dt", *PHASES)},
+        phases_ms={name: _median(window, f"{name}_median_ms") for name in ("dt", *STEP_PHASES)},
         checkpoint_stall_s=sum(stalls) / 1e3 if stalls else None,
         layers={field: tuple(layer_means([steps[-window_steps:]], field)) for field in LAYER_FIELDS},
         slowed=_slowed(steps, counts),
@@ -198,7 +198,7 @@ def _is_whole(summary: Summary) -> bool:
     names = {metric.name for metric in METRICS}
     return (
         summary.of_metric.keys() == names
-        and summary.phases_ms.keys() == {"dt", *PHASES}
+        and summary.phases_ms.keys() == {"dt", *STEP_PHASES}
         and summary.layers.keys() == set(LAYER_FIELDS)
         and all(len(run) == 2 and run[0] <= run[1] < summary.num_steps for run in summary.uncounted)
         and all(len(span) == 3 for span in summary.spans)

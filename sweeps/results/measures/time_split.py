@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from sweeps.records.clock import moment, seconds_between, wall_s
+from sweeps.records.clock import recorded_moment, seconds_between, wall_s
 from sweeps.records.documents import AttemptRecord
 from sweeps.records.steps import Steps
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
@@ -94,16 +94,19 @@ def _start_s(trial: TrialSnapshot, attempt: AttemptRecord) -> float | None:
 def _queue_s(snapshot: Snapshot, trial: TrialSnapshot) -> float | None:
     """Since the last attempt that the same driver ended before, or since the launch if it is the first of all."""
     first = trial.attempts[0]
-    begun = moment(first.started_utc)
+    begun = recorded_moment(first.started_utc)
     others = [a for other in snapshot.trials if other is not trial for a in other.attempts]
     ends = [
         end
         for a in others
-        if (a.host, a.pid) == (first.host, first.pid) and (end := moment(a.ended_utc)) and begun and end <= begun
+        if (a.host, a.pid) == (first.host, first.pid)
+        and (end := recorded_moment(a.ended_utc))
+        and begun
+        and end <= begun
     ]
     if ends and begun:
         return (begun - max(ends)).total_seconds()
-    starts = [start for a in others if (start := moment(a.started_utc))]
+    starts = [start for a in others if (start := recorded_moment(a.started_utc))]
     if begun and all(begun <= start for start in starts) and trial.origin is None:
         return seconds_between(snapshot.manifest.created_utc, first.started_utc)
     return None

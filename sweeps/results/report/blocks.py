@@ -135,7 +135,7 @@ class Section:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class VerdictLine:
     """What can be concluded, in one word and a sentence; what only goes with another one has no word."""
 
     word: str
@@ -149,7 +149,7 @@ class Report:
     title: Words
     state: str
     question: str
-    verdicts: Sequence[Verdict]
+    verdicts: Sequence[VerdictLine]
     lead: Sequence[Block]
     sections: Sequence[Section] = field(default_factory=tuple)
 

@@ -14,10 +14,11 @@ from sweeps.records.experiment import Experiment
 from sweeps.records.home import check_on_disk
 from sweeps.records.store import Store
 from sweeps.results.measures.snapshot import Snapshot, read_snapshot
-from sweeps.results.report import html, markdown
 from sweeps.results.report.blocks import Block, Code, Figure, Paragraph, Report, Section, folded
 from sweeps.results.report.figures.draw import block_figure, dt_figure, effect_figure, loss_figure, memory_figure
 from sweeps.results.report.headline import candidate_facts, cpu_warning, fp8_facts, verdict
+from sweeps.results.report.html import render_html
+from sweeps.results.report.markdown import render_markdown
 from sweeps.results.report.sections.across import across, listed, listed_if_any
 from sweeps.results.report.sections.compiling import compile_table, fallback_lines
 from sweeps.results.report.sections.gates import gate_blocks
@@ -27,7 +28,7 @@ from sweeps.results.report.sections.preflight import preflight_sections
 from sweeps.results.report.sections.provenance import artifact_lines, imported_lines, origin_lines, provenance_table
 from sweeps.results.report.sections.ratios import barred_lines, code_lines, ratio_note, ratio_table, untimed_lines
 from sweeps.results.report.sections.routing import routing_sections
-from sweeps.results.report.sections.runs import diverged_lines, run_table, tail_lines
+from sweeps.results.report.sections.runs import diverged_lines, tail_lines, trial_table
 from sweeps.results.report.sections.texts import text_lines
 from sweeps.results.report.sections.throttling import throttling_sections
 from sweeps.results.tables.parquet import export_running, export_store
@@ -46,7 +47,7 @@ def write_snapshots(snapshots: Sequence[Snapshot], folder: Store) -> list[str]:
     """Writes both forms of the report of one or several experiments into a folder; their addresses."""
     in_place = len(snapshots) == 1 and folder.uri == Store(snapshots[0].uri or "/").uri_of("report")
     report = build_report(snapshots, in_place=in_place)
-    for file, body in (markdown_files(report, MARKDOWN_NAME) | {HTML_NAME: html.render(report)}).items():
+    for file, body in (markdown_files(report, MARKDOWN_NAME) | {HTML_NAME: render_html(report)}).items():
         folder.write(file, file_bytes(body))
     return [folder.uri_of(MARKDOWN_NAME), folder.uri_of(HTML_NAME)]
 
@@ -67,7 +68,7 @@ def write_chosen(snapshots: Sequence[Snapshot], out_md: Path | None, out_html: P
             Store(str(out_md.parent)).write(file, file_bytes(body))
         written.append(Store(str(out_md.parent)).uri_of(out_md.name))
     if out_html is not None:
-        Store(str(out_html.parent)).write(out_html.name, file_bytes(html.render(report)))
+        Store(str(out_html.parent)).write(out_html.name, file_bytes(render_html(report)))
         written.append(Store(str(out_html.parent)).uri_of(out_html.name))
     return written
 
@@ -92,7 +93,7 @@ def markdown_files(report: Report, name: str) -> dict[str, str]:
     figures = [block for block in blocks if isinstance(block, Figure)]
     places = {figure.key: f"{stem}-{figure.key}.svg" for figure in figures}
     drawn = {places[figure.key]: figure.wide.document() for figure in figures}
-    return {**drawn, name: markdown.render(report, places)}
+    return {**drawn, name: render_markdown(report, places)}
 
 
 def build_report(snapshots: Sequence[Snapshot], *, in_place: bool = False) -> Report:
@@ -144,7 +145,7 @@ def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None, in_place: 
             "runs",
             "Runs",
             *state,
-            across(snapshots, run_table),
+            across(snapshots, trial_table),
             *listed_if_any(snapshots, tail_lines, diverged_lines, text_lines),
         ),
         _section("gates", "Gates", *gate_blocks(snapshots)),

@@ -11,24 +11,24 @@ from sweeps.results.decisions.phrase import Phrase, interval_of
 from sweeps.results.decisions.time_to_loss import time_to_loss
 from sweeps.results.measures.compare import (
     blocks_of,
-    compare,
+    compare_legs,
     fastest_fp8_over_bf16,
     mean_over_blocks,
     unusable_trials,
 )
 from sweeps.results.measures.snapshot import Snapshot
-from sweeps.results.report.blocks import Block, Code, Fact, Facts, Paragraph, Strong, Verdict, Words
+from sweeps.results.report.blocks import Block, Code, Fact, Facts, Paragraph, Strong, VerdictLine, Words
 from sweeps.spec.legs import Leg
 from sweeps.spec.metrics import LEADING, METRIC
 from sweeps.spec.words import counted, fixed, grouped, percent_change
 
 
-def verdict(snapshot: Snapshot, *, named: bool) -> list[Verdict]:
+def verdict(snapshot: Snapshot, *, named: bool) -> list[VerdictLine]:
     """What can be concluded, and what must not be missed next to it; `named`: sentences begin with the experiment."""
     found = conclude(snapshot, judged(snapshot))
     whose = _whose(snapshot, named)
-    leading = Verdict(word=found.word, sentence=(*whose, *_words(found.sentence)))
-    return [leading, *(Verdict(word="", sentence=(*whose, *_words(phrase))) for phrase in found.also)]
+    leading = VerdictLine(word=found.word, sentence=(*whose, *_words(found.sentence)))
+    return [leading, *(VerdictLine(word="", sentence=(*whose, *_words(phrase))) for phrase in found.also)]
 
 
 def _words(phrase: Phrase) -> Words:
@@ -93,7 +93,7 @@ def _facts(snapshot: Snapshot, leg: Leg, base: Leg, base_role: str) -> list[Fact
 def _time_to_loss(snapshot: Snapshot, leg: Leg, base: Leg, base_role: str) -> Fact:
     label = f"time to the {base_role}'s loss"
     found = time_to_loss(snapshot, leg.name, base.name)
-    barred = compare(snapshot, leg.name, base.name, "total_time_min").reason
+    barred = compare_legs(snapshot, leg.name, base.name, "total_time_min").reason
     if found is None:
         return Fact(label=label, value="not compared", detail=(barred or "no block has the losses of both",))
     target = f"{fixed(found.target, 4)}, {percent_change(found.tolerance)} over the {base_role}'s final loss"
@@ -106,7 +106,7 @@ def _time_to_loss(snapshot: Snapshot, leg: Leg, base: Leg, base_role: str) -> Fa
 
 
 def _fact(snapshot: Snapshot, leg: Leg, base: Leg, name: str) -> Fact:
-    metric, comparison = METRIC[name], compare(snapshot, leg.name, base.name, name)
+    metric, comparison = METRIC[name], compare_legs(snapshot, leg.name, base.name, name)
     means = [mean_over_blocks(snapshot, each.name, name) for each in (leg, base)]
     values = ["-" if mean.value is None else grouped(mean.value, metric.digits) for mean in means]
     unit = f" {metric.unit}" if name == "peak_mib" else ""

@@ -20,7 +20,7 @@ from sweeps.spec.visible import visible
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(report: Report) -> str:
+def render_html(report: Report) -> str:
     """The whole page."""
     style, script = STYLE + "\n" + _file("report.css"), _file("report.js")
     return _template().render(

@@ -24,7 +24,7 @@ from sweeps.spec.visible import visible
 _SPECIAL = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|#&~"})
 
 
-def render(report: Report, figure_files: Mapping[str, str]) -> str:
+def render_markdown(report: Report, figure_files: Mapping[str, str]) -> str:
     """The whole document; `figure_files` says where each figure lies, relative to it."""
     parts = [f"# {_words(report.title)}"]
     if report.question:
@@ -53,7 +53,7 @@ def code(value: str) -> str:
     return f"{fence}{pad}{line}{pad}{fence}"
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+def pipe_table(headings: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
     """A table whose columns are left-aligned, or right-aligned where `right` says so."""
     rules = ["--:" if r else ":--" for r in right]
     return "\n".join(f"| {' | '.join(line)} |" for line in [headings, rules, *rows])
@@ -67,13 +67,13 @@ def _block(block: Block, figure_files: Mapping[str, str]) -> str:
             return "\n".join(f"- {_words(line)}" for line in block.lines) or block.empty
         case Table():
             rows = [[_cell(cell) for cell in row] for row in block.rows]
-            return table([c.heading for c in block.columns], rows, [c.kind == "number" for c in block.columns])
+            return pipe_table([c.heading for c in block.columns], rows, [c.kind == "number" for c in block.columns])
         case Figure():
             return f"![{text(block.title)}]({figure_files[block.key]})\n\n{_words(block.caption)}"
         case Facts():
             rows = [[fact.label, fact.value, _cell(Cell(words=fact.detail))] for fact in block.facts]
             headings = ["measure", "change", "values"]
-            return f"{_words(block.title)}:\n\n{table(headings, rows, [False, True, False])}"
+            return f"{_words(block.title)}:\n\n{pipe_table(headings, rows, [False, True, False])}"
         case Folded():
             inside = _block(block.block, figure_files)
             return f"<details><summary>{text(block.summary)}</summary>\n\n{inside}\n\n</details>"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from sweeps.records.clock import moment
+from sweeps.records.clock import recorded_moment
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.tables.column import About
 
@@ -47,7 +47,7 @@ def event_rows(snapshot: Snapshot, trial: TrialSnapshot) -> Iterator[dict[str, A
         "experiment": snapshot.manifest.id,
     }
     for place, event in enumerate(_events(trial)):
-        yield {**whose, "place": place, **event, "utc": moment(event["utc"])}
+        yield {**whose, "place": place, **event, "utc": recorded_moment(event["utc"])}
 
 
 def _events(trial: TrialSnapshot) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat.config import digest, field_alternatives, field_paths, get_field, to_dict
-from sweeps.records.clock import moment, wall_s
+from sweeps.records.clock import recorded_moment, wall_s
 from sweeps.results.measures.conditions import NO_CHANGES, commit_of
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.measures.startup import between_legs_s
@@ -273,14 +273,14 @@ def _config_value(trial: TrialSnapshot, path: str) -> Any:
 
 def _started(trial: TrialSnapshot) -> Any:
     if trial.imported is not None:
-        return moment(trial.imported.started_utc)
-    return moment(trial.attempts[0].started_utc) if trial.attempts else None
+        return recorded_moment(trial.imported.started_utc)
+    return recorded_moment(trial.attempts[0].started_utc) if trial.attempts else None
 
 
 def _ended(trial: TrialSnapshot) -> Any:
     if trial.imported is not None:
-        return moment(trial.imported.ended_utc)
-    return moment(trial.attempts[-1].ended_utc) if trial.attempts else None
+        return recorded_moment(trial.imported.ended_utc)
+    return recorded_moment(trial.attempts[-1].ended_utc) if trial.attempts else None
 
 
 def _wall_time_min(trial: TrialSnapshot) -> float | None:

@@ -232,7 +232,7 @@ def test_what_systems_leave_beside_data_changes_nothing(tmp_path: Path, left: st
         (folder / name).mkdir()
     for name in ("0.parquet", "1.parquet"):
         _valid(folder / name)
-    tokenizer.train(["hello world"]).write(folder / "made")
+    tokenizer.learn(["hello world"]).write(folder / "made")
     for file in (folder / "made").iterdir():
         file.rename(folder / "tokenizer" / file.name)
     (folder / "made").rmdir()

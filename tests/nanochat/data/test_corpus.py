@@ -115,13 +115,13 @@ def test_without_locks_a_second_builder_leaves_the_first_ones_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, austen: dataset.Corpus
 ):
     finished = austen.val_shard.parent
-    publish = kept.publish
+    publish = kept.move_into_place
 
     def another_is_faster(temporary: Path, folder: Path, is_whole: Callable[[Path], bool]) -> None:
         shutil.copytree(finished, folder)
         publish(temporary, folder, is_whole)
 
-    monkeypatch.setattr(kept, "publish", another_is_faster)
+    monkeypatch.setattr(kept, "move_into_place", another_is_faster)
     corpus = dataset.prepare_embedded(tmp_path)
     assert _files(corpus.val_shard.parent) == _files(finished)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [finished.name]
@@ -250,7 +250,7 @@ def test_a_bounded_sample_trains_the_tokenizer(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_tokenizer_in_the_folder_is_used_as_it_is(web: Path, tmp_path: Path):
-    tokenizer.train(["zebra zebra"]).write(web / "tokenizer")
+    tokenizer.learn(["zebra zebra"]).write(web / "tokenizer")
     corpus = dataset.open_folder(web, tmp_path / "cache")
     assert corpus.tokenizer_dir == web / "tokenizer"
     assert len(tokenizer.load(corpus).encode("zebra")) == 1
@@ -261,7 +261,7 @@ def test_text_in_other_tokens_is_another_corpus(web: Path, tmp_path: Path):
     digests = {dataset.open_folder(web, tmp_path / "cache").digest}
     for text in ("zebra zebra", "mouse mouse"):
         shutil.rmtree(web / "tokenizer", ignore_errors=True)
-        tokenizer.train([text]).write(web / "tokenizer")
+        tokenizer.learn([text]).write(web / "tokenizer")
         digests.add(dataset.open_folder(web, tmp_path / "cache").digest)
     assert len(digests) == 3
 

@@ -13,7 +13,7 @@ from nanochat.data.tokenizer import Tokenizer
 @pytest.fixture
 def letters() -> Tokenizer:
     """One token per letter: no merges but the bytes."""
-    return tokenizer.train(["abc"], vocab_size=256 + len(tokenizer.SPECIAL_TOKENS))
+    return tokenizer.learn(["abc"], vocab_size=256 + len(tokenizer.SPECIAL_TOKENS))
 
 
 def test_little_text_is_counted_with_a_beginning_for_each_document(tmp_path: Path, letters: Tokenizer) -> None:

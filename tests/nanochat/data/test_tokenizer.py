@@ -12,7 +12,7 @@ from nanochat.data import tokenizer
 from nanochat.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 _TEXT = "It is a truth universally acknowledged, that a single man must be in want of a wife. " * 3
-_TRAINED = tokenizer.train([_TEXT])
+_TRAINED = tokenizer.learn([_TEXT])
 
 
 def test_the_vocabulary_keeps_its_size_when_the_merges_run_out():
@@ -42,7 +42,7 @@ def test_text_that_spells_a_special_token_is_plain_text():
 
 
 def test_numbers_split_into_groups_of_two_digits():
-    digits = tokenizer.train(["1813 1813 1813 1813"])
+    digits = tokenizer.learn(["1813 1813 1813 1813"])
     assert [digits.decode([i]) for i in digits.encode("1813")] == ["18", "13"]
 
 
@@ -65,13 +65,13 @@ def test_an_unused_id_decodes_to_a_replacement_character_and_a_special_to_its_na
 
 def test_the_same_texts_train_the_same_merges():
     texts = [f"{word} {word}s" for word in _TEXT.split()]
-    again = [tokenizer.train(texts).token_bytes() for _ in range(3)]
+    again = [tokenizer.learn(texts).token_bytes() for _ in range(3)]
     assert again[0] == again[1] == again[2]
 
 
 def test_a_stored_tokenizer_reads_back_the_same(tmp_path: Path):
     _TRAINED.write(tmp_path / "tokenizer")
-    back = tokenizer.read(tmp_path / "tokenizer")
+    back = tokenizer.read_from(tmp_path / "tokenizer")
     assert back.encode(_TEXT) == _TRAINED.encode(_TEXT)
     assert (back.vocab_size, back.bos_id, back.token_bytes()) == (32_768, 32_759, _TRAINED.token_bytes())
 
@@ -83,7 +83,7 @@ def test_merges_that_would_reach_into_the_specials_are_refused():
 
 def test_a_folder_without_a_tokenizer_says_which_file_is_missing(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"holds no tokenizer: tokenizer\.json is missing"):
-        tokenizer.read(tmp_path)
+        tokenizer.read_from(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["{", '{"pattern": ""}', "[]"])
@@ -91,7 +91,7 @@ def test_a_damaged_tokenizer_is_named(tmp_path: Path, damage: str):
     _TRAINED.write(tmp_path / "tokenizer")
     (tmp_path / "tokenizer" / "tokenizer.json").write_text(damage)
     with pytest.raises(ConfigError, match="cannot be read"):
-        tokenizer.read(tmp_path / "tokenizer")
+        tokenizer.read_from(tmp_path / "tokenizer")
 
 
 def test_torn_merges_are_named(tmp_path: Path):
@@ -99,7 +99,7 @@ def test_torn_merges_are_named(tmp_path: Path):
     merges = tmp_path / "tokenizer" / "merges.tiktoken"
     merges.write_text(merges.read_text()[:-4])
     with pytest.raises(ConfigError, match="cannot be read"):
-        tokenizer.read(tmp_path / "tokenizer")
+        tokenizer.read_from(tmp_path / "tokenizer")
 
 
 def test_other_special_tokens_are_refused(tmp_path: Path):
@@ -107,7 +107,7 @@ def test_other_special_tokens_are_refused(tmp_path: Path):
     header = tmp_path / "tokenizer" / "tokenizer.json"
     header.write_text(json.dumps(json.loads(header.read_text()) | {"special_tokens": [*SPECIAL_TOKENS[:-1], "<|x|>"]}))
     with pytest.raises(ConfigError, match=r"<\|x\|>"):
-        tokenizer.read(tmp_path / "tokenizer")
+        tokenizer.read_from(tmp_path / "tokenizer")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_tokenizer_that_another_program_wrote_is_refused_with_what_is_wrong(
     header = tmp_path / "tokenizer" / "tokenizer.json"
     header.write_text(json.dumps(json.loads(header.read_text()) | change))
     with pytest.raises(ConfigError, match=seen):
-        tokenizer.read(tmp_path / "tokenizer")
+        tokenizer.read_from(tmp_path / "tokenizer")
 
 
 @pytest.mark.parametrize("line", ["YQ== -1", "YQ== 7", "YWE= 97", f"YWE= {2**70}"])
@@ -138,13 +138,13 @@ def test_ids_that_cannot_be_are_refused(tmp_path: Path, line: str):
     with (tmp_path / "tokenizer" / "merges.tiktoken").open("a") as merges:
         merges.write(line + "\n")
     with pytest.raises(ConfigError, match=r"the tokenizer in .* cannot be used|do not fit into a vocabulary"):
-        tokenizer.read(tmp_path / "tokenizer")
+        tokenizer.read_from(tmp_path / "tokenizer")
 
 
 def test_a_tokenizer_that_lacks_a_byte_is_refused(tmp_path: Path):
     Tokenizer({bytes([i]): i for i in range(255)}, vocab_size=300).write(tmp_path / "tokenizer")
     with pytest.raises(ConfigError, match="1 of the 256 bytes have no token, the first is 255"):
-        tokenizer.read(tmp_path / "tokenizer")
+        tokenizer.read_from(tmp_path / "tokenizer")
 
 
 @pytest.mark.parametrize("blank", [" ", "\n", "\t", " \u3000", "\r\n"])
@@ -170,7 +170,7 @@ def test_a_panic_of_the_tokenizer_names_the_document(monkeypatch: pytest.MonkeyP
 
 def test_equal_tokenizers_have_equal_digests(tmp_path: Path):
     for name, texts in (("a", ["some text"]), ("b", ["some text"]), ("c", ["other words"])):
-        tokenizer.train(texts).write(tmp_path / name)
+        tokenizer.learn(texts).write(tmp_path / name)
     (tmp_path / "b" / ".DS_Store").write_bytes(b"left by a desktop")
     a, b, c = (tokenizer.files_digest(tmp_path / name) for name in "abc")
     assert a == b != c

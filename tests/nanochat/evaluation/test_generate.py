@@ -36,15 +36,15 @@ def model() -> GPT:
 def test_at_temperature_0_the_best_token_is_picked_and_with_top_k_only_the_best_are_drawn() -> None:
     logits = torch.tensor([0.0, 3.0, 1.0, 2.9])
     draw = torch.Generator().manual_seed(0)
-    assert generate.pick(logits, 0.0, None) == 1
-    assert generate.pick(logits, 5.0, 1, draw) == 1
-    assert {generate.pick(logits, 5.0, 2, draw) for _ in range(50)} == {1, 3}
-    assert {generate.pick(logits, 5.0, None, draw) for _ in range(200)} == {0, 1, 2, 3}
+    assert generate.sample_token(logits, 0.0, None) == 1
+    assert generate.sample_token(logits, 5.0, 1, draw) == 1
+    assert {generate.sample_token(logits, 5.0, 2, draw) for _ in range(50)} == {1, 3}
+    assert {generate.sample_token(logits, 5.0, None, draw) for _ in range(200)} == {0, 1, 2, 3}
 
 
 def test_a_higher_temperature_draws_the_best_token_less_often() -> None:
     logits, draw = torch.tensor([0.0, 1.0]), torch.Generator().manual_seed(0)
-    cold, hot = (sum(generate.pick(logits, t, None, draw) for _ in range(300)) for t in (0.2, 5.0))
+    cold, hot = (sum(generate.sample_token(logits, t, None, draw) for _ in range(300)) for t in (0.2, 5.0))
     assert cold > 285
     assert 130 < hot < 200
 

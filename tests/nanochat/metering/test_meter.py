@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from nanochat import sizes
 from nanochat.config import MoEConfig, RunConfig, TrainConfig, with_overrides
 from nanochat.machine.device import open_device
-from nanochat.metering.meter import PHASES, Meter, RankStep, mfu_pct, phase_columns, summarize_router
+from nanochat.metering.meter import Meter, RankStep, mfu_pct, phase_columns, summarize_router
 from nanochat.recipes import d12_moe
-from nanochat.stats import StepStats
+from nanochat.stats import PHASES, StepStats
 
 CPU = open_device(RunConfig(device="cpu"), uses_fp8=False)
 

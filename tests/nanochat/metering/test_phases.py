@@ -5,7 +5,8 @@ import time
 import pytest
 import torch
 
-from nanochat.metering.phases import MEASURED, PhaseClock
+from nanochat.metering.phases import PhaseClock
+from nanochat.stats import STEP_PHASES
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def _clock() -> PhaseClock:
 
 
 def _read(clock: PhaseClock) -> dict[str, float]:
-    return {name: round(ms) for name, ms in zip(MEASURED, clock.read_ms(), strict=True)}
+    return {name: round(ms) for name, ms in zip(STEP_PHASES, clock.read_ms(), strict=True)}
 
 
 def test_the_time_between_two_marks_is_the_second_ones(hands: list[float]):

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from nanochat.data.lanes import SERVED_BITS
 from nanochat.machine.ranks import Ranks
-from nanochat.metering.meter import PHASES, RankStep
+from nanochat.metering.meter import RankStep
 from nanochat.metering.rank_report import RankReport
 from nanochat.metering.telemetry import GpuReading
+from nanochat.stats import PHASES
 
 numbers = st.floats(allow_nan=False)
 readings = st.builds(GpuReading, *[st.none() | st.floats(0, 1e6)] * 3, st.none() | st.integers(0, 2**53))

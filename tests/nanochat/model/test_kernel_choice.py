@@ -7,28 +7,30 @@ from nanochat.config import LinearsPrecision, PrecisionConfig, TrainConfig, with
 from nanochat.machine import kernel_libraries
 from nanochat.model.fp8 import QuackLinears
 from nanochat.model.gpt import GPT
-from nanochat.model.kernel_choice import PLAIN, Kernels, choose, notes
+from nanochat.model.kernel_choice import PLAIN, Kernels, choose_kernels, missing_kernels
 
 QUACK = Kernels(products="quack", own=True)
 CPU = torch.device("cpu")
 
 
 def test_a_cpu_gets_torchs_own_kernels_and_no_advice() -> None:
-    assert choose("auto", CPU, (768,)) == choose("torch", CPU, (768,)) == PLAIN
-    assert notes("auto", CPU) == []
+    assert choose_kernels("auto", CPU, (768,)) == choose_kernels("torch", CPU, (768,)) == PLAIN
+    assert missing_kernels("auto", CPU) == []
 
 
 def test_on_hopper_the_faster_kernels_serve_unless_torchs_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_libraries, "is_hopper", lambda device: True)
     monkeypatch.setattr(kernel_libraries, "unusable", lambda library, device: None)
     gpu = torch.device("cuda")
-    assert choose("auto", gpu, (768, 1536)) == QUACK
-    assert choose("torch", gpu, (768, 1536)) == PLAIN
-    assert choose("auto", gpu, (768, 1000)).products == "torch", "rows of 1,000 values do not start at 16 bytes in FP8"
+    assert choose_kernels("auto", gpu, (768, 1536)) == QUACK
+    assert choose_kernels("torch", gpu, (768, 1536)) == PLAIN
+    assert choose_kernels("auto", gpu, (768, 1000)).products == "torch", (
+        "rows of 1,000 values do not start at 16 bytes in FP8"
+    )
     monkeypatch.setattr(kernel_libraries, "unusable", lambda library, device: "not installed")
-    assert choose("auto", gpu, (768,)) == Kernels(products="torch", own=True)
-    assert notes("auto", gpu) == ["kernels: torch's own in place of faster ones: not installed"]
-    assert notes("torch", gpu) == []
+    assert choose_kernels("auto", gpu, (768,)) == Kernels(products="torch", own=True)
+    assert missing_kernels("auto", gpu) == ["kernels: torch's own in place of faster ones: not installed"]
+    assert missing_kernels("torch", gpu) == []
 
 
 def test_a_scale_per_row_stays_with_torch() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeps.importer.lines import EndLine, ErrorLine, EvalLine, FactLine, StepLine, Unread, plain, read_line
+from sweeps.importer.lines import EndLine, ErrorLine, EvalLine, FactLine, StepLine, Unread, plain_line, read_line
 
 FULL = (
     "step 00012/00280 (4.29%) | loss: 4.123456 | bal: 24.0312 | lrm: 1.00 | dt: 650.67ms | tok/sec: 806,400 | "
@@ -157,4 +157,4 @@ def test_records_of_key_and_value_are_read_as_well():
 @given(st.text(max_size=300), st.booleans())
 def test_no_text_breaks_the_reader(text: str, is_torn: bool):
     list(read_line(text, is_torn=is_torn))
-    assert "\x1b[" not in plain("\x1b[1m" + text) or "\x1b[" in text
+    assert "\x1b[" not in plain_line("\x1b[1m" + text) or "\x1b[" in text

@@ -14,7 +14,7 @@ from nanochat.stats import TextFacts
 from sweeps.engine.trials.run import is_open
 from sweeps.importer.experiment import plan_of, read_runs, store_runs
 from sweeps.importer.folder import read_folder
-from sweeps.records.continuation import choose, copy, drop_unfinished_copies
+from sweeps.records.continuation import choose_completed, copy, drop_unfinished_copies
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
 from sweeps.spec.commands import torchrun_argv
@@ -39,7 +39,7 @@ def test_only_completed_legs_with_the_same_config_are_taken(make_experiment: Mak
     complete(source, LEG)
     complete(source, OTHER)
     source.trial("bf16-b1").start_attempt(num_workers=2)
-    choice = choose(source, changed(source.plan, OTHER, optim__matrix_lr=0.5), {})
+    choice = choose_completed(source, changed(source.plan, OTHER, optim__matrix_lr=0.5), {})
     assert choice.taken == (LEG,)
     assert choice.left == {
         OTHER: f"optim.matrix_lr is {source.plan.trials[0].config.optim.matrix_lr!r} there, 0.5 here",
@@ -51,7 +51,7 @@ def test_only_completed_legs_with_the_same_config_are_taken(make_experiment: Mak
 def test_a_leg_that_ran_on_another_number_of_workers_is_run(make_experiment: Make, complete: Complete) -> None:
     source = make_experiment(id="old")
     complete(source, LEG)
-    choice = choose(source, replace(source.plan, num_workers=4), {})
+    choice = choose_completed(source, replace(source.plan, num_workers=4), {})
     assert choice.taken == ()
     assert choice.left[LEG] == "it ran on 2 workers there, on 4 here"
 
@@ -60,13 +60,13 @@ def test_a_leg_whose_attempts_were_lost_is_run(make_experiment: Make, complete: 
     source = make_experiment(id="old")
     complete(source, LEG)
     shutil.rmtree(Path(source.uri, "trials", LEG, "attempts"))
-    assert choose(source, source.plan, {}).left[LEG] == "its attempts are not there any more"
+    assert choose_completed(source, source.plan, {}).left[LEG] == "its attempts are not there any more"
 
 
 def test_a_leg_of_another_block_is_none_of_the_old_ones(make_experiment: Make, complete: Complete) -> None:
     source = make_experiment(id="old")
     complete(source, LEG)
-    choice = choose(source, make_experiment(num_blocks=2, id="new").plan, {})
+    choice = choose_completed(source, make_experiment(num_blocks=2, id="new").plan, {})
     assert choice.taken == (LEG,)
     assert choice.left["static-b2"] == "old has no such leg"
 
@@ -78,16 +78,18 @@ def test_a_leg_that_read_another_text_is_run_and_one_of_which_it_is_not_known_is
     complete(source, LEG, text_digest="a" * 64, tokenizer_digest="b" * 64, num_text_shards=3)
     complete(source, OTHER)  # by a version that did not look
     same = TextFacts(text_digest="a" * 64, tokenizer_digest="b" * 64, num_text_shards=3)
-    assert choose(source, source.plan, {None: same}).taken == (LEG, OTHER)
-    assert choose(source, source.plan, {}).taken == (LEG, OTHER)  # it is not known what is there now
+    assert choose_completed(source, source.plan, {None: same}).taken == (LEG, OTHER)
+    assert choose_completed(source, source.plan, {}).taken == (LEG, OTHER)  # it is not known what is there now
     grown = replace(same, text_digest="c" * 64, num_text_shards=4)
-    choice = choose(source, source.plan, {None: grown})
+    choice = choose_completed(source, source.plan, {None: grown})
     assert choice.taken == (OTHER,)
     seen = f"the text (3 shards then, 4 now; digest {'a' * 12} then, {'c' * 12} now)"
     assert choice.left[LEG] == f"{seen} is not what is there now"
     other_tokens = replace(same, tokenizer_digest="d" * 64)
     assert (
-        choose(source, source.plan, {None: other_tokens}).left[LEG].startswith("the tokenizer of the text (digest bbb")
+        choose_completed(source, source.plan, {None: other_tokens})
+        .left[LEG]
+        .startswith("the tokenizer of the text (digest bbb")
     )
 
 
@@ -139,14 +141,14 @@ def logged(tmp_path: Path) -> Experiment:
 
 def test_a_log_is_taken_by_its_command_and_one_without_stays(tmp_path: Path) -> None:
     source, plan = logged(tmp_path), make_plan(load_sweep("capacity"))
-    choice = choose(source, plan, {})
+    choice = choose_completed(source, plan, {})
     leg = "moe_fp8_experts_static_cap1p0-b1"
     assert choice.taken == (leg,)
     assert choice.logged == {leg: "one-b1"}
     assert choice.left["moe_fp8_experts_static_cap0p0-b1"] == (
         "no log fits (one: moe.capacity_factor is 1.0 there, None here; 1 without a known command line)"
     )
-    assert choose(source, replace(plan, num_workers=4), {}).taken == ()
+    assert choose_completed(source, replace(plan, num_workers=4), {}).taken == ()
 
     manifest = new_manifest(plan, id="new", argv=[], settings={})
     target = Experiment.create(str(tmp_path / "s"), "new", manifest)
@@ -177,6 +179,6 @@ def test_logs_of_the_commands_that_plan_prints_are_all_taken(sweep: str, tmp_pat
     found = read_folder(folder)
     runs = read_runs(found)
     source = store_runs(str(tmp_path / "s"), "logs", found, runs, plan_of(runs, "logs", None, None))
-    choice = choose(source, plan, {})
+    choice = choose_completed(source, plan, {})
     assert choice.left == {}
     assert choice.logged == {f"{leg.name}-b1": f"run{place}-b1" for place, leg in enumerate(plan.legs)}

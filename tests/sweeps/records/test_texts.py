@@ -9,7 +9,7 @@ from nanochat.config import with_overrides
 from nanochat.stats import TextFacts
 from sweeps.records.documents import AttemptRecord
 from sweeps.records.experiment import Experiment
-from sweeps.records.texts import check_text, first_read, text_of
+from sweeps.records.texts import check_text, first_read, recorded_text
 from sweeps.spec.errors import DriftError
 from sweeps.spec.plan import Plan
 
@@ -60,10 +60,10 @@ def test_another_text_or_tokenizer_is_refused_with_what_was_seen(
 
 def test_the_same_text_in_another_number_of_files_of_which_nothing_was_told_is_the_same() -> None:
     attempt = AttemptRecord(number=0, host="h", pid=1, started_utc="", num_workers=1)
-    assert text_of(attempt) is None
-    assert text_of(dataclasses.replace(attempt, facts={"text_digest": None, "tokenizer_digest": None})) is None
+    assert recorded_text(attempt) is None
+    assert recorded_text(dataclasses.replace(attempt, facts={"text_digest": None, "tokenizer_digest": None})) is None
     told = dataclasses.replace(attempt, facts={"text_digest": "a", "tokenizer_digest": "b"})
-    assert text_of(told) == TextFacts(text_digest="a", tokenizer_digest="b", num_text_shards=0)
+    assert recorded_text(told) == TextFacts(text_digest="a", tokenizer_digest="b", num_text_shards=0)
 
 
 def test_only_legs_of_the_same_source_are_compared(

@@ -9,7 +9,7 @@ import pytest
 
 from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord
 from sweeps.records.experiment import Experiment
-from sweeps.records.provenance import Code
+from sweeps.records.provenance import CodeVersion
 from sweeps.records.rows import StepRow
 from sweeps.records.store import Store
 from sweeps.records.trial import TrialRecord, trial_state
@@ -61,7 +61,7 @@ def test_attempts_are_numbered_from_zero_and_keep_what_is_learnt_of_them(trial: 
 
 
 def test_an_attempt_says_which_code_ran_it_and_older_ones_say_nothing(trial: TrialRecord) -> None:
-    code = Code(git_commit="c0ffee", git_diff_digest="d1ff", versions={"torch": "2.13.0"})
+    code = CodeVersion(git_commit="c0ffee", git_diff_digest="d1ff", versions={"torch": "2.13.0"})
     trial.start_attempt(num_workers=2, code=code)
     path = folder(trial) / "attempts" / "000.json"
     (stored,) = trial.attempts()

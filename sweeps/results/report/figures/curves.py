@@ -53,7 +53,7 @@ def _binned(curve: Curve, size: int) -> dict[int, list[float]]:
     return bins
 
 
-def difference(curve: Curve, base: Curve, *, in_percent: bool) -> dict[int, float]:
+def curve_gap(curve: Curve, base: Curve, *, in_percent: bool) -> dict[int, float]:
     """`curve` less `base` at the steps that both have, or its change from it in percent."""
     both = [step for step in curve if step in base]
     if not in_percent:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from sweeps.results.decisions.judged import judged
 from sweeps.results.decisions.judgement import SPEED, Judgement, LegVerdict
 from sweeps.results.decisions.phrase import interval_of
-from sweeps.results.measures.compare import compare, geometric_mean
+from sweeps.results.measures.compare import compare_legs, geometric_mean
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.results.report.blocks import Figure, Words
 from sweeps.results.report.figures.choice import MOST_ROWS, labels_of, leading_legs, left_out, naming
-from sweeps.results.report.figures.curves import Curve, CurvePoint, curve_spec, difference, points_of
+from sweeps.results.report.figures.curves import Curve, CurvePoint, curve_gap, curve_spec, points_of
 from sweeps.results.report.figures.effects import Effect, Panel, effect_spec
 from sweeps.results.report.figures.memory import Bar, memory_spec
 from sweeps.results.report.figures.strip import StripCell, strip_spec
@@ -169,7 +169,7 @@ def _interval(verdict: LegVerdict) -> tuple[float, float] | None:
 
 
 def _ratios(snapshot: Snapshot, leg: Leg, metric: str) -> dict[int, float]:
-    return compare(snapshot, leg.name, snapshot.plan.baseline.name, metric).by_block
+    return compare_legs(snapshot, leg.name, snapshot.plan.baseline.name, metric).by_block
 
 
 def _values(snapshot: Snapshot, leg: Leg, metric: str) -> list[float]:
@@ -199,7 +199,7 @@ def _points(snapshot: Snapshot, curve_of: CurveOf, *, in_percent: bool) -> tuple
     for leg in legs:
         if leg.role != "baseline":
             pairs = [(curve_of(t), baseline.get(t.trial.block)) for t in snapshot.of_leg(leg.name) if t.steps]
-            curves = [difference(curve, base, in_percent=in_percent) for curve, base in pairs if curve and base]
+            curves = [curve_gap(curve, base, in_percent=in_percent) for curve, base in pairs if curve and base]
             found += points_of(labels[leg.name], curves)
     if found:
         return found, True

@@ -14,7 +14,7 @@ from sweeps.results.report.figures.vega import (
     BAND,
     INK,
     NARROW,
-    ROLES,
+    ROLE_MARKS,
     SOFT,
     TEXT_PX,
     Spec,
@@ -172,5 +172,5 @@ def _marks(x: Spec, y: Spec) -> list[Spec]:
             "mark": {"type": "point", "shape": shape, "filled": True, "color": colour, "size": 90, "opacity": 1},
             "encoding": {"x": {**x, "field": "change"}, "y": y},
         }
-        for role, (colour, shape) in ROLES.items()
+        for role, (colour, shape) in ROLE_MARKS.items()
     ]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sweeps.results.report.figures.vega import ALONE, INK, NARROW, ROLES, TEXT_PX, Spec, finished, spare_px, words
+from sweeps.results.report.figures.vega import ALONE, INK, NARROW, ROLE_MARKS, TEXT_PX, Spec, finished, spare_px, words
 
 _LABEL_PX, _NUMBER_PX, _ROW_PX, _NARROW_ROW_PX = 210, 150, 23, 40
 
@@ -35,7 +35,7 @@ def memory_spec(bars: Sequence[Bar], width: int, bounds: Sequence[float] = ()) -
             "mark": {"type": "bar", "color": colour, "size": 12, **({"yOffset": 6} if narrow else {})},
             "encoding": {"x": {**x, "field": "mib"}, "y": y},
         }
-        for role, (colour, _) in ROLES.items()
+        for role, (colour, _) in ROLE_MARKS.items()
     ]
     dashed = {"color": INK, "strokeDash": [4, 3]}
     layers += [

@@ -22,7 +22,7 @@ WIDE, NARROW = 716, 306  # the widths in pixels that a figure is made for: a pag
 TEXT_PX = 13  # of all texts, so that none is below 11 on a page that is a little smaller
 
 INK, SOFT, RULE, BAND = "var(--ink)", "var(--soft)", "var(--rule)", "var(--soft)"
-ROLES = {  # colour and shape of a leg's role; a shape says it without the colour
+ROLE_MARKS = {  # colour and shape of a leg's role; a shape says it without the colour
     "baseline": ("var(--soft)", "diamond"),
     "candidate": ("var(--f0)", "circle"),
     "grid": ("var(--f3)", "triangle-up"),
@@ -108,9 +108,8 @@ class Drawing:
         body = re.sub(r"<[^>]*>", _without_roles, body)
         body = re.sub(r'\bid="([^"]+)"', rf'id="{key}-\1"', body)  # ids of one page must differ
         body = re.sub(r"url\(#([^)]+)\)", rf"url(#{key}-\1)", body)
-        about = (
-            f'<title id="{key}-title">{plain(self.title)}</title><desc id="{key}-desc">{plain(self.description)}</desc>'
-        )
+        title, description = xml_text(self.title), xml_text(self.description)
+        about = f'<title id="{key}-title">{title}</title><desc id="{key}-desc">{description}</desc>'
         return f'{opening} role="img" aria-labelledby="{key}-title {key}-desc">{about}{inside}{body}'
 
 
@@ -143,7 +142,7 @@ def words(text: str, width: int) -> Spec:
     )
 
 
-def plain(value: str) -> str:
+def xml_text(value: str) -> str:
     """Text inside an element: escaped, and without the characters that XML does not allow."""
     allowed = re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\N{REPLACEMENT CHARACTER}", value)
     return escape(visible(allowed))

@@ -1,6 +1,7 @@
 """Where the time of a step goes, as a table."""
 
-from sweeps.results.measures.phases import SHOWN_PHASES, knows_phases, leg_phases
+from nanochat.stats import STEP_PHASES
+from sweeps.results.measures.phases import knows_phases, leg_phases
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.report.blocks import Cell, Column, Paragraph, Section, Table, code_cell, number_cell
 from sweeps.results.report.sections.across import Snapshots, across
@@ -30,6 +31,6 @@ def phase_table(snapshot: Snapshot) -> Table:
     for phases in filter(None, (leg_phases(snapshot, leg.name) for leg in snapshot.plan.legs)):
         medians = [number_cell(value, 1) for value in (phases.dt_ms, *phases.of_phase_ms.values())]
         rows.append([code_cell(phases.leg), *medians, number_cell(phases.checkpoint_stall_s, 1)])
-    headings = ("dt ms", *(f"{phase} ms" for phase in SHOWN_PHASES), "checkpoint stall s")
+    headings = ("dt ms", *(f"{phase} ms" for phase in STEP_PHASES), "checkpoint stall s")
     columns = [Column(heading="leg"), *(Column(heading=h, kind="number") for h in headings)]
     return Table(caption="Phases of a step of each leg", columns=columns, rows=rows)

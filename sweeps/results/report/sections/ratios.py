@@ -14,7 +14,7 @@ from sweeps.results.measures.compare import (
     Comparison,
     Mean,
     blocks_of,
-    compare,
+    compare_legs,
     differing_code,
     mean_over_blocks,
 )
@@ -61,7 +61,7 @@ def axes_of(snapshot: Snapshot) -> list[str]:
 def _row(snapshot: Snapshot, judgement: Judgement, leg: Leg, label: str, axes: Sequence[str]) -> list[Cell]:
     base = snapshot.plan.baseline.name
     num_blocks = len(blocks_of(snapshot, leg.name, base))
-    speed, *others = (compare(snapshot, leg.name, base, metric.name) for metric in LEADING)
+    speed, *others = (compare_legs(snapshot, leg.name, base, metric.name) for metric in LEADING)
     is_baseline = leg.role == "baseline"
     verdict = None if is_baseline else judgement.of_leg(leg.name)
     return [
@@ -141,7 +141,7 @@ def barred_lines(snapshot: Snapshot) -> list[Words]:
     for leg in snapshot.plan.legs:
         by_reason: dict[tuple[int, str], list[str]] = {}
         for metric in LEADING:
-            for block, reason in compare(snapshot, leg.name, base, metric.name).barred.items():
+            for block, reason in compare_legs(snapshot, leg.name, base, metric.name).barred.items():
                 by_reason.setdefault((block, reason), []).append(metric.label)
         lines += [
             (

@@ -7,7 +7,7 @@ from sweeps.results.status import RUN_METRICS, shown_state
 from sweeps.spec.words import counted
 
 
-def run_table(snapshot: Snapshot) -> Table:
+def trial_table(snapshot: Snapshot) -> Table:
     """One line per trial."""
     rows: list[list[Cell]] = []
     for trial in snapshot.trials:

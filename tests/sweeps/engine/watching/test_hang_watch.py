@@ -4,7 +4,7 @@ from nanochat.loop.waiting import Landmarks
 from sweeps.engine.cluster.session import COLLECTIVE_TIMEOUT_S
 from sweeps.engine.ranks import process_group
 from sweeps.engine.ranks.stacks import RankPlace
-from sweeps.engine.watching.hang_watch import Clock, Limits, cause
+from sweeps.engine.watching.hang_watch import Clock, Limits, hang_message
 
 LIMITS = Limits(first_step_s=100, step_s=10)
 STARTED, ONE_PART = (2, 0, 0), (2, 1, 0)
@@ -43,10 +43,12 @@ def test_the_cause_names_the_rank_or_says_that_it_cannot() -> None:
     stuck = f'Thread 1\n  File "a.py", line 1 in f\n  File "{__file__}", line 1 in train\n'
     waiting = stuck.replace("a.py", f"{landmarks.collectives[0]}c.py")
     ranks = [RankPlace(rank=r, host="h", node_id="n", pid=10 + r, landmarks=landmarks) for r in range(2)]
-    told = cause(ranks, {0: waiting, 1: stuck}, 600, "EXP/s")
+    told = hang_message(ranks, {0: waiting, 1: stuck}, 600, "EXP/s")
     assert told.startswith(
         "rank 1 (h, process 11) is in f (a.py:1), and the others wait for that. Nothing was stored for 600 s"
     )
-    assert cause(ranks, {0: waiting, 1: waiting}, 600, "EXP/s").startswith("each rank waits")
+    assert hang_message(ranks, {0: waiting, 1: waiting}, 600, "EXP/s").startswith("each rank waits")
     stopped = "process 11 did not answer within 20 s; its state is T (stopped)"
-    assert cause(ranks, {0: waiting, 1: stopped}, 600, "EXP/s").startswith("rank 1 (h, process 11) did not answer")
+    assert hang_message(ranks, {0: waiting, 1: stopped}, 600, "EXP/s").startswith(
+        "rank 1 (h, process 11) did not answer"
+    )

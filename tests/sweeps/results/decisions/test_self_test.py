@@ -6,7 +6,7 @@ import json
 import pytest
 
 from sweeps.results.decisions.judgement import judge
-from sweeps.results.decisions.self_test import Check, noise_of, self_test, self_test_json, self_test_lines
+from sweeps.results.decisions.self_test import ErrorRate, noise_of, self_test, self_test_json, self_test_lines
 from sweeps.results.decisions.student import binomial_lower_limit
 from sweeps.results.measures.snapshot import TrialSnapshot
 from sweeps.spec.errors import GateUndecided
@@ -36,8 +36,8 @@ def test_the_same_experiment_gives_the_same_rates():
 
 
 def test_a_rate_fails_only_if_it_is_past_its_bound_by_more_than_chance():
-    def check(rate: float) -> Check:
-        return Check(what="wrong", rate=rate, bound=0.01, num_experiments=500)
+    def check(rate: float) -> ErrorRate:
+        return ErrorRate(what="wrong", rate=rate, bound=0.01, num_experiments=500)
 
     assert check(0.01).holds
     assert check(0.016).holds

@@ -9,7 +9,7 @@ import pytest
 from sweeps.records.documents import AttemptRecord
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
-from sweeps.results.measures.compare import Comparison, compare, differing_code, fastest_fp8_over_bf16
+from sweeps.results.measures.compare import Comparison, compare_legs, differing_code, fastest_fp8_over_bf16
 from sweeps.results.measures.snapshot import Snapshot, read_snapshot
 from sweeps.results.report.build import build_report, markdown_files
 
@@ -31,7 +31,7 @@ def report(snapshot: Snapshot) -> str:
 
 
 def both(experiment: Experiment, metric: str) -> Comparison:
-    return compare(read_snapshot(experiment), LEG, BASE, metric)
+    return compare_legs(read_snapshot(experiment), LEG, BASE, metric)
 
 
 @pytest.fixture
@@ -85,9 +85,9 @@ def test_kernels_that_the_legs_own_precision_asks_for_may_differ(done: Experimen
     complete(done, "bf16-b1")
     set_attempt(done, f"{BASE}-b1", facts=FACTS | {"backends": {"linears": "fp8", "attention": "sdpa"}})
     set_attempt(done, "bf16-b1", facts=FACTS | {"backends": {"linears": "bf16", "attention": "sdpa"}})
-    assert compare(read_snapshot(done), "bf16", BASE, "tok_per_sec").by_block == {1: 1.0}
+    assert compare_legs(read_snapshot(done), "bf16", BASE, "tok_per_sec").by_block == {1: 1.0}
     set_attempt(done, "bf16-b1", facts=FACTS | {"backends": {"linears": "bf16", "attention": "flash"}})
-    barred = compare(read_snapshot(done), "bf16", BASE, "tok_per_sec").barred
+    barred = compare_legs(read_snapshot(done), "bf16", BASE, "tok_per_sec").barred
     assert barred == {1: "attention flash against attention sdpa"}
 
 
@@ -113,7 +113,7 @@ def test_a_leg_restored_on_fewer_workers_is_timed_by_those_of_its_window(
     assert both(experiment, "peak_mib").barred == {1: "2 workers then 1 worker against 2 workers"}
     assert both(experiment, "loss").by_block == {1: 1.0}
     snapshot = read_snapshot(experiment)
-    assert compare(snapshot, LEG, LEG, "peak_mib").by_block == {1: 1.0}  # a trial never differs from itself
+    assert compare_legs(snapshot, LEG, LEG, "peak_mib").by_block == {1: 1.0}  # a trial never differs from itself
     leg = next(t for t in snapshot.trials if t.trial.leg.name == LEG)
     assert leg.facts["world_size"] == num_workers
 
@@ -171,7 +171,7 @@ def test_a_diverged_leg_is_neither_compared_nor_fastest(
     rows = [make_row(s, trial=f"{LEG}-b1", tok_per_sec=9e5, loss=float("nan")) for s in range(40)]
     complete(experiment, f"{LEG}-b1", rows)
     snapshot = read_snapshot(experiment)
-    assert compare(snapshot, LEG, BASE, "tok_per_sec").barred == {1: f"{LEG} diverged"}
+    assert compare_legs(snapshot, LEG, BASE, "tok_per_sec").barred == {1: f"{LEG} diverged"}
     best = fastest_fp8_over_bf16(snapshot)
     assert best is not None
     assert best[0].name == BASE

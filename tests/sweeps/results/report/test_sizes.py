@@ -9,9 +9,10 @@ import pytest
 from nanochat.recipes import d12_moe_fp8
 from sweeps.records.documents import AttemptError
 from sweeps.results.measures.snapshot import Snapshot
-from sweeps.results.report import html, markdown
 from sweeps.results.report.blocks import Block, Bullets, Cell, Figure, Folded, Report, Section, Table, folded, text_cell
 from sweeps.results.report.build import build_report
+from sweeps.results.report.html import render_html
+from sweeps.results.report.markdown import render_markdown
 from sweeps.spec import Axis, Gate, Sweep, TailWindow
 from sweeps.spec.plan import make_plan
 from tests.helpers.judged import judged_experiment, judged_of_plan
@@ -115,7 +116,7 @@ def test_an_experiment_of_which_all_failed_names_the_cause() -> None:
 
     report = build_report([judged_experiment({}, num_blocks=1, change=failed)])
     assert report.verdicts[0].word == "FAILED"
-    assert "OutOfMemoryError" in markdown.render(report, {f: f for f in ("effect", "loss", "dt", "memory", "blocks")})
+    assert "OutOfMemoryError" in render_markdown(report, {f: f for f in ("effect", "loss", "dt", "memory", "blocks")})
 
 
 def hostile(snapshot: Snapshot) -> Snapshot:
@@ -126,8 +127,8 @@ def hostile(snapshot: Snapshot) -> Snapshot:
 def test_text_that_turns_the_direction_of_writing_is_shown_as_an_escape() -> None:
     report = build_report([hostile(judged_experiment({}, num_blocks=1))])
     for written in (
-        html.render(report),
-        markdown.render(report, dict.fromkeys(("effect", "loss", "dt", "memory", "blocks"), "x.svg")),
+        render_html(report),
+        render_markdown(report, dict.fromkeys(("effect", "loss", "dt", "memory", "blocks"), "x.svg")),
     ):
         assert "\u202e" not in written
         assert "u202e" in written

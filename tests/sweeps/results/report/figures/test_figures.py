@@ -13,12 +13,12 @@ from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.report.blocks import Figure
 from sweeps.results.report.figures import vega
 from sweeps.results.report.figures.choice import MOST_ROWS, labels_of, leading_legs
-from sweeps.results.report.figures.curves import MOST_POINTS, curve_spec, difference, points_of
+from sweeps.results.report.figures.curves import MOST_POINTS, curve_gap, curve_spec, points_of
 from sweeps.results.report.figures.draw import block_figure, dt_figure, effect_figure, loss_figure, memory_figure
 from sweeps.results.report.figures.effects import Effect, Panel, effect_spec, half_width
 from sweeps.results.report.figures.memory import Bar, memory_spec
 from sweeps.results.report.figures.strip import STATES, StripCell, strip_spec
-from sweeps.results.report.figures.vega import NARROW, ROLES, WIDE, Drawing
+from sweeps.results.report.figures.vega import NARROW, ROLE_MARKS, WIDE, Drawing
 from sweeps.spec.parts import Gate
 from tests.helpers.judged import judged_experiment
 
@@ -99,12 +99,12 @@ def test_a_leg_that_lacks_a_block_says_how_many_it_rests_on() -> None:
 
 
 def test_curves_are_differences_with_a_band_over_blocks() -> None:
-    one, other = difference({0: 3.0, 1: 2.5, 9: 1.0}, {0: 2.0, 1: 2.0}, in_percent=False), {0: 2.0, 1: 0.0}
+    one, other = curve_gap({0: 3.0, 1: 2.5, 9: 1.0}, {0: 2.0, 1: 2.0}, in_percent=False), {0: 2.0, 1: 0.0}
     assert one == {0: 1.0, 1: 0.5}
     first, second = points_of("leg", [one, other])
     assert (first.mean, first.low, first.high, first.num_blocks) == (1.5, 1.0, 2.0, 2)
     assert (second.step, second.mean) == (1.0, 0.25)
-    assert difference({0: 3.0, 1: 1.0}, {0: 2.0, 1: 0.0}, in_percent=True) == {0: 50.0}
+    assert curve_gap({0: 3.0, 1: 1.0}, {0: 2.0, 1: 0.0}, in_percent=True) == {0: 50.0}
 
 
 def test_a_long_run_is_thinned_and_numbers_that_are_none_are_left_out() -> None:
@@ -222,9 +222,9 @@ def test_hostile_names_are_shown_and_are_no_markup(monkeypatch: pytest.MonkeyPat
 
 
 def test_roles_differ_in_shape_as_well_as_in_colour() -> None:
-    assert len({shape for _, shape in ROLES.values()}) == len(ROLES)
-    assert len({colour for colour, _ in ROLES.values()}) == len(ROLES)
-    assert all(colour.startswith("var(--") for colour, _ in ROLES.values())
+    assert len({shape for _, shape in ROLE_MARKS.values()}) == len(ROLE_MARKS)
+    assert len({colour for colour, _ in ROLE_MARKS.values()}) == len(ROLE_MARKS)
+    assert all(colour.startswith("var(--") for colour, _ in ROLE_MARKS.values())
 
 
 def test_the_renderer_may_fetch_nothing() -> None:
