@@ -16,8 +16,9 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from nanochat.checkpoints.format import INDEX, CheckpointError, sync, write_whole
+from nanochat.checkpoints.format import INDEX, CheckpointError
 from nanochat.checkpoints.untrusted import UntrustedError, plain_bytes
+from nanochat.files import sync, write_whole
 from nanochat.stats import Checkpoint
 
 _HIDDEN = ".unfinished-"

@@ -43,6 +43,7 @@ from nanochat.checkpoints.untrusted import (
     plain_bytes,
     with_tensors,
 )
+from nanochat.files import write_whole
 from nanochat.machine.ranks import Ranks
 from nanochat.optimizer.sharded import ShardedOptimizer
 from nanochat.stats import CHECKPOINT_INDEX
@@ -334,26 +335,6 @@ def _write_index(folder: Path, state: TrainState, facts: Iterable[dict[str, Any]
         "files": {name: fact for of_rank in facts if of_rank for name, fact in sorted(of_rank.items())},
     }
     write_whole(folder / INDEX, json.dumps(index, indent=1).encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Makes a file of a checkpoint appear whole and on the disk."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Forces a file's content, or a folder's list of names, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sha256(path: Path) -> str:

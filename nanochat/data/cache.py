@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nanochat.config import ConfigError
+from nanochat.files import sync
 
 
 def cache_folder() -> Path:
@@ -64,30 +65,14 @@ def only_builder(lock: Path) -> Iterator[bool]:
 def move_into_place(temporary: Path, folder: Path, is_whole: Callable[[Path], bool]) -> None:
     """Makes a built folder appear under its name; if another process was faster, that one's stays."""
     for path in sorted(temporary.rglob("*"), reverse=True):
-        _flush(path)
-    _flush(temporary)
+        sync(path)
+    sync(temporary)
     try:
         temporary.rename(folder)
     except OSError:
         if not is_whole(folder):
             raise
-    _flush(folder.parent)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Makes a file appear, or replaces it, whole. Raises OSError."""
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # the user's umask says who may read it
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _flush(path.parent)
+    sync(folder.parent)
 
 
 def _own_prefix(name: str) -> str:
@@ -110,11 +95,3 @@ def _clear_away(root: Path, name: str, folder: Path, *, is_alone: bool) -> None:
         leftovers.append(damaged.parent)
     for path in leftovers:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -21,7 +21,8 @@ from typing import Any
 
 from nanochat.config import ConfigError, digest
 from nanochat.data import shards
-from nanochat.data.cache import only_builder, write_whole
+from nanochat.data.cache import only_builder
+from nanochat.files import write_whole
 
 _SCHEMA = "nanochat-sweep/contents/1"
 MAX_THREADS = 8

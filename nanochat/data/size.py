@@ -14,9 +14,10 @@ from typing import Any
 
 from nanochat.config import digest
 from nanochat.data import shards
-from nanochat.data.cache import cache_folder, write_whole
+from nanochat.data.cache import cache_folder
 from nanochat.data.corpus import Corpus
 from nanochat.data.tokenizer import Tokenizer
+from nanochat.files import write_whole
 
 MAX_MEASURED_CHARS = 20_000_000  # some seconds of one core
 _SCHEMA = "nanochat-sweep/text-size/1"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.data.cache import built_once, write_whole
+from nanochat.data.cache import built_once
+from nanochat.files import write_whole
 
 
 @pytest.fixture(params=[0o022, 0o027, 0o077], ids=oct)
