@@ -11,6 +11,7 @@ import time
 from collections.abc import Generator
 from dataclasses import replace
 
+from sweeps.engine.processes.beside import beside
 from sweeps.records.documents import utc_now
 from sweeps.records.rows import StepRow
 from sweeps.records.trial import TrialRecord
@@ -56,9 +57,8 @@ class WaitingRows:
     @contextlib.contextmanager
     def stored_with_errors_of_others(self, poll_s: float) -> Generator[None]:
         """While inside, rows are stored within `poll_s` after another rank has stored an error."""
-        over = threading.Event()
 
-        def watch() -> None:
+        def watch(over: threading.Event) -> None:
             while not over.wait(poll_s):
                 with contextlib.suppress(OSError, CorruptData):  # the next look may succeed
                     attempt = self._record.attempt(self._attempt)
@@ -67,10 +67,5 @@ class WaitingRows:
                         self._record.update_attempt(replace(attempt, last_step_utc=self.last_step_utc))
                         return
 
-        thread = threading.Thread(target=watch, name="rows", daemon=True)
-        thread.start()
-        try:
+        with beside(watch, name="rows"):
             yield
-        finally:
-            over.set()
-            thread.join()

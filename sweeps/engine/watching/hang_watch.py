@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from nanochat.loop.waiting import Answer, answer_of_text, who_holds_up
 from sweeps.engine.cluster.on_node import on_node
+from sweeps.engine.processes.beside import beside
 from sweeps.engine.processes.launch_processes import own_mark
 from sweeps.engine.ranks.stacks import ANSWER_S, RankPlace, end_rank, places, store_stacks, take
 from sweeps.records.checkpoints import run_name
@@ -59,14 +60,8 @@ class Clock:
 @contextlib.contextmanager
 def watching(experiment: Experiment, trial: str, attempt: int, limits: Limits) -> Generator[None]:
     """Watches an attempt in a thread while the caller waits for its end."""
-    over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(experiment, trial, attempt, limits, over), daemon=True)
-    thread.start()
-    try:
+    with beside(lambda over: _watch(experiment, trial, attempt, limits, over), name="hang watch"):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _watch(experiment: Experiment, trial: str, attempt: int, limits: Limits, over: threading.Event) -> None:

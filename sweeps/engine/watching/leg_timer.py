@@ -10,6 +10,7 @@ import threading
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
+from sweeps.engine.processes.beside import beside
 from sweeps.engine.processes.storage_retry import with_retries
 from sweeps.engine.ranks.leg_timeout import timeout_error
 from sweeps.engine.ranks.stacks import places
@@ -36,15 +37,9 @@ def limiting(experiment: Experiment, trial: str, attempt: int) -> Generator[None
         yield
         return
     earlier = [a for a in with_retries(experiment.trial(trial).attempts) if a.number < attempt]
-    over = threading.Event()
-    words = (experiment, trial, attempt, limit_s, seconds_left(limit_s, earlier), over)
-    thread = threading.Thread(target=_wait, args=words, daemon=True)
-    thread.start()
-    try:
+    left_s = seconds_left(limit_s, earlier)
+    with beside(lambda over: _wait(experiment, trial, attempt, limit_s, left_s, over), name="leg timer"):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def _wait(

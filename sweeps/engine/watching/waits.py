@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Generator, Hashable, Iterator
 from typing import Literal
 
+from sweeps.engine.processes.beside import beside
 from sweeps.engine.processes.output import Speaker
 from sweeps.engine.watching.events import Event, Waiting
 
@@ -59,19 +60,13 @@ class WaitClock:
 @contextlib.contextmanager
 def reporting(what: str, on_event: Callable[[Event], None]) -> Generator[None]:
     """Reports that this process waits for something while it is inside, from its own thread."""
-    over = threading.Event()
 
-    def report() -> None:
+    def report(over: threading.Event) -> None:
         begin = time.monotonic()
         for seconds in report_times():
             if over.wait(seconds - (time.monotonic() - begin)):
                 return
             on_event(Waiting(what=what, seconds=seconds))
 
-    thread = Speaker(target=report, name="waits", daemon=True)
-    thread.start()
-    try:
+    with beside(report, name="waits", kind=Speaker):
         yield
-    finally:
-        over.set()
-        thread.join()

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
+from sweeps.engine.processes.beside import beside
 from sweeps.records import store as store_module
 from sweeps.records.documents import json_bytes, utc_now
 from sweeps.records.liveness import Lease
@@ -100,22 +101,16 @@ def owner_elsewhere() -> Owner:
 @contextlib.contextmanager
 def beating(store: Store, owner: Owner, heartbeat_utc: str) -> Iterator[None]:
     """An owner whose heart beats, with a clock that always says the same."""
-    over = threading.Event()
 
-    def beat() -> None:
+    def beat(over: threading.Event) -> None:
         for number in count():
             plant(store, owner, heartbeat_utc, number)
             if over.wait(0.05):
                 return
 
     plant(store, owner, heartbeat_utc)
-    thread = threading.Thread(target=beat)
-    thread.start()
-    try:
+    with beside(beat, name="beat"):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 WRONG_CLOCKS = (LONG_AGO, "2099-01-01T00:00:00Z", None)
