@@ -54,6 +54,7 @@ def calibrate(
     from cli.starting import run_new
     from cli.stored import open_snapshot
     from sweeps.engine.cluster.checks import check_before_start
+    from sweeps.records.checkpoints import KEEP_SETTING
     from sweeps.results.decisions.calibrating import TWINS
     from sweeps.results.decisions.judgement import judge
     from sweeps.results.decisions.twins import sentences
@@ -73,7 +74,7 @@ def calibrate(
     )
     plan = with_absolute_paths(twin_plan(choices.sweep_at_size(), leg, first_blocks(blocks), max_blocks, inject_pct))
     cluster = check_before_start(plan, plan.num_workers, address or None)
-    settings = choices.as_settings() | {TWINS: plan.baseline.name, "inject_pct": inject_pct}
+    settings = choices.as_settings() | {TWINS: plan.baseline.name, "inject_pct": inject_pct, KEEP_SETTING: "none"}
     experiment = _create(plan, settings, name, storage, cluster)
     say_what_counts(plan)
     code = run_new(experiment, options, cluster=cluster, preflight=False)
@@ -95,6 +96,6 @@ def _create(
     from sweeps.spec.names import check_name
 
     id = check_name("experiment", new_experiment_id(f"{plan.sweep}-twins", datetime.now()) if name is None else name)
-    root = checked_root(storage, plan, detach=False, preflight=False)
+    root = checked_root(storage, plan, keep="none", detach=False, preflight=False)
     read_texts(plan.trials, cluster)
     return create_experiment(root, new_manifest(plan, id=id, argv=sys.argv, settings=settings), None)

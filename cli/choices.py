@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sweeps.records.checkpoints import Keep
     from sweeps.records.documents import TrialState
     from sweeps.spec.plan import Plan
     from sweeps.spec.sweep import Sweep
@@ -56,6 +57,17 @@ def first_blocks(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 100:
         raise UsageError(f"--blocks is a number of blocks or {AUTO!r}, got {text!r}")
     return int(text)
+
+
+def checked_keep(text: str) -> "Keep":
+    """The choice of `--keep-checkpoints`. Raises UsageError for anything else."""
+    from sweeps.records.checkpoints import KEEP_CHOICES
+    from sweeps.spec.errors import UsageError
+
+    for choice in KEEP_CHOICES:
+        if choice == text:
+            return choice
+    raise UsageError(f"--keep-checkpoints is {', '.join(KEEP_CHOICES[:-1])} or {KEEP_CHOICES[-1]}, got {text!r}")
 
 
 def names_of(option: str, text: str) -> list[str]:

@@ -12,6 +12,7 @@ from cli.options import (
     Commit,
     Events,
     Grace,
+    KeepCheckpoints,
     Legs,
     MaxBlocks,
     Notify,
@@ -53,16 +54,18 @@ def launch(
     continue_from: Annotated[
         str | None, typer.Option(metavar="EXP", help="Reuse completed legs of another experiment or folder of logs.")
     ] = None,
+    keep_checkpoints: KeepCheckpoints = "none",
     preflight: Preflight = None,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background.")] = False,
 ) -> int:
     """Run the legs of a sweep one by one, with a report after each."""
-    from cli.choices import Choices
+    from cli.choices import Choices, checked_keep
     from cli.counting import say_what_counts
     from cli.detached import start_detached
     from cli.running import check_places, run_options
     from cli.starting import Destination, checked_root, new_id, run_new
     from sweeps.engine.cluster.checks import check_before_start
+    from sweeps.records.checkpoints import KEEP_SETTING
 
     check_places(storage, continue_from)
     options = run_options(
@@ -84,10 +87,17 @@ def launch(
         legs=legs,
         set=sets or (),
     )
+    keep = checked_keep(keep_checkpoints)
     plan = choices.plan()
     cluster = check_before_start(plan, plan.num_workers, address or None)
-    place = Destination(id=new_id(name, plan), root=checked_root(storage, plan, detach, preflight), storage=storage)
-    experiment = _create(plan, place, choices.as_settings() | {"continue_from": continue_from}, cluster)
+    place = Destination(
+        id=new_id(name, plan),
+        root=checked_root(storage, plan, keep=keep, detach=detach, preflight=preflight),
+        storage=storage,
+    )
+    experiment = _create(
+        plan, place, choices.as_settings() | {"continue_from": continue_from, KEEP_SETTING: keep}, cluster
+    )
     say_what_counts(plan)
     return (start_detached if detach else partial(run_new, preflight=preflight))(experiment, options, cluster=cluster)
 

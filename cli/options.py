@@ -56,6 +56,9 @@ Events = Annotated[
 Notify = Annotated[
     str | None, typer.Option(metavar="CMD", help="Run this when a leg or all ends; it gets the event on stdin.")
 ]
+KeepCheckpoints = Annotated[
+    str, typer.Option(metavar="none|last|all", help="Which checkpoints of completed legs stay.")
+]
 Preflight = Annotated[
     bool | None, typer.Option("--preflight/--no-preflight", help="First run 3 steps of every leg. Default: on GPUs.")
 ]

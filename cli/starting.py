@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cli.running import LaunchOptions
     from cli.takeover import Takeover
+    from sweeps.records.checkpoints import Keep
     from sweeps.records.documents import Manifest
     from sweeps.records.experiment import Experiment
     from sweeps.spec.plan import Plan
@@ -30,14 +31,14 @@ def new_id(name: str | None, plan: "Plan") -> str:
     return check_name("experiment", new_experiment_id(plan.sweep, datetime.now()) if name is None else name)
 
 
-def checked_root(storage: str | None, plan: "Plan", detach: bool, preflight: bool | None) -> str:
+def checked_root(storage: str | None, plan: "Plan", *, keep: "Keep", detach: bool, preflight: bool | None) -> str:
     """Where experiments are kept. Raises UsageError if this one does not fit there, or cannot run in the background."""
     from cli.detached import check_detachable
     from sweeps.engine.cluster.checks import check_disk, free_bytes
     from sweeps.records.home import storage_root
 
     root = storage_root(storage)
-    check_disk(plan, root, free_bytes(root))
+    check_disk(plan, keep, root, free_bytes(root))
     check_detachable(root, detach, preflight=bool(preflight))
     return root
 

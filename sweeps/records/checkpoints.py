@@ -1,15 +1,16 @@
-"""Which checkpoints a trial has, over all its attempts, and which of them can go.
+"""Which checkpoints a trial has, over all its attempts, which of them can go, and what those that stay take.
 
 Every attempt is one Ray Train run with its own folder: `train/a000/step_000070/`, `train/a001/...`. So a stale
 attempt (orphans of a killed launch) can never overwrite or prune what a newer one relies on, no snapshot of Ray's has
 to be whole for a restart, and a checkpoint counts once its files are there, whether or not Ray had noticed it. Inside
 its folder Ray keeps the two newest; of older attempts two are kept here, not counting those that a kill left half
-written.
+written. What stays of a completed trial the launch chose (`--keep-checkpoints`): nothing reads it again.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from nanochat.config import TrainConfig
 from nanochat.sizes import checkpoint_bytes
@@ -17,6 +18,9 @@ from nanochat.stats import CHECKPOINT_INDEX
 from sweeps.records.store import Store
 from sweeps.spec.plan import Plan
 
+Keep = Literal["none", "last", "all"]  # of a completed trial; all: those that training kept
+KEEP_CHOICES: tuple[Keep, ...] = get_args(Keep)
+KEEP_SETTING = "keep_checkpoints"
 KEEP_CHECKPOINTS = 2
 _ATTEMPT = re.compile(r"a([0-9]{3,9})")
 _STEP = re.compile(r"step_([0-9]{6,18})")
@@ -36,10 +40,26 @@ class StoredCheckpoint:
         return f"{run_name(self.attempt)}/{checkpoint_name(self.step)}"
 
 
-def bytes_on_disk(plan: Plan) -> int:
-    """About how much the checkpoints of a plan take at most: those that are kept, and one that is being written."""
-    sizes = [checkpoint_bytes(config) for config in saving_configs(plan)]
-    return KEEP_CHECKPOINTS * sum(sizes) + max(sizes, default=0)  # the newest is written before the oldest goes
+def bytes_on_disk(plan: Plan, keep: Keep) -> int:
+    """About how much the checkpoints of a plan take at most: of one trial that trains and of those completed before."""
+    configs = saving_configs(plan)
+    sizes = [checkpoint_bytes(config) for config in configs]
+    kept = [num_kept(config, keep) * size for config, size in zip(configs, sizes, strict=True)]
+    training = [(KEEP_CHECKPOINTS + 1) * size for size in sizes]  # the newest is written before the oldest goes
+    return sum(kept) + max((now - then for now, then in zip(training, kept, strict=True)), default=0)
+
+
+def num_kept(config: TrainConfig, keep: Keep) -> int:
+    """How many checkpoints stay of a completed trial; one whose config writes a checkpoint at its end keeps that."""
+    if keep == "all":
+        return KEEP_CHECKPOINTS
+    return 1 if keep == "last" or config.run.final_checkpoint else 0
+
+
+def keep_of(settings: Mapping[str, Any]) -> Keep:
+    """What a launch chose. Experiments from before there was a choice keep all."""
+    chosen: dict[Any, Keep] = {choice: choice for choice in KEEP_CHOICES}
+    return chosen.get(settings.get(KEEP_SETTING), "all")
 
 
 def saving_configs(plan: Plan) -> list[TrainConfig]:

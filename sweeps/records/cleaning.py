@@ -52,6 +52,15 @@ def delete_unneeded(experiment: Experiment) -> list[UnneededCheckpoints]:
     return found
 
 
+def keep_newest(train: Store, num_kept: int) -> None:
+    """Deletes all checkpoints of a trial but its newest complete ones."""
+    stored = stored_checkpoints(train)
+    complete = [each for each in stored if each.is_complete]
+    for each in stored:
+        if each not in complete[:num_kept]:
+            train.delete_tree(each.name)
+
+
 def check_cleanable(experiment: Experiment) -> None:
     """Raises Locked while a launch runs the experiment: it may be writing what looks half written."""
     owner = experiment.owner()

@@ -41,6 +41,7 @@ def test_a_full_size_launch_without_gpus_is_refused_with_the_two_ways_out(tmp_pa
         ),
         (("launch", "smoke", "--name", "a/b"), "experiment 'a/b' cannot name a folder"),
         (("launch", "smoke", "--detached"), "No such option: --detached"),
+        (("launch", "smoke", "--keep-checkpoints", "2"), "--keep-checkpoints is none, last or all, got '2'"),
         (("launch", "smoke", "--commit"), "--commit needs --report-to DIR"),
         (("launch", "smoke", "--continue-from", "nothing"), "no experiment 'nothing'"),
         (("launch", "smoke", "--address", "ray://host:10001"), "--address ray://host:10001 is a Ray client's"),

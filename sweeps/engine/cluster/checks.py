@@ -18,7 +18,7 @@ from sweeps.engine.cluster.gpus import visible_gpus
 from sweeps.engine.cluster.private import default_session_parent
 from sweeps.engine.processes.launch_processes import is_marked
 from sweeps.engine.ray_private import head_address
-from sweeps.records.checkpoints import KEEP_CHECKPOINTS, bytes_on_disk, saving_configs
+from sweeps.records.checkpoints import KEEP_CHECKPOINTS, Keep, bytes_on_disk, saving_configs
 from sweeps.spec.errors import NoCluster, UsageError
 from sweeps.spec.plan import Plan
 
@@ -132,17 +132,17 @@ def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def check_disk(plan: Plan, storage: str, num_free_bytes: int | None) -> None:
+def check_disk(plan: Plan, keep: Keep, storage: str, num_free_bytes: int | None) -> None:
     """Raises UsageError where the checkpoints of a plan do not fit into its storage; None: unknown what is free."""
-    saving, num_needed = saving_configs(plan), bytes_on_disk(plan)
+    saving, num_needed = saving_configs(plan), bytes_on_disk(plan, keep)
     if num_free_bytes is None or not saving:
         return
     if num_needed > num_free_bytes:
         raise UsageError(
             f"storage {storage} has {num_free_bytes / 2**30:,.1f} GiB free; the checkpoints of "
-            f"{_counted(len(saving), 'leg')} take about {num_needed / 2**30:,.1f} GiB, {KEEP_CHECKPOINTS} each. Make "
-            f"room, choose another place with --storage, or keep none with --set run.final_checkpoint=False "
-            f"--set run.checkpoint_every=None"
+            f"{_counted(len(saving), 'trial')} take up to {num_needed / 2**30:,.1f} GiB: {KEEP_CHECKPOINTS + 1} of the "
+            f"trial that trains, and --keep-checkpoints={keep} of completed ones. Make room, choose another place with "
+            f"--storage, or write none with --set run.final_checkpoint=False --set run.checkpoint_every=None"
         )
 
 

@@ -29,7 +29,8 @@ from sweeps.engine.ray_private import below_health_check, is_from_ray, lean_trai
 from sweeps.engine.trials.next_move import Move, Policy, StoredTrial, next_move
 from sweeps.engine.watching.hang_watch import HUNG, Limits, watching
 from sweeps.engine.watching.leg_timer import limiting
-from sweeps.records.checkpoints import KEEP_CHECKPOINTS, run_name
+from sweeps.records.checkpoints import KEEP_CHECKPOINTS, Keep, keep_of, num_kept, run_name
+from sweeps.records.cleaning import keep_newest
 from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord, TrialResult, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import running_code
@@ -76,7 +77,7 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None = None) -> Non
                     return
                 _make_attempt(experiment, record, trial, task, train)
             case Move.WRITE_RESULT:
-                with_retries(lambda: write_result(record, trial))
+                with_retries(lambda: write_result(record, trial, keep_of(experiment.manifest.settings)))
             case _:
                 return
 
@@ -244,12 +245,17 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def write_result(record: TrialRecord, trial: Trial) -> None:
-    """All from the stored rows, so it is the same whenever it is written. Raises CorruptData without any."""
+def write_result(record: TrialRecord, trial: Trial, keep: Keep) -> None:
+    """All from the stored rows, so it is the same whenever it is written. Raises CorruptData without any.
+
+    Checkpoints that are not kept go first: a kill before the result is there repeats this, one after it leaves nothing.
+    """
     record.compact()
     rows = record.rows()
     if not rows:
         raise CorruptData(f"{trial.name} is completed, but its rows are not there; put them back, or drop the leg")
+    if keep != "all":
+        keep_newest(record.train_store, num_kept(trial.config, keep))
     evaluated = [row.val_bpb for row in rows if row.val_bpb is not None and math.isfinite(row.val_bpb)]
     record.write_result(
         TrialResult(

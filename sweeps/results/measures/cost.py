@@ -75,7 +75,7 @@ def cost_of(plan: Plan, root: str | None, tok_per_sec: float | None) -> Cost:
         of_leg={leg: times.get(leg) for leg in legs},
         num_trials_of_leg={leg: names.count(leg) for leg in legs},
         num_workers=plan.num_workers,
-        disk_bytes=bytes_on_disk(plan),
+        disk_bytes=bytes_on_disk(plan, "none"),
     )
 
 

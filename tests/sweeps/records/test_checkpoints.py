@@ -4,9 +4,21 @@ from pathlib import Path
 
 import pytest
 
+from nanochat.sizes import checkpoint_bytes
 from nanochat.stats import CHECKPOINT_INDEX
-from sweeps.records.checkpoints import StoredCheckpoint, run_name, stored_checkpoints, superseded
+from sweeps.records.checkpoints import (
+    KEEP_CHOICES,
+    Keep,
+    StoredCheckpoint,
+    bytes_on_disk,
+    keep_of,
+    run_name,
+    stored_checkpoints,
+    superseded,
+)
 from sweeps.records.store import Store
+from sweeps.spec.find import load_sweep
+from sweeps.spec.plan import make_plan
 
 
 def make(root: Path, *names: str) -> Store:
@@ -79,3 +91,21 @@ def test_refused_checkpoints_newer_than_the_start_are_not_deleted() -> None:
     stored = found((10, 0), (20, 0), (30, 0))
     assert superseded(stored, attempt=1, first_step=20, keep=1) == found((10, 0))
     assert superseded(stored, attempt=1, first_step=0, keep=1) == []
+
+
+def test_the_disk_holds_three_of_the_trial_that_trains_and_what_is_kept_of_all_others() -> None:
+    plan = make_plan(load_sweep("capacity"), 2)
+    size, num_trials = checkpoint_bytes(plan.trials[0].config), len(plan.trials)
+    assert all(checkpoint_bytes(trial.config) == size for trial in plan.trials)
+    kept: dict[Keep, int] = {"none": 0, "last": 1, "all": 2}
+    assert {keep: bytes_on_disk(plan, keep) for keep in KEEP_CHOICES} == {
+        keep: ((num_trials - 1) * number + 3) * size for keep, number in kept.items()
+    }
+
+
+def test_experiments_that_do_not_say_what_they_keep_keep_all() -> None:
+    assert [keep_of(settings) for settings in ({}, {"keep_checkpoints": "none"}, {"keep_checkpoints": 3})] == [
+        "all",
+        "none",
+        "all",
+    ]

@@ -145,10 +145,10 @@ def test_a_gpu_counts_where_cuda_visible_devices_names_one_that_is_there(
 
 def test_checkpoints_that_do_not_fit_the_disk_are_refused_with_both_sizes() -> None:
     plan = make_plan(load_sweep("capacity"))
-    check_disk(plan, "/data", 10**14)
-    check_disk(plan, "s3://bucket", None)
-    with pytest.raises(UsageError, match=r"storage /data has 1.0 GiB free; the checkpoints of \d+ legs take about"):
-        check_disk(plan, "/data", 2**30)
+    check_disk(plan, "all", "/data", 10**14)
+    check_disk(plan, "all", "s3://bucket", None)
+    with pytest.raises(UsageError, match=r"storage /data has 1.0 GiB free; the checkpoints of \d+ trials take up to"):
+        check_disk(plan, "none", "/data", 2**30)
 
 
 def test_free_space_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> None:

@@ -3,14 +3,18 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from ray.exceptions import ActorDiedError
 
+from nanochat.config import with_overrides
+from nanochat.stats import CHECKPOINT_INDEX
 from sweeps.engine.processes.storage_retry import StorageLost
 from sweeps.engine.ranks.rank import Superseded
 from sweeps.engine.trials.driver import close_attempt, cpu_environment, how_it_ended, stored_trial, write_result
 from sweeps.engine.trials.next_move import StoredTrial
+from sweeps.records.checkpoints import KEEP_CHOICES, Keep, stored_checkpoints
 from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
@@ -82,13 +86,35 @@ def test_a_result_is_made_of_the_stored_rows(
         record.append_rows(attempt, [make_row(s, attempt=attempt, peak_mib=900.0 - s) for s in steps])
     record.append_rows(1, [make_row(38, attempt=1, val_bpb=math.nan, peak_mib=862.0)])  # no number is the lowest
     record.append_rows(1, [make_row(39, attempt=1, val_bpb=0.9, peak_mib=861.0)])
-    write_result(record, trial)
+    write_result(record, trial, "none")
     result = record.result()
     assert result is not None
     assert (result.last_step, result.num_attempts, result.status) == (39, 2, "completed")
     assert (result.peak_mib, result.min_val_bpb) == (900.0, 0.9)
     assert result.total_time_min == pytest.approx(29 * 0.1 / 60)
     assert [row.step for row in record.rows()] == list(range(40))
+
+
+@pytest.mark.parametrize("writes_at_end", [False, True])
+@pytest.mark.parametrize("keep", KEEP_CHOICES)
+def test_a_completed_trial_keeps_the_checkpoints_that_the_launch_chose(
+    make_experiment: Callable[..., Experiment], make_row: Callable[..., StepRow], keep: Keep, *, writes_at_end: bool
+) -> None:
+    experiment = make_experiment()
+    record, trial = experiment.trial("static-b1"), experiment.plan.trials[0]
+    trial = dataclasses.replace(trial, config=with_overrides(trial.config, {"run.final_checkpoint": writes_at_end}))
+    record.start_attempt(num_workers=2)
+    record.append_rows(0, [make_row(0)])
+    stored = ["a000/step_000010", "a000/step_000020", "a001/step_000020", "a001/step_000030"]
+    for name in stored:
+        (Path(record.train_uri) / name).mkdir(parents=True)
+        if name != stored[-1]:  # half written
+            (Path(record.train_uri) / name / CHECKPOINT_INDEX).write_text("{}")
+    (Path(record.train_uri) / "a000" / "checkpoint_manager_snapshot.json").write_text("{}")
+    write_result(record, trial, keep)
+    left = [each.name for each in stored_checkpoints(record.train_store)]
+    newest = ["a001/step_000020"] if keep == "last" or writes_at_end else []
+    assert left == (sorted(stored, key=lambda name: name.split("/")[::-1], reverse=True) if keep == "all" else newest)
 
 
 def test_cpu_workers_share_the_cores_and_keep_their_memory() -> None:
