@@ -9,7 +9,7 @@ import signal
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
-from sweeps.engine.cluster.checks import LOCAL, Resources, check_plan
+from sweeps.engine.cluster.checks import LOCAL, Resources, check_plan, why_spread
 from sweeps.engine.cluster.nodes import check_nodes
 from sweeps.engine.cluster.reservations import free_reservations_of_dead_launches
 from sweeps.engine.cluster.session import connected
@@ -83,6 +83,9 @@ def _cluster(experiment: Experiment, context: LaunchContext, mark: str) -> Gener
         with reporting(name, context.on_event):
             resources = stack.enter_context(connected(address, num_workers=workers, mark=mark))
         check_plan(experiment.plan, workers, resources)
+        spread = why_spread(experiment.plan, workers, resources)
+        if spread is not None:
+            context.on_event(Warned(message=spread))
         with reporting("every node to say whether it reaches the storage", context.on_event):
             check_nodes(experiment.uri)
         if not resources.is_private and (freed := free_reservations_of_dead_launches()):

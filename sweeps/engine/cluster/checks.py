@@ -6,7 +6,6 @@ launch is rejected before it leaves anything behind.
 
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from nanochat.config import TrainConfig
 from nanochat.machine.memory import free_memory_bytes
 from nanochat.sizes import cpu_objection
 from sweeps.engine.cluster.gpus import visible_gpus
+from sweeps.engine.cluster.places import DRIVER_CPUS, LegPlacement, Node, nodes_in_words, num_places, placement
 from sweeps.engine.cluster.private import default_session_parent
 from sweeps.engine.processes.launch_processes import is_marked
 from sweeps.engine.ray_private import head_address
@@ -23,7 +23,6 @@ from sweeps.spec.errors import NoCluster, UsageError
 from sweeps.spec.plan import Plan
 
 LOCAL = "local"
-DRIVER_CPUS = 0.01  # what a leg's driver reserves; Ray Tune rejects nothing at all
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Resources:
     num_gpus: int
     where: str  # "this machine", or a cluster's address
     is_private: bool = False  # no other user can have a worker on it
-    nodes: tuple[tuple[float, float], ...] = ()  # CPUs and GPUs of each; none: as many as needed
+    nodes: tuple[Node, ...] = ()  # none: this machine, with as many CPUs as needed
     num_free_bytes: int | None = None  # of memory, where the workers share one machine's; None: unknown
 
 
@@ -72,18 +71,21 @@ def check_plan(plan: Plan, num_workers: int, resources: Resources) -> None:
         _check_places(plan.sweep, num_workers, resources, on_gpu=on_gpu)
 
 
-def num_places(nodes: Sequence[tuple[float, float]], *, on_gpu: bool) -> int:
-    """How many workers fit on nodes, by their CPUs and GPUs, next to the driver of a leg, which needs a place too.
+def leg_placement(config: TrainConfig, num_workers: int, resources: Resources) -> LegPlacement:
+    """How Ray is to place a leg with this config."""
+    return placement(resources.nodes, num_workers, on_gpu=device_of(config, resources.num_gpus) == "cuda")
 
-    A worker takes a whole CPU, with `on_gpu` a whole GPU as well, and all of that on one node.
-    """
 
-    def fit(cpus: float, gpus: float) -> int:
-        whole = int(round(cpus, 4))  # Ray counts in ten-thousandths
-        return min(whole, int(round(gpus, 4))) if on_gpu else whole
-
-    with_driver = [fit(cpus - DRIVER_CPUS, gpus) - fit(cpus, gpus) for cpus, gpus in nodes if cpus >= DRIVER_CPUS]
-    return sum(fit(*node) for node in nodes) + max(with_driver) if with_driver else 0
+def why_spread(plan: Plan, num_workers: int, resources: Resources) -> str | None:
+    """A sentence if legs of the plan fit on no single node, so that their workers are spread over several."""
+    spread = any(leg_placement(trial.config, num_workers, resources).strategy != "STRICT_PACK" for trial in plan.trials)
+    if not resources.nodes or not spread:
+        return None
+    return (
+        f"no node holds all {num_workers} workers of a leg next to its driver ({nodes_in_words(resources.nodes)}), so "
+        f"they are spread over several nodes and the network between these is part of what is measured; use fewer with "
+        f"--num-workers (same total batch size)"
+    )
 
 
 def _check_places(sweep: str, num_workers: int, resources: Resources, *, on_gpu: bool) -> None:
@@ -92,14 +94,9 @@ def _check_places(sweep: str, num_workers: int, resources: Resources, *, on_gpu:
     each = "a CPU and a GPU of one node" if on_gpu else "a CPU"
     raise NoCluster(
         f"sweep {sweep} wants {_counted(num_workers, 'worker')}, each with {each}, beside its driver with "
-        f"{DRIVER_CPUS} CPU; {resources.where} has place for {places} ({_nodes_in_words(resources.nodes)}). Use fewer "
+        f"{DRIVER_CPUS} CPU; {resources.where} has place for {places} ({nodes_in_words(resources.nodes)}). Use fewer "
         f"with --num-workers (same total batch size), or give Ray more CPUs (ray start --num-cpus)"
     )
-
-
-def _nodes_in_words(nodes: Sequence[tuple[float, float]]) -> str:
-    shown = [f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "") for cpus, gpus in nodes[:4]]
-    return "nodes with " + ", ".join(shown) + (", ..." if len(nodes) > 4 else "")
 
 
 def _check_gpus(sweep: str, num_workers: int, resources: Resources) -> None:

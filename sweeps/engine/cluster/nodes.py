@@ -1,4 +1,4 @@
-"""Whether every node of a cluster reaches the storage of the experiment that is about to run there.
+"""The nodes of a cluster, and whether every one reaches the storage of the experiment that is about to run there.
 
 A leg's driver and ranks can be placed on any node. One whose folder of the same name is another folder would write rows
 and checkpoints that no node finds, so a launch is rejected before that.
@@ -11,8 +11,25 @@ import secrets
 from collections.abc import Sequence
 
 from sweeps.engine.cluster.on_node import on_node
+from sweeps.engine.cluster.places import Node
 from sweeps.records.store import Store
 from sweeps.spec.errors import NoCluster
+
+
+def living_nodes() -> tuple[Node, ...]:
+    """The nodes that live now."""
+    import ray
+
+    return tuple(
+        Node(
+            num_cpus=float(node["Resources"].get("CPU", 0)),
+            num_gpus=float(node["Resources"].get("GPU", 0)),
+            id=node["NodeID"],
+            host=node["NodeManagerHostname"],
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    )
 
 
 def check_nodes(uri: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeps.engine.cluster.checks import LOCAL, Resources, local_resources
+from sweeps.engine.cluster.nodes import living_nodes
 from sweeps.engine.cluster.private import private_settings, session_folder
 from sweeps.engine.processes import launch_processes
 from sweeps.spec.errors import NoCluster
@@ -116,9 +117,8 @@ def _attach(address: str, mark: str) -> Resources:
         ray.init(address=address, **_quiet(job))
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         raise NoCluster(f"the Ray cluster at {address} cannot be joined: {_reason(error)}") from error
-    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = tuple((float(each.get("CPU", 0)), float(each.get("GPU", 0))) for each in found)
-    num_cpus, num_gpus = (int(sum(numbers)) for numbers in zip(*nodes, strict=True))
+    nodes = living_nodes()
+    num_cpus, num_gpus = int(sum(node.num_cpus for node in nodes)), int(sum(node.num_gpus for node in nodes))
     return Resources(num_cpus, num_gpus, where=f"the cluster at {address}", nodes=nodes)
 
 

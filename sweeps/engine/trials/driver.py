@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from nanochat.config import TextError, TrainConfig
 from sweeps.engine.cluster import gpus
@@ -54,6 +54,8 @@ class TrialTask:
     num_threads: int  # of one CPU worker
     max_interruptions: int
     owns_all_gpus: bool  # no other experiment's legs run on this cluster's GPUs
+    placement: Literal["STRICT_PACK", "PACK"]  # of the workers
+    driver_nodes: Sequence[str]  # ids of those that the driver may be on; none: any
     step_limit_s: float
     first_step_limit_s: float
 
@@ -169,6 +171,7 @@ def _fit(record: TrialRecord, attempt: int, config: TrainConfig, task: TrialTask
             num_workers=task.num_workers,
             use_gpu=on_gpu,
             resources_per_worker={"CPU": 1, **({"GPU": 1} if on_gpu else {})},
+            placement_strategy=task.placement,
         ),
         train_loop_config=values if train is None else {**values, "train": train},
         run_config=ray.train.RunConfig(

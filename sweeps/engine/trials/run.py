@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sweeps.engine.cluster.checks import DRIVER_CPUS, Resources, device_of
+from nanochat.config import TrainConfig
+from sweeps.engine.cluster.checks import Resources, device_of, leg_placement
+from sweeps.engine.cluster.places import DRIVER_CPUS, NODE_LABEL
 from sweeps.engine.cluster.reservations import unmet_reservation
 from sweeps.engine.trials.context import LaunchContext
 from sweeps.engine.trials.driver import TrialTask, run_trial
@@ -161,7 +163,7 @@ class TrialsRun:
         trainable = tune.with_parameters(run_trial, train=self._context.train)
         with tempfile.TemporaryDirectory(prefix="nanochat-sweep-tune-", ignore_cleanup_errors=True) as scratch:
             tuner = tune.Tuner(
-                tune.with_resources(trainable, {"CPU": DRIVER_CPUS}),
+                tune.with_resources(trainable, _driver_resources),
                 tune_config=tune.TuneConfig(search_alg=self._order, num_samples=-1, reuse_actors=True),
                 run_config=tune.RunConfig(
                     name="trials",
@@ -174,22 +176,26 @@ class TrialsRun:
             return tuner.fit()
 
     def _tasks(self) -> list[dict[str, Any]]:
-        num_threads = max(1, len(os.sched_getaffinity(0)) // self._num_workers)
+        configs = {trial.name: trial.config for trial in self._experiment.plan.trials}
         return [
-            TrialTask(
-                experiment=self._experiment.uri,
-                trial=record.name,
-                num_workers=self._num_workers,
-                num_gpus=self._resources.num_gpus,
-                num_threads=num_threads,
-                max_interruptions=Policy().max_interruptions,
-                owns_all_gpus=self._resources.is_private or self._num_workers == self._resources.num_gpus,
-                step_limit_s=self._context.limits.step_s,
-                first_step_limit_s=self._context.limits.first_step_s,
-            ).as_config()
-            for record in self._experiment.trials()
-            if is_open(record)
+            self._task(record.name, configs[record.name]) for record in self._experiment.trials() if is_open(record)
         ]
+
+    def _task(self, trial: str, config: TrainConfig) -> dict[str, Any]:
+        place = leg_placement(config, self._num_workers, self._resources)
+        return TrialTask(
+            experiment=self._experiment.uri,
+            trial=trial,
+            num_workers=self._num_workers,
+            num_gpus=self._resources.num_gpus,
+            num_threads=max(1, len(os.sched_getaffinity(0)) // self._num_workers),
+            max_interruptions=Policy().max_interruptions,
+            owns_all_gpus=self._resources.is_private or self._num_workers == self._resources.num_gpus,
+            placement=place.strategy,
+            driver_nodes=place.driver_nodes,
+            step_limit_s=self._context.limits.step_s,
+            first_step_limit_s=self._context.limits.first_step_s,
+        ).as_config()
 
     def _started(self) -> ExperimentStarted:
         trials = self._experiment.plan.trials
@@ -206,6 +212,18 @@ class TrialsRun:
             num_workers=self._num_workers,
             where=f"on {self._num_workers} {kind}{'' if self._num_workers == 1 else 's'}",
         )
+
+
+def _driver_resources(config: dict[str, Any]) -> Any:
+    """What a trial's driver reserves, and where."""
+    from ray.tune import PlacementGroupFactory
+
+    bundle = {"CPU": DRIVER_CPUS}
+    if not config["driver_nodes"]:
+        return PlacementGroupFactory([bundle])
+    return PlacementGroupFactory(
+        [bundle], bundle_label_selector=[{NODE_LABEL: f"in({','.join(config['driver_nodes'])})"}]
+    )
 
 
 def _silent_progress() -> Any:

@@ -14,9 +14,9 @@ from sweeps.engine.cluster.checks import (
     check_plan,
     device_of,
     free_bytes,
-    num_places,
     num_visible_gpus,
 )
+from sweeps.engine.cluster.places import Node
 from sweeps.spec.errors import NoCluster, UsageError
 from sweeps.spec.find import load_sweep
 from sweeps.spec.plan import Plan, make_plan
@@ -75,28 +75,8 @@ def test_a_clusters_cpus_are_counted() -> None:
         check_plan(tiny(), 2, small)
 
 
-@pytest.mark.parametrize(
-    ("nodes", "on_cpu", "on_gpu"),
-    [
-        ([(2.0, 0.0)], 1, 0),  # the driver takes a hundredth of a CPU
-        ([(2.01, 0.0)], 2, 0),
-        ([(3.0, 2.0)], 2, 2),
-        ([(2.0, 8.0)], 1, 1),
-        ([(2.0, 0.0), (1.0, 1.0)], 2, 1),  # the driver next to a worker without a GPU
-        ([(2.5, 2.0), (2.0, 2.0)], 4, 4),  # the driver on the half CPU
-        ([(0.5, 4.0), (0.5, 4.0)], 0, 0),  # CPUs of several nodes do not add up to one
-        ([(0.0, 8.0)], 0, 0),
-    ],
-)
-def test_the_places_for_workers_are_those_beside_a_driver(
-    nodes: list[tuple[float, float]], on_cpu: int, on_gpu: int
-) -> None:
-    assert num_places(nodes, on_gpu=False) == on_cpu
-    assert num_places(nodes, on_gpu=True) == on_gpu
-
-
 def test_a_wait_that_could_never_end_is_refused_before_it_begins() -> None:
-    exact = Resources(num_cpus=2, num_gpus=0, where="the cluster at host:6379", nodes=((2.0, 0.0),))
+    exact = Resources(num_cpus=2, num_gpus=0, where="the cluster at host:6379", nodes=(Node(2.0, 0.0),))
     with pytest.raises(NoCluster, match=r"wants 2 workers.*beside its driver.*has place for 1 \(nodes with 2 C"):
         check_plan(tiny(), 2, exact)
     check_plan(tiny(), 1, exact)
