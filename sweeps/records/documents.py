@@ -79,11 +79,29 @@ class AttemptRecord:
     facts: dict[str, Any] | None = None  # the trainer's StartFacts
     run_s: float | None = None  # from its start to its end by a clock that never goes back; None if it was cut off
     retry_utc: str | None = None  # when a person asked for another attempt after this failed one
+    again_utc: str | None = None  # when its block moved to another node, where the leg runs again from its start
+    node_id: str | None = None  # Ray's, of the node that its block is bound to; None: bound to none
+    node_host: str | None = None  # the name of that node's machine
 
     @property
     def has_failed_for_good(self) -> bool:
         """Whether its own error ended it and no retry was asked for."""
         return self.end == "failed" and self.retry_utc is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptPart:
+    """What one writer adds to the document of an attempt, in its own file. None: nothing."""
+
+    facts: dict[str, Any] | None = None
+    first_step: int | None = None
+    first_step_utc: str | None = None
+    last_step_utc: str | None = None
+    ended_utc: str | None = None
+    end: AttemptEnd | None = None
+    error: AttemptError | None = None
+    retry_utc: str | None = None
+    again_utc: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,16 +193,38 @@ class Refusal:
 
 
 Document = (
-    Manifest | Growth | AttemptRecord | TrialResult | Origin | Imported | Drop | Calibration | StopRequest | Refusal
+    Manifest
+    | Growth
+    | AttemptRecord
+    | AttemptPart
+    | TrialResult
+    | Origin
+    | Imported
+    | Drop
+    | Calibration
+    | StopRequest
+    | Refusal
 )
 D = TypeVar(
-    "D", Manifest, Growth, AttemptRecord, TrialResult, Origin, Imported, Drop, Calibration, StopRequest, Refusal
+    "D",
+    Manifest,
+    Growth,
+    AttemptRecord,
+    AttemptPart,
+    TrialResult,
+    Origin,
+    Imported,
+    Drop,
+    Calibration,
+    StopRequest,
+    Refusal,
 )
 
 _SCHEMAS: dict[type, str] = {
     Manifest: "nanochat-sweep/manifest/1",
     Growth: "nanochat-sweep/growth/1",
     AttemptRecord: "nanochat-sweep/attempt/1",
+    AttemptPart: "nanochat-sweep/attempt-part/1",
     TrialResult: "nanochat-sweep/result/1",
     Origin: "nanochat-sweep/origin/1",
     Imported: "nanochat-sweep/imported/1",
@@ -238,6 +278,6 @@ def from_bytes(kind: type[D], data: bytes, where: str) -> D:
     if seen != wanted:
         raise CorruptData(f"{where} is no {wanted} document: its schema is {seen!r}; read it with the version it is of")
     document = typed(kind, values, where)
-    if isinstance(document, AttemptRecord | Imported) and document.facts is not None:
+    if isinstance(document, AttemptRecord | AttemptPart | Imported) and document.facts is not None:
         check_fields(StartFacts, document.facts, where)
     return document

@@ -1,20 +1,24 @@
 """What one trial leaves in storage: its config, its attempts, its rows, and at the very end its result.
 
-`EXP/trials/<trial>/` is written by two processes that never write the same file: the driver (config, attempts, result)
-and rank 0 of the worker group (row parts). A part is never changed once it is there. Before the result is written the
+`EXP/trials/<trial>/` is written by several processes that never write the same file: the driver (config, attempts,
+result), rank 0 of the worker group (row parts, its part of an attempt) and those that `attempts.py` names. A part of
+rows is never changed once it is there. Before the result is written the
 parts are compacted into one file; whatever is killed in between, each row is found at least once and counted once.
 """
 
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from nanochat.config import TrainConfig, digest, to_dict
+from sweeps.records.attempts import Writer, numbered, part_name, read_attempt, whole_name
 from sweeps.records.documents import (
+    AttemptPart,
     AttemptRecord,
     Drop,
     Imported,
@@ -37,7 +41,6 @@ from sweeps.records.steps import Steps
 from sweeps.records.store import Store
 from sweeps.spec.errors import CorruptData
 
-_ATTEMPT = re.compile(r"([0-9]{3,9})\.json")
 _TAKEN = re.compile(rf"([0-9]{{3,9}})\.json(?:{re.escape(SET_ASIDE)})?")
 _COMPACTED = re.compile(r"compacted-([0-9]{3,9})\.jsonl")
 _MOST = 10**8  # attempts of a trial, or parts of its rows
@@ -52,6 +55,7 @@ class TrialRecord:
         self._store, self._owner_lives = store, owner_lives
         self.folders = TrialFolders(name)
         self._next_part: dict[int, int] = {}
+        self._noting = threading.Lock()
 
     def write_config(self, config: TrainConfig) -> None:
         """Stores the leg's resolved config and its digest."""
@@ -69,14 +73,25 @@ class TrialRecord:
 
     def attempts(self) -> list[AttemptRecord]:
         """All attempts, oldest first."""
-        return [self._read_attempt(name) for name in self._attempt_files()]
+        names = self._store.list(self.folders.attempts)
+        return [self._read_attempt(name, names) for _, name in numbered(names)]
 
     def attempt(self, number: int) -> AttemptRecord:
         """One attempt. Raises FileNotFoundError if it is not in storage."""
-        return self._read_attempt(f"{number:03d}.json")
+        return self._read_attempt(whole_name(number), self._store.list(self.folders.attempts))
 
-    def start_attempt(self, *, num_workers: int, code: CodeVersion | None = None) -> AttemptRecord:
-        """Opens the attempt with the next free number, run by the calling process and its `code`, if that is known."""
+    def start_attempt(
+        self,
+        *,
+        num_workers: int,
+        code: CodeVersion | None = None,
+        node_id: str | None = None,
+        node_host: str | None = None,
+    ) -> AttemptRecord:
+        """Opens the attempt with the next free number, run by the calling process and its `code`, if that is known.
+
+        `node_id`, `node_host`: of the node that the trial's block is bound to.
+        """
         number = _next_number(_TAKEN, self._store.list(self.folders.attempts))
         while True:
             record = AttemptRecord(
@@ -88,22 +103,34 @@ class TrialRecord:
                 git_commit=code.git_commit if code else None,
                 git_diff_digest=code.git_diff_digest if code else None,
                 versions=code.versions if code else None,
+                node_id=node_id,
+                node_host=node_host,
             )
             try:
-                self._store.create(self._attempt_path(number), to_bytes(record))
+                self._store.create(f"{self.folders.attempts}/{whole_name(number)}", to_bytes(record))
                 return record
             except FileExistsError:
                 number += 1
 
     def update_attempt(self, record: AttemptRecord) -> None:
-        """Stores what is now known of an attempt: its facts, its end, its error."""
-        self._store.write(self._attempt_path(record.number), to_bytes(record))
+        """Stores the whole record of an attempt. Only its driver does."""
+        self._store.write(f"{self.folders.attempts}/{whole_name(record.number)}", to_bytes(record))
+
+    def note(self, number: int, writer: Writer, **changes: Any) -> None:
+        """Adds to what one writer has stored of an attempt. `changes`: fields of AttemptPart."""
+        path = f"{self.folders.attempts}/{part_name(number, writer)}"
+        with self._noting:  # a rank's threads are one writer
+            try:
+                known = from_bytes(AttemptPart, self._store.read(path), self._store.uri_of(path))
+            except FileNotFoundError:
+                known = AttemptPart()
+            self._store.write(path, to_bytes(replace(known, **changes)))
 
     def allow_retry(self) -> None:
         """Lets another attempt follow a last one that failed; its record stays, with the time of the permission."""
         attempts = self.attempts()
         if attempts and attempts[-1].has_failed_for_good:
-            self.update_attempt(replace(attempts[-1], retry_utc=utc_now()))
+            self.note(attempts[-1].number, "user", retry_utc=utc_now())
 
     def append_rows(self, attempt: int, rows: Iterable[StepRow]) -> None:
         """Stores finished steps as one new immutable part; nothing for no rows."""
@@ -241,11 +268,12 @@ class TrialRecord:
 
     def state(self) -> TrialState:
         """How far the trial is, from storage and the owner's life alone."""
-        result, files = self.result(), self._attempt_files()
+        result, names = self.result(), self._store.list(self.folders.attempts)
+        files = [name for _, name in numbered(names)]
         imported = None if result is not None or files else self.imported()
         if imported is not None:
             return imported.state
-        attempts = [self._read_attempt(files[-1])] if files else []
+        attempts = [self._read_attempt(files[-1], names)] if files else []
         return trial_state(result, attempts, self._owner_lives, is_dropped=result is None and self.is_dropped())
 
     def progress(self, *, owner_lives: bool) -> tuple[TrialState, list[AttemptRecord], TrialResult | None]:
@@ -293,22 +321,8 @@ class TrialRecord:
             file.seek(max(0, os.fstat(descriptor).st_size - _LOG_TAIL_BYTES))
             return file.read(_LOG_TAIL_BYTES).decode(errors="replace")
 
-    def _attempt_files(self) -> list[str]:
-        numbers = _numbers(_ATTEMPT, self._store.list(self.folders.attempts))
-        return [name for _, name in sorted(numbers)]
-
-    def _attempt_path(self, number: int) -> str:
-        return f"{self.folders.attempts}/{number:03d}.json"
-
-    def _read_attempt(self, name: str) -> AttemptRecord:
-        path = f"{self.folders.attempts}/{name}"
-        where = self._store.uri_of(path)
-        record = from_bytes(AttemptRecord, self._store.read(path), where)
-        if record.number != int(name.partition(".")[0]):  # by which it is written again
-            raise CorruptData(
-                f"{where} is damaged: it says that it is attempt {record.number}; put back an earlier copy"
-            )
-        return record
+    def _read_attempt(self, name: str, names: Iterable[str]) -> AttemptRecord:
+        return read_attempt(self._store, self.folders.attempts, name, names)
 
 
 def _numbers(pattern: re.Pattern[str], names: Iterable[str]) -> list[tuple[int, str]]:

@@ -10,7 +10,7 @@ import errno
 import time
 import traceback
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -114,7 +114,7 @@ class Rank:
 
     def _start(self, facts: StartFacts) -> None:
         self._check_newest()
-        self._update_attempt(facts=stats_as_dict(facts), first_step=facts.first_step)
+        self._note(facts=stats_as_dict(facts), first_step=facts.first_step)
         for old in superseded(
             stored_checkpoints(self._train_store),
             attempt=self._task.attempt,
@@ -130,7 +130,7 @@ class Rank:
         self._rows.add(row)
         if is_first_row:
             with contextlib.suppress(OSError):  # only the report's time between legs would lack it
-                self._update_attempt(first_step_utc=utc_now())
+                self._note(first_step_utc=utc_now())
         self._rows.store_if_due()
 
     def before_save(self, step: int) -> None:
@@ -194,7 +194,7 @@ class Rank:
         if not result.completed and self.experiment.stop_requested() is None and self._is_time_up():
             how = f"stopped after step {result.last_step} with a checkpoint"
             changes = {"end": "failed", "error": timeout_error(self.experiment.plan.leg_timeout_s or 0.0, how)}
-        self._update_attempt(**changes, last_step_utc=self._rows.last_step_utc, ended_utc=utc_now())
+        self._note(**changes, last_step_utc=self._rows.last_step_utc, ended_utc=utc_now())
 
     def _is_time_up(self) -> bool:
         return self.experiment.plan.leg_timeout_s is not None and self._record.is_time_up(self._task.attempt)
@@ -205,15 +205,16 @@ class Rank:
         The rows of the last seconds are stored too: by rank 0 before the error, by the thread that looks for other
         ranks' errors after it. Another rank waits for that, as Ray kills rank 0 once this one has ended.
         """
-        rows = {"last_step_utc": self._rows.last_step_utc} if self._store_last_rows() else {}
         try:
+            if self._store_last_rows():
+                self._note(last_step_utc=self._rows.last_step_utc)
             attempt = self._record.attempt(self._task.attempt)
             if attempt.error is not None or attempt.end is not None:
                 return False
             text = "".join(traceback.format_exception(error))[-_MAX_TRACEBACK:]
             message = self._explained(error)
             stored = AttemptError(type=type(error).__name__, message=message, traceback=text)
-            self._update_attempt(error=stored, **rows)
+            self._record.note(self._task.attempt, "error", error=stored)
             if not self._group.is_first:
                 self._wait_for_last_rows()
         except OSError as refused:
@@ -265,5 +266,6 @@ class Rank:
         self._check_newest()
         self._rows.store()
 
-    def _update_attempt(self, **changes: Any) -> None:
-        self._record.update_attempt(replace(self._record.attempt(self._task.attempt), **changes))
+    def _note(self, **changes: Any) -> None:
+        """Rank 0: what it knows of the attempt."""
+        self._record.note(self._task.attempt, "rank", **changes)

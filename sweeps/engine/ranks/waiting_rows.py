@@ -9,7 +9,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Generator
-from dataclasses import replace
 
 from sweeps.engine.processes.beside import beside
 from sweeps.records.documents import utc_now
@@ -64,7 +63,7 @@ class WaitingRows:
                     attempt = self._record.attempt(self._attempt)
                     if attempt.error is not None and self.last_step is not None:
                         self.store()
-                        self._record.update_attempt(replace(attempt, last_step_utc=self.last_step_utc))
+                        self._record.note(self._attempt, "rank", last_step_utc=self.last_step_utc)
                         return
 
         with beside(watch, name="rows"):

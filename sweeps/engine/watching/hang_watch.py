@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from nanochat.loop.waiting import Answer, answer_of_text, who_holds_up
 from sweeps.engine.cluster.on_node import on_node
@@ -87,11 +87,10 @@ def _end(experiment: Experiment, trial: str, attempt: int, limit_s: float) -> No
     stacks = {place.rank: _ask(place) for place in ranks}
     where = store_stacks(experiment.store, trial, attempt, stacks)
     record = experiment.trial(trial)
-    stored = record.attempt(attempt)
-    if stored.end is None:
+    if record.attempt(attempt).end is None:
         message = hang_message(ranks, stacks, limit_s, where)
         text = "\n".join(f"rank {rank}:\n{stack}" for rank, stack in stacks.items())
-        record.update_attempt(replace(stored, error=AttemptError(type=HUNG, message=message, traceback=text)))
+        record.note(attempt, "watch", error=AttemptError(type=HUNG, message=message, traceback=text))
     end_ranks(ranks)
 
 

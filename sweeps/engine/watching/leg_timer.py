@@ -8,7 +8,6 @@ monotonic clock, which a change of the wall clock does not touch.
 import contextlib
 import threading
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 
 from sweeps.engine.processes.beside import beside
 from sweeps.engine.processes.storage_retry import with_retries
@@ -59,7 +58,6 @@ def _wait(
 
 def _store_timeout(experiment: Experiment, trial: str, attempt: int, limit_s: float) -> None:
     record = experiment.trial(trial)
-    stored = record.attempt(attempt)
-    if stored.end is None:
+    if record.attempt(attempt).end is None:
         error = timeout_error(limit_s, f"killed {GRACE_S:.0f} s later in the middle of a step")
-        record.update_attempt(replace(stored, end="failed", error=error))
+        record.note(attempt, "timer", end="failed", error=error)
