@@ -242,6 +242,7 @@ def commands_on_path() -> Check:
 
 def storage_folder(option: str | None) -> Check:
     """Whether experiments can be written, and how much room there is."""
+    from sweeps.records.conditional_puts import check_conditional_puts
     from sweeps.records.home import storage_root
     from sweeps.records.store import Store
     from sweeps.spec.errors import UsageError
@@ -254,6 +255,8 @@ def storage_folder(option: str | None) -> Check:
             probe = f"doctor-{os.getpid()}.tmp"
             store.write(probe, b"")
             store.delete(probe)
+            if folder is None:
+                check_conditional_puts(store)
         elif not os.access(_nearest(folder), os.W_OK | os.X_OK) or not _nearest(folder).is_dir():
             raise PermissionError(f"{folder} cannot be made in {_nearest(folder)}")
     except (OSError, UsageError) as error:

@@ -19,6 +19,7 @@ import threading
 import time
 from datetime import UTC, datetime
 
+from sweeps.records.conditional_puts import check_conditional_puts
 from sweeps.records.documents import json_bytes, json_object, utc_now
 from sweeps.records.liveness import Lease, LeaseWatch
 from sweeps.records.owner import HEARTBEAT_S, STALE_AFTER_S, Owner
@@ -85,6 +86,7 @@ class Lock:
         if self._store.is_local:
             self._path, self._last_heartbeat = _claim_next_number(self._store, self.owner)
         else:
+            check_conditional_puts(self._store)
             self._path, self._last_heartbeat = _win_election(self._store, self.owner, self._settle_s)
         self._pulse = threading.Thread(target=self._beat, name="experiment-heartbeat", daemon=True)
         self._pulse.start()

@@ -11,6 +11,7 @@ import secrets
 import shutil
 from pathlib import Path
 
+from sweeps.records.arrow import arrow_fs
 from sweeps.records.experiment import Experiment
 from sweeps.records.owner import Owner
 from sweeps.records.store import Store
@@ -59,9 +60,8 @@ def remove_experiment(uri: str) -> None:
         return
     for name in sorted(store.everything(), key=lambda name: _LAST.index(name) if name in _LAST else -1):
         _delete(store, name)
-    root, _, name = store.uri.rpartition("/")
-    with contextlib.suppress(OSError, UsageError):  # the empty folder, if storage knows folders
-        Store(root).delete_tree(name)
+    if store.everything():
+        _delete_markers(store.uri)
 
 
 def _remove_folder(folder: Path) -> None:
@@ -78,6 +78,13 @@ def _delete(store: Store, name: str) -> None:
         store.delete_tree(name)
     if store.exists(name):
         store.delete(name)
+
+
+def _delete_markers(uri: str) -> None:
+    """Deletes the empty objects that Ray makes for folders: their names end in a slash, which only pyarrow writes."""
+    with contextlib.suppress(OSError, ValueError):  # it can be tried again
+        filesystem, base = arrow_fs().FileSystem.from_uri(uri)
+        filesystem.delete_dir(base)
 
 
 def _holds_manifest(store: Store, name: str) -> bool:

@@ -1,27 +1,24 @@
-"""A tree of small files on any storage: a local folder, or s3://, gs:// and the like through pyarrow.
+"""A tree of small files on any storage: a local folder, or a bucket (s3://, gs://, abfs://).
 
 A file appears whole or not at all: locally by a temporary name, fsync and rename, on object storage because a put is
-one act. So a reader never sees half a file that we wrote, whatever was killed. Temporary names start with a dot and are
-invisible to `list`.
+one act, and so is a get. So a reader never sees half a file that we wrote, whatever was killed. Temporary names start
+with a dot and are invisible to `list`.
 
-`create` is exclusive. On a local disk that holds against any process (a hard link has exactly one winner). Object
-stores reached through pyarrow know no exclusive put, so there it is a look and a put: safe for the process that holds
-the experiment's lock, which is how it is used.
+`create` is exclusive against any process: on a local disk a hard link has exactly one winner, on object storage a
+conditional put. `replace` is a bucket's alone: no disk compares and sets.
 """
 
-import contextlib
-import errno
 import os
-import secrets
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from sweeps.records.arrow import arrow_fs
+from sweeps.records.buckets import AZURE, GOOGLE, S3, open_bucket
 from sweeps.records.local_disk import APPEND, TEMPORARY, LocalDisk
+from sweeps.records.object_storage import ObjectStorage
 from sweeps.spec.errors import UsageError
 
-_WITH_BUCKETS = ("s3", "gs", "gcs", "abfs", "abfss")
+_WITH_BUCKETS = (*S3, *GOOGLE, *AZURE)
 
 
 class Store:
@@ -32,7 +29,7 @@ class Store:
         self._root, self._inside = _normal_root(root), inside
         self.uri = f"{self._root.rstrip('/')}/{_checked(inside)}" if inside else self._root
         is_remote = "://" in self.uri
-        self._disk: _Disk = ObjectStorage.open(self.uri) if is_remote else LocalDisk(Path(self._root), inside)
+        self._disk: _Disk = ObjectStorage(*open_bucket(self.uri)) if is_remote else LocalDisk(Path(self._root), inside)
 
     def below(self, rel: str) -> "Store":
         """The files below one of the folders, which need not be there yet."""
@@ -81,6 +78,13 @@ class Store:
         """Removes a folder and all below it; one that is not there is fine."""
         self._disk.delete_tree(_checked(rel))
 
+    @property
+    def bucket(self) -> ObjectStorage:
+        """The same files on object storage, with what only that can do. Raises ValueError on a disk."""
+        if not isinstance(self._disk, ObjectStorage):
+            raise ValueError(f"{self.uri} is on a disk")
+        return self._disk
+
     def open_log(self, rel: str) -> int:
         """A descriptor that appends to a file, which is made if it is not there. Local storage only."""
         return self._open(rel, APPEND)
@@ -113,7 +117,7 @@ class _Disk(Protocol):
 
     def read(self, rel: str) -> bytes: ...
     def write(self, rel: str, data: bytes, *, lasting: bool = True) -> None: ...
-    def create(self, rel: str, data: bytes) -> None: ...
+    def create(self, rel: str, data: bytes) -> object: ...
     def names(self, rel: str) -> list[str]: ...
     def stamps(self, rel: str) -> dict[str, tuple[int, int]]: ...
     def exists(self, rel: str) -> bool: ...
@@ -149,77 +153,3 @@ def _checked(rel: str) -> str:
     if rel.startswith("/") or any(p in ("", ".", "..") for p in parts):
         raise ValueError(f"a path inside a store must be relative and plain, got {rel!r}")
     return rel
-
-
-class ObjectStorage:
-    """Any pyarrow file system. Object stores put a file in one act; others get a temporary name and a move."""
-
-    _ONE_PUT = ("s3", "gcs", "abfs")
-
-    def __init__(self, filesystem: Any, base: str) -> None:
-        self._fs, self._base = filesystem, base.rstrip("/")
-
-    @classmethod
-    def open(cls, uri: str) -> "ObjectStorage":
-        """Opens an address like s3://bucket/path. Raises UsageError if pyarrow does not know it or cannot reach it."""
-        try:
-            filesystem, base = arrow_fs().FileSystem.from_uri(uri)  # the constructors would ignore AWS_ENDPOINT_URL
-        except (ValueError, NotImplementedError, OSError) as error:  # OSError: S3 is asked where the bucket lies
-            raise UsageError(
-                f"storage {uri} cannot be opened: {error}; give a folder or an address like s3://bucket/path"
-            ) from error
-        return cls(filesystem, base)
-
-    def read(self, rel: str) -> bytes:
-        """Returns a whole file. Raises FileNotFoundError."""
-        with self._fs.open_input_stream(self._at(rel)) as stream:
-            return stream.read()
-
-    def write(self, rel: str, data: bytes, *, lasting: bool = True) -> None:
-        """Replaces a file as a whole: by one put, or by a temporary name and a move. It lasts either way."""
-        target = self._at(rel)
-        if self._fs.type_name in self._ONE_PUT:
-            self._put(target, data)
-            return
-        folder, _, name = target.rpartition("/")
-        temporary = f"{folder}/.{name}.{secrets.token_hex(8)}{TEMPORARY}"
-        self._fs.create_dir(folder, recursive=True)
-        self._put(temporary, data)
-        self._fs.move(temporary, target)
-
-    def create(self, rel: str, data: bytes) -> None:
-        """Writes a new file. Two processes at the same moment may both succeed: no exclusive put is offered."""
-        if self.exists(rel):
-            raise FileExistsError(errno.EEXIST, "exists already", self._at(rel))
-        self.write(rel, data)
-
-    def names(self, rel: str) -> list[str]:
-        """Returns the names in a folder, none if it does not exist."""
-        infos = self._fs.get_file_info(arrow_fs().FileSelector(self._at(rel), allow_not_found=True))
-        return [info.base_name for info in infos]
-
-    def stamps(self, rel: str) -> dict[str, tuple[int, int]]:
-        """Returns size and time of change of each file in a folder."""
-        infos = self._fs.get_file_info(arrow_fs().FileSelector(self._at(rel), allow_not_found=True))
-        return {info.base_name: (info.size or 0, info.mtime_ns or 0) for info in infos if info.is_file}
-
-    def exists(self, rel: str) -> bool:
-        """True for a file or a folder."""
-        return self._fs.get_file_info(self._at(rel)).type != arrow_fs().FileType.NotFound
-
-    def delete(self, rel: str) -> None:
-        """Deletes a file if it exists."""
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.delete_file(self._at(rel))
-
-    def delete_tree(self, rel: str) -> None:
-        """Deletes a folder with everything in it if it exists."""
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.delete_dir(self._at(rel))
-
-    def _at(self, rel: str) -> str:
-        return f"{self._base}/{rel}" if rel else self._base
-
-    def _put(self, path: str, data: bytes) -> None:
-        with self._fs.open_output_stream(path) as stream:
-            stream.write(data)

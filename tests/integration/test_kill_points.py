@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from nanochat.checkpoints import folders
 from nanochat.checkpoints import format as checkpoint
@@ -23,7 +22,7 @@ from nanochat.checkpoints.format import TrainState
 from nanochat.checkpoints.saving import Saver
 from nanochat.machine.ranks import Ranks
 from nanochat.stats import Checkpoint, Hooks
-from sweeps.records import local_disk, store
+from sweeps.records import local_disk
 from sweeps.records.documents import Manifest, TrialResult, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.lock import Lock, current_owner
@@ -265,30 +264,16 @@ def test_no_kill_leaves_half_a_manifest_or_takes_the_name_away(
 # Locks
 
 
-@pytest.fixture(params=["disk", "pyarrow"])
-def open_store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Store]:
-    """A folder as a store, on a disk or as object storage is reached."""
-    if request.param == "disk":
-        return lambda folder: Store(str(folder))
-
-    def opened(uri: str) -> Any:
-        parent = SubTreeFileSystem(uri.removeprefix("test:/"), LocalFileSystem())
-        return store.ObjectStorage(parent, "exp")
-
-    monkeypatch.setattr(store.ObjectStorage, "open", opened)
-    return lambda folder: Store(f"test:/{folder}")
-
-
-def test_no_kill_locks_an_experiment_for_ever(tmp_path: Path, open_store: Callable[[Path], Store]) -> None:
+def test_no_kill_locks_an_experiment_for_ever(tmp_path: Path) -> None:
     def hold_twice(folder: Path, say: Say) -> None:
         for _ in range(2):
-            lock = Lock(open_store(folder), Owner.this_process(), settle_s=0.01)
+            lock = Lock(Store(str(folder)), Owner.this_process(), settle_s=0.01)
             lock.acquire()
-            assert current_owner(open_store(folder)) == lock.owner
+            assert current_owner(Store(str(folder))) == lock.owner
             lock.release()
 
     def check(folder: Path, said: list[str]) -> None:
-        store = open_store(folder)
+        store = Store(str(folder))
         assert current_owner(store) is None
         successor = Lock(store, Owner.this_process(), settle_s=0.01)
         successor.acquire()

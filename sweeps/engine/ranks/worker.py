@@ -88,8 +88,7 @@ class RayGroup:
         """Collective, in the background."""
         self.remove_download()
         name = f"{run_name(self._attempt)}/{checkpoint_name(checkpoint.step)}"
-        place = self._place(checkpoint.step)
-        store_checkpoint(checkpoint, self._store, name, self._filesystem, place, removes=self.is_first)
+        store_checkpoint(checkpoint, self._store, name, removes=self.is_first)
 
     def report(self, step: int) -> None:
         """Collective, on the training thread: Ray Train counts the checkpoint, which is where it stays already."""
@@ -110,12 +109,10 @@ class RayGroup:
         return self._store.local_path(name) or self._fetch(name)
 
     def _fetch(self, name: str) -> Path:
-        import pyarrow.fs
-
         self.remove_download()
         self._download = scratch.new_folder()
-        filesystem, base = pyarrow.fs.FileSystem.from_uri(self._store.uri)
-        pyarrow.fs.copy_files(f"{base}/{name}", str(self._download), source_filesystem=filesystem)
+        for file in self._store.list(name):
+            self._store.bucket.download(f"{name}/{file}", self._download / file)
         return self._download
 
     def remove_download(self) -> None:
@@ -125,10 +122,8 @@ class RayGroup:
             self._download = None
 
 
-def store_checkpoint(
-    checkpoint: Checkpoint, store: Store, name: str, filesystem: Any, place: str, *, removes: bool
-) -> None:
-    """Collective: the checkpoint is complete at `name` in the store, which is `place` in pyarrow's file system.
+def store_checkpoint(checkpoint: Checkpoint, store: Store, name: str, *, removes: bool) -> None:
+    """Collective: the checkpoint is complete at `name` in the store.
 
     Raises what `checkpoint` raises on every rank alike. `removes`, on the rank that writes the index: what was
     written is removed then, unless it is complete: the others can be lost after that, or it can have been there before.
@@ -140,7 +135,7 @@ def store_checkpoint(
         else:
             with tempfile.TemporaryDirectory(prefix=scratch.prefix()) as folder:
                 checkpoint.write(Path(folder))
-                upload(Path(folder), filesystem, place, checkpoint)
+                upload(Path(folder), store, name, checkpoint)
     except Exception:
         with contextlib.suppress(OSError):
             if removes and not store.exists(f"{name}/{CHECKPOINT_INDEX}"):
@@ -148,14 +143,12 @@ def store_checkpoint(
         raise
 
 
-def upload(folder: Path, filesystem: Any, place: str, checkpoint: Checkpoint) -> None:
+def upload(folder: Path, store: Store, name: str, checkpoint: Checkpoint) -> None:
     """Collective: merges the ranks' folders into one place; the file that makes it a checkpoint comes last."""
-    import pyarrow.fs
 
-    def put(names: list[str]) -> None:
-        filesystem.create_dir(place)  # an object store has no folders and makes none
-        for name in names:
-            pyarrow.fs.copy_files(str(folder / name), f"{place}/{name}", destination_filesystem=filesystem)
+    def put(files: list[str]) -> None:
+        for file in files:
+            store.bucket.upload(folder / file, f"{name}/{file}")
 
     mine = sorted(path.name for path in folder.iterdir() if path.name != CHECKPOINT_INDEX)
     checkpoint.together(lambda: put(mine))

@@ -14,30 +14,27 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from sweeps.engine.processes.beside import beside
-from sweeps.records import store as store_module
 from sweeps.records.documents import json_bytes, utc_now
 from sweeps.records.liveness import Lease
 from sweeps.records.lock import Lock, _lease_bytes, current_owner, watched_owner
 from sweeps.records.owner import Owner
 from sweeps.records.store import Store
 from sweeps.spec.errors import CorruptData, Locked
+from tests.helpers.buckets import ROOT, bucket_in_memory
 
 LONG_AGO = "2020-01-01T00:00:00Z"
 SETTLE_S = 0.05
 
 
-@pytest.fixture(params=["disk", "pyarrow"])
+@pytest.fixture(params=["disk", "bucket"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """The same folder, once locked by exclusive files and once by leases as on object storage."""
-    (tmp_path / "exp").mkdir()
     if request.param == "disk":
         return Store(str(tmp_path / "exp"))
-    backend = store_module.ObjectStorage(SubTreeFileSystem(str(tmp_path), LocalFileSystem()), "exp")
-    monkeypatch.setattr(store_module.ObjectStorage, "open", classmethod(lambda cls, uri: backend))
-    return Store("test://exp")
+    bucket_in_memory(monkeypatch)
+    return Store(f"{ROOT}/exp")
 
 
 def lock(store: Store, owner: Owner | None = None) -> Lock:

@@ -4,38 +4,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from sweeps.records import lock, removal
-from sweeps.records import store as store_module
 from sweeps.records.documents import Manifest
 from sweeps.records.experiment import Experiment
 from sweeps.records.removal import check_removable, remove_experiment
+from sweeps.records.store import Store
 from sweeps.spec.errors import Locked, UsageError
+from tests.helpers.buckets import ROOT, bucket_in_memory
 
 
-@pytest.fixture(params=["disk", "pyarrow"])
+@pytest.fixture(params=["disk", "bucket"])
 def experiment(
     request: pytest.FixtureRequest,
     tmp_path: Path,
     make_manifest: Callable[..., Manifest],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Experiment:
-    """With files in every place, in tmp_path/bucket/mine, beside tmp_path/bucket/other."""
-    storage = tmp_path / "bucket"
-    storage.mkdir()
-    (storage / "other").write_text("stays")
-    root = str(storage)
-    if request.param == "pyarrow":
-        root = "test://bucket"
-        disk = SubTreeFileSystem(str(tmp_path), LocalFileSystem())
-        kind = store_module.ObjectStorage
-
-        def opened(cls: object, uri: str) -> object:
-            return kind(disk, uri.removeprefix("test://"))
-
-        monkeypatch.setattr(kind, "open", classmethod(opened))
+    """With files in every place, beside a file `other`."""
+    root = str(tmp_path / "bucket")
+    if request.param == "bucket":
+        root = ROOT
+        bucket_in_memory(monkeypatch)
         monkeypatch.setattr(lock, "SETTLE_S", 0.05)
+    Store(root).write("other", b"stays")
     made = Experiment.create(root, "mine", make_manifest(1, "mine"))
     for name in ("trials/static-b1/rows/a000-p000000.jsonl", "report/report.md", "launcher.log", ".hidden"):
         made.store.write(name, b"something")
@@ -43,17 +35,22 @@ def experiment(
     return made
 
 
-def test_nothing_of_it_is_left_and_its_neighbour_is(experiment: Experiment, tmp_path: Path) -> None:
+def storage(experiment: Experiment) -> Store:
+    """Where the experiment is."""
+    return Store(experiment.uri.rpartition("/")[0])
+
+
+def test_nothing_of_it_is_left_and_its_neighbour_is(experiment: Experiment) -> None:
     remove_experiment(experiment.uri)
-    assert [path.name for path in (tmp_path / "bucket").iterdir()] == ["other"]
+    assert storage(experiment).everything() == ["other"]
 
 
-def test_who_runs_it_keeps_it(experiment: Experiment, tmp_path: Path) -> None:
+def test_who_runs_it_keeps_it(experiment: Experiment) -> None:
     experiment.lock()
     with pytest.raises(Locked):
         remove_experiment(experiment.uri)
     experiment.unlock()
-    assert (tmp_path / "bucket" / "mine" / "trials" / "static-b1" / "rows").is_dir()
+    assert experiment.store.exists("trials/static-b1/rows")
 
 
 def test_an_experiment_that_holds_others_is_kept(
@@ -68,7 +65,7 @@ def test_an_experiment_that_holds_others_is_kept(
 
 
 def test_a_kill_in_the_middle_leaves_all_or_what_the_next_removal_takes(
-    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(*args: object, **words: object) -> None:
         raise KeyboardInterrupt
@@ -81,12 +78,12 @@ def test_a_kill_in_the_middle_leaves_all_or_what_the_next_removal_takes(
     if experiment.store.is_local:
         with pytest.raises(UsageError, match="is no experiment"):
             Experiment.open(experiment.uri)
-        Experiment.create(str(tmp_path / "bucket"), "mine", experiment.manifest)
+        Experiment.create(storage(experiment).uri, "mine", experiment.manifest)
         remove_experiment(experiment.uri)
     else:
         assert check_removable_later(experiment) is not None
-    assert "other" in [path.name for path in (tmp_path / "bucket").iterdir()]
-    assert not list((tmp_path / "bucket").glob(".removed-*"))
+    assert "other" in storage(experiment).everything()
+    assert not [name for name in storage(experiment).everything() if name.startswith(".removed-")]
 
 
 def check_removable_later(experiment: Experiment) -> Experiment | None:

@@ -1,4 +1,4 @@
-"""A store's files appear whole, are created once, and read the same on disk and through pyarrow."""
+"""A store's files appear whole, are created once, and read the same on a disk and in a bucket."""
 
 import errno
 import os
@@ -7,32 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
-from sweeps.records import store as store_module
+from sweeps.records import buckets
 from sweeps.records.store import Store
 from sweeps.spec.errors import UsageError
+from tests.helpers.buckets import ROOT, bucket_in_memory
 
 
 class Unreachable:
     """pyarrow.fs where S3 does not know the bucket's region."""
 
-    class FileSystem:
-        @staticmethod
-        def from_uri(uri: str) -> None:
-            raise OSError("no such bucket")
+    @staticmethod
+    def resolve_s3_region(bucket: str) -> None:
+        raise OSError("no such bucket")
 
 
-@pytest.fixture(params=["disk", "pyarrow"])
+@pytest.fixture(params=["disk", "bucket"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """The same root as a plain folder and behind pyarrow's file-system interface."""
+    """The same root as a plain folder and as a bucket's prefix."""
     if request.param == "disk":
         return Store(str(tmp_path / "root"))
-    (tmp_path / "root").mkdir()
-    filesystem = SubTreeFileSystem(str(tmp_path), LocalFileSystem())
-    backend = store_module.ObjectStorage(filesystem, "root")
-    monkeypatch.setattr(store_module.ObjectStorage, "open", classmethod(lambda cls, uri: backend))
-    return Store("test://bucket/root")
+    bucket_in_memory(monkeypatch)
+    return Store(f"{ROOT}/root")
 
 
 def test_what_is_written_is_read_back_and_listed_by_name(store: Store) -> None:
@@ -64,8 +60,8 @@ def test_create_refuses_a_second_time_and_keeps_the_first_content(store: Store) 
     assert store.list() == ["x.json"]
 
 
-def test_of_many_threads_that_create_one_file_exactly_one_wins(tmp_path: Path) -> None:
-    store, won, gate = Store(str(tmp_path)), [], threading.Barrier(8)
+def test_of_many_threads_that_create_one_file_exactly_one_wins(store: Store) -> None:
+    won, gate = [], threading.Barrier(8)
 
     def contend(number: int) -> None:
         gate.wait()
@@ -138,7 +134,8 @@ def test_an_address_that_would_become_another_place_is_refused(address: str) -> 
 
 
 def test_a_bucket_that_cannot_be_asked_for_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "arrow_fs", lambda: Unreachable)
+    monkeypatch.setattr(buckets, "arrow_fs", lambda: Unreachable)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     with pytest.raises(UsageError, match="s3://typo/x cannot be opened: no such bucket"):
         Store("s3://typo/x")
 

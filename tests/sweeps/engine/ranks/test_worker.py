@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.fs
 import pytest
 
 from nanochat.stats import CHECKPOINT_INDEX
 from sweeps.engine.ranks.worker import store_checkpoint, upload
 from sweeps.records.store import Store
+from tests.helpers.buckets import ROOT, bucket_in_memory
 
 
 class RankState:
@@ -32,28 +32,30 @@ class RankState:
             action()
 
 
-def test_the_ranks_folders_become_one_and_the_index_comes_last(tmp_path: Path) -> None:
+def test_the_ranks_folders_become_one_and_the_index_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[list[str]] = []
-    place, names = tmp_path / "bucket" / "step_000003", {".rank_0", ".rank_1", CHECKPOINT_INDEX}
+    bucket_in_memory(monkeypatch)
+    store, names = Store(ROOT), {".rank_0", ".rank_1", CHECKPOINT_INDEX}
+    place = store.below("step_000003")
 
     class Watched(RankState):
         def together(self, action: Callable[[], object], *, first_only: bool = False) -> None:
             super().together(action, first_only=first_only)
-            order.append(sorted(path.name for path in place.iterdir()))
+            order.append(place.everything())
 
     for rank in (1, 0):
         state = Watched(rank)
         state.write(tmp_path / str(rank))
-        upload(tmp_path / str(rank), pyarrow.fs.LocalFileSystem(), str(place), state)
-    assert {path.name for path in place.iterdir()} == names
+        upload(tmp_path / str(rank), store, "step_000003", state)
+    assert place.everything() == sorted(names)
     assert order == [[".rank_1"], [".rank_1"], [".rank_0", ".rank_1"], sorted(names)]
 
 
 def test_of_a_checkpoint_that_cannot_be_stored_nothing_is_left(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    store_checkpoint(RankState(0), store, "a000/step_000002", None, "", removes=True)
+    store_checkpoint(RankState(0), store, "a000/step_000002", removes=True)
     with pytest.raises(OSError, match="No space left"):
-        store_checkpoint(RankState(0, refuse=True), store, "a000/step_000003", None, "", removes=True)
+        store_checkpoint(RankState(0, refuse=True), store, "a000/step_000003", removes=True)
     assert store.list("a000") == ["step_000002"]
     assert (tmp_path / "a000/step_000002" / CHECKPOINT_INDEX).read_text() == "complete"
 
@@ -66,12 +68,12 @@ def test_a_complete_checkpoint_outlives_what_follows_it(tmp_path: Path) -> None:
 
     store = Store(str(tmp_path))
     with pytest.raises(RuntimeError, match="closed by peer"):
-        store_checkpoint(LostAfterwards(0), store, "a000/step_000003", None, "", removes=True)
+        store_checkpoint(LostAfterwards(0), store, "a000/step_000003", removes=True)
     assert (tmp_path / "a000/step_000003" / CHECKPOINT_INDEX).read_text() == "complete"
 
 
 def test_a_rank_that_does_not_write_the_index_removes_nothing(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with pytest.raises(OSError, match="No space left"):
-        store_checkpoint(RankState(1, refuse=True), store, "a000/step_000003", None, "", removes=False)
+        store_checkpoint(RankState(1, refuse=True), store, "a000/step_000003", removes=False)
     assert store.list("a000") == ["step_000003"]  # the first rank can be about to complete it
