@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from nanochat.config import digest
+from sweeps.records.conditional_puts import check_conditional_puts
 from sweeps.records.documents import (
     COMPLETED_STATES,
     SETTLED_STATES,
@@ -266,18 +267,10 @@ def _check_is_free(store: Store) -> None:
 
 
 def _create_manifest(store: Store, manifest: Manifest) -> None:
-    """Raises FileExistsError. Object storage has no exclusive creation: there the lock makes look-and-put safe."""
-    if store.is_local:
-        store.create("manifest.json", to_bytes(manifest))
-        return
-    if store.exists("manifest.json"):
-        raise FileExistsError(store.uri)
-    lock = Lock(store, Owner.this_process())
-    lock.acquire()
-    try:
-        store.create("manifest.json", to_bytes(manifest))
-    finally:
-        lock.release()
+    """Raises FileExistsError, and UsageError for a bucket whose server lacks conditional puts."""
+    if not store.is_local:
+        check_conditional_puts(store)
+    store.create("manifest.json", to_bytes(manifest))
 
 
 def _already_there(store: Store, id: str) -> Exception:

@@ -19,8 +19,10 @@ class Lease:
     owner: Owner
     heartbeat_utc: str  # for people
     beat: int = 0  # counts heartbeats; older versions wrote none, and only the time changed
-    held: bool = True  # False: still bidding
+    held: bool = True  # False: still bidding, as older versions did in buckets
     released: bool = False
+    ended_by: str | None = None  # the id of the owner that found this one dead
+    nonce: str = ""  # differs each time the lease is written
 
 
 @dataclass

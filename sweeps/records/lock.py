@@ -1,35 +1,36 @@
 """One owner at a time for an experiment; a dead owner is recognised and replaced.
 
-Two ways to elect, one interface. On a local disk owners are numbered files, `lock/owner-000001.json` and on: who
-finds the newest one dead or released creates the next number, and exclusive creation has one winner, so a takeover
-cannot race. Nothing is ever deleted there; an owner only rewrites its own file (heartbeat, release), so no process
-can damage another's claim, however long it was asleep.
-
-Elsewhere there is no exclusive creation: each bidder puts `lock/<uuid>.json`, waits, and lists. A held lease, or else
-the lowest uuid among the living bids, wins; losers delete theirs. The wait covers the time between a winner's look and
-its mark, so two bidders always see each other.
+Owners are numbered files (`claims.py`). Who finds the newest one dead or released creates the next number, which has
+one winner. In a bucket it first ends the dead one's lease, by replacing the very version that it has watched: an owner
+that was only slow has then either written a newer one, and keeps the experiment, or finds its lease ended and stops.
+On a disk nothing is replaced by condition; there an owner looks for a newer number before each heartbeat.
 
 A process that finds a lease of another host first watches it: `liveness` says why that takes up to a minute.
 """
 
 import contextlib
-import dataclasses
-import re
 import threading
 import time
 from datetime import UTC, datetime
 
+from sweeps.records.claims import (
+    Claim,
+    create_claim,
+    fresh,
+    leases_of_older_versions,
+    newest_claim,
+    newest_number,
+    read_claim,
+    replace_claim,
+)
 from sweeps.records.conditional_puts import check_conditional_puts
-from sweeps.records.documents import json_bytes, json_object, utc_now
 from sweeps.records.liveness import Lease, LeaseWatch
+from sweeps.records.object_storage import Outdated
 from sweeps.records.owner import HEARTBEAT_S, STALE_AFTER_S, Owner
 from sweeps.records.store import Store
-from sweeps.spec.checked import moment, typed
-from sweeps.spec.errors import CorruptData, Locked
+from sweeps.spec.checked import moment
+from sweeps.spec.errors import Locked
 
-_NUMBERED = re.compile(r"owner-(\d{6,18})\.json")
-_MOST = 10**9
-SETTLE_S = 2.0  # how long a bid on object storage waits for its rivals
 POLL_S = 0.5  # between two looks at a lease that is watched
 
 
@@ -41,8 +42,7 @@ def current_owner(store: Store) -> Owner | None:
 
     At the first look at an owner of another host it is a guess by the clocks of both; later looks know.
     """
-    living = [lease for lease in _held(store) if _is_believed_alive(lease)]
-    return min(living, key=_rank).owner if living else None
+    return next((lease.owner for lease in _held(store) if _is_believed_alive(lease)), None)
 
 
 def watched_owner(store: Store) -> Owner | None:
@@ -53,11 +53,9 @@ def watched_owner(store: Store) -> Owner | None:
 
 
 def _held(store: Store) -> list[Lease]:
-    """The lease that counts on a disk; elsewhere those of all that have won an election."""
-    if store.is_local:
-        _, lease = _newest(store)
-        return [lease] if lease else []
-    return [lease for lease in _leases(store).values() if lease.held]
+    newest = newest_claim(store)
+    older = leases_of_older_versions(store).values()
+    return [*([newest.lease] if newest else []), *(lease for lease in older if lease.held)]
 
 
 def _is_believed_alive(lease: Lease) -> bool:
@@ -71,24 +69,31 @@ def _is_believed_alive(lease: Lease) -> bool:
 class Lock:
     """Holds an experiment for `owner` from `acquire` until `release`, with a heartbeat in between."""
 
-    def __init__(self, store: Store, owner: Owner, *, settle_s: float | None = None) -> None:
+    def __init__(self, store: Store, owner: Owner) -> None:
         self.owner = owner
-        self._store, self._settle_s = store, SETTLE_S if settle_s is None else settle_s
-        self._path = ""
+        self._store = store
+        self._claim: Claim | None = None
         self._stop = threading.Event()
         self._pulse: threading.Thread | None = None
-        self._last_heartbeat, self._num_beats = 0.0, 0
+        self._last_heartbeat_s, self._num_beats = 0.0, 0
         self._is_replaced = False
+
+    @property
+    def number(self) -> int:
+        """How many owners the experiment has had, with this one; 0 before `acquire`. It only grows."""
+        return self._claim.number if self._claim else 0
 
     def acquire(self) -> None:
         """Raises Locked, naming the living owner and what to do. Where an owner on another host left its lease, that
-        takes up to a minute."""
-        if self._store.is_local:
-            self._path, self._last_heartbeat = _claim_next_number(self._store, self.owner)
-        else:
+        takes up to a minute. Raises UsageError for a bucket whose server lacks conditional puts."""
+        if not self._store.is_local:
             check_conditional_puts(self._store)
-            self._path, self._last_heartbeat = _win_election(self._store, self.owner, self._settle_s)
-        self._pulse = threading.Thread(target=self._beat, name="experiment-heartbeat", daemon=True)
+        self._claim, self._last_heartbeat_s = _claim_next_number(self._store, self.owner)
+        if _since_boot_s() - self._last_heartbeat_s > HEARTBEAT_S:  # asleep since then: others can think it dead
+            self.beat()
+            if self._is_replaced:
+                raise _locked(self._store, current_owner(self._store) or self.owner)
+        self._pulse = threading.Thread(target=self._beat_on, name="experiment-heartbeat", daemon=True)
         self._pulse.start()
 
     def release(self) -> None:
@@ -96,12 +101,8 @@ class Lock:
         if self._pulse is None:
             return
         self.fall_silent()
-        if self._is_replaced:
-            return
-        if self._store.is_local:
-            self._store.write(self._path, _lease_bytes(_fresh(self.owner, released=True)))
-        else:
-            self._store.delete(self._path)
+        if not self._is_replaced:
+            self._write(fresh(self.owner, released=True))
 
     def fall_silent(self) -> None:
         """Ends the heartbeat and releases nothing: on this machine the claim counts as long as the process lives."""
@@ -117,128 +118,86 @@ class Lock:
         """
         if self._pulse is None:
             return False
-        is_silent = time.monotonic() - self._last_heartbeat > STALE_AFTER_S
+        is_silent = _since_boot_s() - self._last_heartbeat_s > STALE_AFTER_S
         return self._is_replaced or (is_silent and not self._store.is_local)
 
-    def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_S):
+    def beat(self) -> None:
+        """One heartbeat. Raises OSError while storage fails."""
+        begin_s = _since_boot_s()  # a watcher can see the lease before this process knows that it is there
+        self._num_beats += 1
+        self._write(fresh(self.owner, beat=self._num_beats))
+        if not self._is_replaced:
+            self._last_heartbeat_s = begin_s
+
+    def _beat_on(self) -> None:
+        while not self._is_replaced and not self._stop.wait(HEARTBEAT_S):
             with contextlib.suppress(OSError):  # an outage shows in is_lost, not as a dead thread
-                if not self._is_still_mine():
-                    self._is_replaced = True  # this process was asleep; the new owner believes it dead
-                    return
-                begin_s = time.monotonic()  # a watcher can see the lease before this process knows that it is there
-                self._num_beats += 1
-                self._store.write(self._path, _lease_bytes(_fresh(self.owner, beat=self._num_beats)))
-                self._last_heartbeat = begin_s
+                self.beat()
 
-    def _is_still_mine(self) -> bool:
-        """Whether no other has taken over: a newer number on a disk; elsewhere takers delete the dead's leases."""
-        if self._store.is_local:
-            return _newest_number(self._store) <= _number_of(self._path.removeprefix("lock/"))
-        return self._store.exists(self._path)
+    def _write(self, lease: Lease) -> None:
+        """Replaces the own lease, or notes that another owner has come."""
+        assert self._claim is not None
+        try:
+            if self._store.is_local and newest_number(self._store) > self._claim.number:
+                self._is_replaced = True
+                return
+            self._claim = replace_claim(self._store, self._claim, lease)
+        except Outdated:
+            mine = self._as_stored()
+            if mine is None:
+                self._is_replaced = True
+                return
+            self._claim = replace_claim(self._store, mine, lease)
+
+    def _as_stored(self) -> Claim | None:
+        """The own claim, if an earlier write of this process changed it and only the answer was lost."""
+        assert self._claim is not None
+        try:
+            found = read_claim(self._store, self._claim.number)
+        except FileNotFoundError:
+            return None
+        return found if found.lease.owner.id == self.owner.id and found.lease.ended_by is None else None
 
 
-def _claim_next_number(store: Store, owner: Owner) -> tuple[str, float]:
-    """The claim's path, and when it was written at the earliest, by the clock since boot."""
+def _claim_next_number(store: Store, owner: Owner) -> tuple[Claim, float]:
+    """The claim, and when it was written at the earliest, by the clock since boot."""
     watch = LeaseWatch()
     while True:
-        number, lease = _newest(store)
-        if number >= _MOST:  # the next name would not be found again
-            where = store.uri_of(_path_of(number))
-            raise CorruptData(f"{where} has a number that no owner reaches; delete it, if nothing runs there")
-        lives = watch.lives(lease) if lease else False
-        if lease and lives:
-            raise _locked(store, lease.owner)
-        if lives is None:
+        newest = newest_claim(store)
+        older = leases_of_older_versions(store)
+        leases = [*([newest.lease] if newest else []), *older.values()]
+        lives = [watch.lives(lease) for lease in leases]
+        if True in lives:
+            raise _locked(store, leases[lives.index(True)].owner)
+        if None in lives:
             time.sleep(POLL_S)
             continue
-        path, begin_s = _path_of(number + 1), time.monotonic()
-        with contextlib.suppress(FileExistsError):  # another process was faster: look again, it may live
-            store.create(path, _lease_bytes(_fresh(owner)))
-            return path, begin_s
+        if newest is not None and not _is_ended(store, newest, owner):
+            continue
+        begin_s = _since_boot_s()
+        claim = create_claim(store, newest.number + 1 if newest else 1, owner)
+        if claim is None:  # another process was faster: look again, it may live
+            continue
+        for path in older:
+            store.delete(path)
+        return claim, begin_s
 
 
-def _win_election(store: Store, owner: Owner, settle_s: float) -> tuple[str, float]:
-    """As `_claim_next_number`, where creation is not exclusive."""
-    watch = LeaseWatch()
-    _wait_until_known(store, watch)
-    mine = f"lock/{owner.id}.json"
-    bid = _fresh(owner, held=False)
-    store.write(mine, _lease_bytes(bid))
+def _is_ended(store: Store, claim: Claim, owner: Owner) -> bool:
+    """Whether the lease of a dead owner is over. In a bucket it is ended here; False if its owner was faster."""
+    if claim.lease.released or store.is_local:
+        return True
+    lease = fresh(claim.lease.owner, beat=claim.lease.beat, released=True, ended_by=owner.id)
     try:
-        time.sleep(settle_s)
-        others = {path: lease for path, lease in _leases(store).items() if path != mine}
-        dead = [path for path, lease in others.items() if watch.lives(lease) is False]
-        for path, rival in others.items():  # one that is seen for the first time has just come
-            if path not in dead and (rival.held or _rank(rival) < _rank(bid)):
-                raise _locked(store, rival.owner)
-        begin_s = time.monotonic()
-        store.write(mine, _lease_bytes(_fresh(owner)))
-    except BaseException:
-        store.delete(mine)
-        raise
-    for path in dead:
-        store.delete(path)
-    return mine, begin_s
+        replace_claim(store, claim, lease)
+    except Outdated:
+        return False
+    return True
 
 
-def _wait_until_known(store: Store, watch: LeaseWatch) -> None:
-    """Returns once it is known of each owner on another host whether it lives. Raises Locked if one does."""
-    while True:
-        lives = [(lease, watch.lives(lease)) for lease in _leases(store).values()]
-        for lease, is_alive in lives:
-            if is_alive and lease.held:
-                raise _locked(store, lease.owner)
-        if all(is_alive is not None for _, is_alive in lives):
-            return
-        time.sleep(POLL_S)
-
-
-def _rank(lease: Lease) -> str:
-    return lease.owner.id
-
-
-def _newest(store: Store) -> tuple[int, Lease | None]:
-    number = _newest_number(store)
-    return number, _read(store, _path_of(number)) if number else None
-
-
-def _newest_number(store: Store) -> int:
-    return max(map(_number_of, store.list("lock")), default=0)
-
-
-def _number_of(name: str) -> int:
-    """An owner's number by the name of its file; 0 for any other file."""
-    match = _NUMBERED.fullmatch(name)
-    return int(match[1]) if match else 0
-
-
-def _path_of(number: int) -> str:
-    return f"lock/owner-{number:06d}.json"
-
-
-def _leases(store: Store) -> dict[str, Lease]:
-    leases: dict[str, Lease] = {}
-    for name in store.list("lock"):
-        with contextlib.suppress(FileNotFoundError):  # withdrawn since it was listed
-            leases[f"lock/{name}"] = _read(store, f"lock/{name}")
-    return leases
-
-
-def _read(store: Store, path: str) -> Lease:
-    where = store.uri_of(path)
-    try:
-        return typed(Lease, json_object(store.read(path), where), where)
-    except CorruptData as problem:
-        raise CorruptData(f"{problem}; or delete it, if nothing runs there") from None
-
-
-def _fresh(owner: Owner, *, beat: int = 0, held: bool = True, released: bool = False) -> Lease:
-    return Lease(owner=owner, heartbeat_utc=utc_now(), beat=beat, held=held, released=released)
-
-
-def _lease_bytes(lease: Lease) -> bytes:
-    return json_bytes({"schema": "nanochat-sweep/lease/1", **dataclasses.asdict(lease)})
+def _since_boot_s() -> float:
+    """Sleep of the machine counts: a watcher elsewhere was awake."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _locked(store: Store, owner: Owner) -> Locked:

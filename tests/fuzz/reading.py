@@ -72,7 +72,7 @@ class Reader:
         self._problems: list[str] = []
         self._app = typer.main.get_command(app)
         remember()
-        liveness.STALE_AFTER_S, lock.POLL_S, lock.SETTLE_S = 0.0, 0.001, 0.0  # a dead owner is known at the second look
+        liveness.STALE_AFTER_S, lock.POLL_S = 0.0, 0.001  # a dead owner is known at the second look
         self._sound_list, self._sound = self._listed(), self._trials(self._command("status", self._victim, "--json"))
         self._snapshot = _fingerprint(self._victim)
         self._leg = list(self._sound)[1]

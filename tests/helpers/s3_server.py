@@ -139,6 +139,7 @@ def _passed_on(
     try:
         connection.request(method, path, body=body, headers={k: v for k, v in headers.items() if k.lower() not in _HOP})
         answer = connection.getresponse()
-        return answer.status, answer.getheaders(), answer.read()
+        data = answer.read().replace(b"CompleteMultipartUploadResponse", b"CompleteMultipartUploadResult")  # moto 5.2.1
+        return answer.status, answer.getheaders(), data
     finally:
         connection.close()

@@ -267,7 +267,7 @@ def test_no_kill_leaves_half_a_manifest_or_takes_the_name_away(
 def test_no_kill_locks_an_experiment_for_ever(tmp_path: Path) -> None:
     def hold_twice(folder: Path, say: Say) -> None:
         for _ in range(2):
-            lock = Lock(Store(str(folder)), Owner.this_process(), settle_s=0.01)
+            lock = Lock(Store(str(folder)), Owner.this_process())
             lock.acquire()
             assert current_owner(Store(str(folder))) == lock.owner
             lock.release()
@@ -275,7 +275,7 @@ def test_no_kill_locks_an_experiment_for_ever(tmp_path: Path) -> None:
     def check(folder: Path, said: list[str]) -> None:
         store = Store(str(folder))
         assert current_owner(store) is None
-        successor = Lock(store, Owner.this_process(), settle_s=0.01)
+        successor = Lock(store, Owner.this_process())
         successor.acquire()
         assert current_owner(store) == successor.owner
         successor.release()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.records import lock, removal
+from sweeps.records import removal
 from sweeps.records.documents import Manifest
 from sweeps.records.experiment import Experiment
 from sweeps.records.removal import check_removable, remove_experiment
@@ -26,7 +26,6 @@ def experiment(
     if request.param == "bucket":
         root = ROOT
         bucket_in_memory(monkeypatch)
-        monkeypatch.setattr(lock, "SETTLE_S", 0.05)
     Store(root).write("other", b"stays")
     made = Experiment.create(root, "mine", make_manifest(1, "mine"))
     for name in ("trials/static-b1/rows/a000-p000000.jsonl", "report/report.md", "launcher.log", ".hidden"):

@@ -21,7 +21,6 @@ from tests.helpers.buckets import ROOT, bucket_in_memory
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Store:
     """An empty bucket."""
     bucket_in_memory(monkeypatch)
-    monkeypatch.setattr("sweeps.records.lock.SETTLE_S", 0.01)
     return Store(ROOT)
 
 
