@@ -1,8 +1,8 @@
 """Which trials a command line asks for: what `plan` and `launch` make, what `retry` repeats, what `restore` drops."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from sweeps.records.checkpoints import Keep
@@ -21,6 +21,7 @@ class Choices:
     num_steps: int | None = None
     blocks: str = "1"
     max_blocks: int | None = None
+    parallel: str | None = None
     legs: str | None = None
     set: Sequence[str] = ()
 
@@ -33,6 +34,8 @@ class Choices:
         from sweeps.spec.plan import choose_legs, make_plan, with_absolute_paths
 
         plan = with_absolute_paths(make_plan(self.sweep_at_size(), first_blocks(self.blocks), self.max_blocks))
+        if self.parallel is not None:
+            plan = replace(plan, parallel=parallel_blocks(self.parallel))
         return plan if self.legs is None else choose_legs(plan, names_of("--legs", self.legs))
 
     def sweep_at_size(self) -> "Sweep":
@@ -44,7 +47,7 @@ class Choices:
         return apply_settings(scaled, num_workers=self.num_workers, num_steps=self.num_steps, sets=self.set)
 
 
-AUTO = "auto"
+AUTO: Literal["auto"] = "auto"
 
 
 def first_blocks(text: str) -> int:
@@ -68,6 +71,17 @@ def checked_keep(text: str) -> "Keep":
         if choice == text:
             return choice
     raise UsageError(f"--keep-checkpoints is {', '.join(KEEP_CHOICES[:-1])} or {KEEP_CHOICES[-1]}, got {text!r}")
+
+
+def parallel_blocks(text: str) -> "int | Literal['auto']":
+    """How many blocks run at a time for `--parallel` N or auto. Raises UsageError for anything else."""
+    from sweeps.spec.errors import UsageError
+
+    if text == AUTO:
+        return AUTO
+    if not text.isascii() or not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise UsageError(f"--parallel is a number of blocks from 1 on or {AUTO!r}, got {text!r}")
+    return int(text)
 
 
 def names_of(option: str, text: str) -> list[str]:

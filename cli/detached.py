@@ -75,6 +75,8 @@ def words_of(options: "LaunchOptions", cluster: str) -> list[str]:
         words += ["--stop-after", f"{options.stop_after_s:.0f}s"]
     if options.adds_until_decided:
         words += ["--blocks", "auto"]
+    if options.parallel is not None:
+        words += ["--parallel", str(options.parallel)]
     if options.report_copy is not None:
         words += ["--report-to", str(options.report_copy.folder)]
         words += ["--commit"] if options.report_copy.commits else []

@@ -18,6 +18,7 @@ from cli.options import (
     Notify,
     NumSteps,
     NumWorkers,
+    ParallelBlocks,
     Preflight,
     Preset,
     ReportTo,
@@ -42,6 +43,7 @@ def launch(
     num_steps: NumSteps = None,
     blocks: Blocks = "1",
     max_blocks: MaxBlocks = 8,
+    parallel: ParallelBlocks = None,
     legs: Legs = None,
     sets: Sets = None,
     address: Address = None,
@@ -84,6 +86,7 @@ def launch(
         num_steps=num_steps,
         blocks=blocks,
         max_blocks=max_blocks,
+        parallel=parallel,
         legs=legs,
         set=sets or (),
     )

@@ -31,6 +31,9 @@ NumWorkers = Annotated[
 NumSteps = Annotated[int | None, typer.Option(metavar="N", help="Optimizer steps per leg.")]
 Blocks = Annotated[str, typer.Option(metavar="N|auto", help="Times every leg runs; auto: until the gates are decided.")]
 MaxBlocks = Annotated[int, typer.Option(metavar="N", help="Most blocks that gates can take, 3 to 12.")]
+ParallelBlocks = Annotated[
+    str | None, typer.Option("--parallel", metavar="N|auto", help="Blocks at a time, each on one node of a cluster.")
+]
 Legs = Annotated[str | None, typer.Option(metavar="NAME,...", help="Only these legs.", autocompletion=legs)]
 Sets = Annotated[
     list[str] | None,

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import AsJson, Blocks, Legs, MaxBlocks, NumSteps, NumWorkers, Preset, Sets, Storage, SweepName
+from cli.options import (
+    AsJson,
+    Blocks,
+    Legs,
+    MaxBlocks,
+    NumSteps,
+    NumWorkers,
+    ParallelBlocks,
+    Preset,
+    Sets,
+    Storage,
+    SweepName,
+)
 
 if TYPE_CHECKING:
     from sweeps.results.decisions.foresight import Foresight
@@ -25,6 +37,7 @@ def plan(
     num_steps: NumSteps = None,
     blocks: Blocks = "1",
     max_blocks: MaxBlocks = 8,
+    parallel: ParallelBlocks = None,
     legs: Legs = None,
     sets: Sets = None,
     tok_per_sec: Annotated[
@@ -51,6 +64,7 @@ def plan(
         num_steps=num_steps,
         blocks=blocks,
         max_blocks=max_blocks,
+        parallel=parallel,
         legs=legs,
         set=sets or (),
     ).plan()
@@ -121,6 +135,7 @@ def plan_document(planned: "Plan", foresight: "Foresight") -> dict[str, object]:
         "blocks": planned.num_blocks,
         "window_steps": planned.window_steps,
         "leg_timeout_s": planned.leg_timeout_s,
+        "parallel": planned.parallel,
         "trials": [trial.name for trial in planned.trials],
         "legs": [
             {
@@ -156,8 +171,8 @@ def plan_text(planned: "Plan", amounts: Sequence[str] = ()) -> str:
         [
             f"{planned.sweep}: {planned.question or '(the sweep file asks no question)'}",
             f"{counted(len(legs), 'leg')} x {counted(planned.num_blocks, 'block')} = "
-            f"{counted(len(planned.trials), 'trial')}, one at a time, on {counted(planned.num_workers, 'worker')}"
-            f"{_time_limit(planned)}",
+            f"{counted(len(planned.trials), 'trial')}, {_at_a_time(planned)}, on "
+            f"{counted(planned.num_workers, 'worker')}{_time_limit(planned)}",
             f"{amount(steps)} steps of {amount(tokens)} tokens; {counting_words(planned)}",
             *amounts,
             "",
@@ -181,6 +196,16 @@ def plan_table(rows: Sequence[tuple[str, str, str]], columns: int | None) -> str
     for line, (_, _, overrides) in zip(lines, rows, strict=True):
         parts += [line, *textwrap.wrap(overrides, columns - 1, initial_indent="    ", subsequent_indent="    ")]
     return "\n".join(parts)
+
+
+def _at_a_time(planned: "Plan") -> str:
+    """How many legs run at the same time, and where."""
+    from sweeps.spec.words import counted
+
+    if planned.parallel is None:
+        return "one at a time"
+    most = "a block on every free node" if planned.parallel == "auto" else f"up to {counted(planned.parallel, 'block')}"
+    return f"{most} at a time, a block's legs one after the other on one node"
 
 
 def _time_limit(planned: "Plan") -> str:

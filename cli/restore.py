@@ -5,7 +5,19 @@ from typing import Annotated
 import typer
 
 from cli.completing import legs as legs_of
-from cli.options import Address, Commit, Events, Exp, Grace, Notify, NumWorkers, ReportTo, StopAfter, Storage
+from cli.options import (
+    Address,
+    Commit,
+    Events,
+    Exp,
+    Grace,
+    Notify,
+    NumWorkers,
+    ParallelBlocks,
+    ReportTo,
+    StopAfter,
+    Storage,
+)
 
 
 def restore(
@@ -28,6 +40,7 @@ def restore(
     blocks: Annotated[
         str | None, typer.Option(metavar="N|auto", help="Add blocks up to N, or until the gates are decided.")
     ] = None,
+    parallel: ParallelBlocks = None,
 ) -> int:
     """Run what an experiment has not completed.
 
@@ -49,6 +62,7 @@ def restore(
         report_to=report_to,
         commit=commit,
         blocks=blocks or "1",
+        parallel=parallel,
         events=events,
         notify=notify,
     )

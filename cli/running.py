@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sweeps.records.experiment import Experiment
     from sweeps.results.measures.snapshot import Snapshot
     from sweeps.results.report.publish import ReportCopy
+    from sweeps.spec.parts import Parallel
     from sweeps.spec.plan import Plan
 
 
@@ -23,6 +24,7 @@ class LaunchOptions:
     report_copy: "ReportCopy | None" = None
     num_blocks: int = 1  # to which the experiment grows, if it has fewer
     adds_until_decided: bool = False  # further blocks, one at a time
+    parallel: "Parallel" = None  # blocks at a time, each on one node; None: as planned
     prints_events: bool = False  # as JSON, on stdout
     notify: tuple[str, ...] | None = None  # a command that is run for some events
 
@@ -34,12 +36,13 @@ def run_options(
     report_to: Path | None = None,
     commit: bool = False,
     blocks: str = "1",
+    parallel: str | None = None,
     events: str | None = None,
     notify: str | None = None,
 ) -> LaunchOptions:
     """The options as typed. Raises UsageError for a time, a place or a command that cannot be."""
     from cli.announcing import checked_command
-    from cli.choices import AUTO, first_blocks
+    from cli.choices import AUTO, first_blocks, parallel_blocks
     from sweeps.results.report.publish import ReportCopy
     from sweeps.spec.duration import check_seconds, seconds_of
     from sweeps.spec.errors import UsageError
@@ -64,6 +67,7 @@ def run_options(
         report_copy=report_copy,
         num_blocks=first_blocks(blocks),
         adds_until_decided=blocks == AUTO,
+        parallel=None if parallel is None else parallel_blocks(parallel),
         prints_events=events == "json",
         notify=checked_command(notify),
     )
@@ -130,6 +134,8 @@ def run_and_tell(
             retry=retry,
             drop=drop,
             grow=lambda e: _grow(e, options),
+            grow_ahead=lambda e, ahead: _grow(e, options, ahead),
+            parallel=options.parallel,
         )
         outcome = run_experiment(experiment, context)
     if not options.prints_events:
@@ -145,13 +151,16 @@ def _print_places(experiment: "Experiment") -> None:
             out(experiment.store.uri_of(place))
 
 
-def _grow(experiment: "Experiment", options: LaunchOptions) -> bool:
-    """Adds the blocks that were asked for, or one more while the gates are undecided. False if there are enough."""
+def _grow(experiment: "Experiment", options: LaunchOptions, ahead: int = 1) -> bool:
+    """Adds the blocks that were asked for, or one more while the gates are undecided. False if there are enough.
+
+    `ahead`: how many blocks there may be beyond the complete ones.
+    """
     from sweeps.results.decisions.growth import blocks_wanted
     from sweeps.results.measures.snapshot import read_snapshot
 
     present = experiment.plan.num_blocks
-    wanted = blocks_wanted(read_snapshot(experiment)) if options.adds_until_decided else options.num_blocks
+    wanted = blocks_wanted(read_snapshot(experiment), ahead) if options.adds_until_decided else options.num_blocks
     if wanted <= present:
         return False
     experiment.grow(wanted)

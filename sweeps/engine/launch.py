@@ -10,14 +10,14 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 from sweeps.engine.cluster.checks import LOCAL, Resources, check_plan, why_spread
-from sweeps.engine.cluster.nodes import check_nodes
+from sweeps.engine.cluster.nodes import check_holding, check_nodes
 from sweeps.engine.cluster.reservations import free_reservations_of_dead_launches
 from sweeps.engine.cluster.session import connected
 from sweeps.engine.preflight import PreflightEvents, create_preflight
 from sweeps.engine.processes import launch_processes
 from sweeps.engine.processes.output import others_into_log
 from sweeps.engine.trials.context import LaunchContext, OnEvent
-from sweeps.engine.trials.run import TrialsRun, is_open, refresh_results
+from sweeps.engine.trials.run import TrialsRun, is_open, nodes_for, planned_parallel, refresh_results
 from sweeps.engine.watching.events import ExperimentEnded, Warned
 from sweeps.engine.watching.stop import StopAtOnce, StopState, signals_into
 from sweeps.engine.watching.waits import reporting
@@ -27,6 +27,7 @@ from sweeps.records.home import typed_name
 from sweeps.records.owner import Owner
 from sweeps.records.provenance import running_commit, why_unknown
 from sweeps.spec.errors import Interrupted, LegsFailed, Terminated
+from sweeps.spec.words import counted
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,8 @@ def _cluster(experiment: Experiment, context: LaunchContext, mark: str) -> Gener
     with others_into_log(ray_log), contextlib.ExitStack() as stack:
         with reporting(name, context.on_event):
             resources = stack.enter_context(connected(address, num_workers=workers, mark=mark))
-        check_plan(experiment.plan, workers, resources)
-        spread = why_spread(experiment.plan, workers, resources)
-        if spread is not None:
-            context.on_event(Warned(message=spread))
+        for sentence in _check_places(experiment, context, workers, resources):
+            context.on_event(Warned(message=sentence))
         with reporting("every node to say whether it reaches the storage", context.on_event):
             check_nodes(experiment.uri)
         if not resources.is_private and (freed := free_reservations_of_dead_launches()):
@@ -94,6 +93,20 @@ def _cluster(experiment: Experiment, context: LaunchContext, mark: str) -> Gener
         yield resources
         with reporting("Ray to end its processes", context.on_event):
             stack.close()
+
+
+def _check_places(experiment: Experiment, context: LaunchContext, workers: int, resources: Resources) -> Generator[str]:
+    """What is worth a warning about the places of legs. Raises NoCluster if there is no place for one."""
+    parallel = planned_parallel(experiment, context)
+    check_plan(experiment.plan, workers, resources, on_one_node=parallel is not None)
+    if parallel is None:
+        spread = why_spread(experiment.plan, workers, resources)
+        if spread is not None:
+            yield spread
+        return
+    num_holding = check_holding(nodes_for(experiment, workers, resources), resources.where)
+    if parallel != "auto" and parallel > num_holding:
+        yield f"{counted(num_holding, 'node')} can hold a leg, so that many blocks run at a time, not {parallel}"
 
 
 def _run_trials(experiment: Experiment, context: LaunchContext, resources: Resources, stop: StopState) -> None:
@@ -117,7 +130,8 @@ def _may_grow(experiment: Experiment, stop: StopState) -> bool:
 def _run_preflight(experiment: Experiment, context: LaunchContext, resources: Resources, stop: StopState) -> None:
     """A few steps of every leg, as a separate experiment. What rejects one of them ends the whole launch."""
     short = create_preflight(experiment)
-    quiet = replace(context, on_event=PreflightEvents(short, context.on_event), refresh=_no_results)
+    parallel = None if planned_parallel(experiment, context) is None else 1
+    quiet = replace(context, on_event=PreflightEvents(short, context.on_event), refresh=_no_results, parallel=parallel)
     TrialsRun(short, quiet, resources, stop, also_asked=experiment.stop_requested).run()
     refusal = short.refusal()
     if refusal is not None:

@@ -32,7 +32,8 @@ def short_plan(plan: Plan, completed: Collection[str] = ()) -> Plan:
     for trial in plan.trials:
         if trial.name not in completed:
             firsts.setdefault(trial.leg.name, _short(trial))
-    return replace(plan, num_blocks=1, window_steps=1, trials=tuple(firsts.values()))
+    parallel = None if plan.parallel is None else 1
+    return replace(plan, num_blocks=1, window_steps=1, trials=tuple(firsts.values()), parallel=parallel)
 
 
 def _short(trial: Trial) -> Trial:

@@ -114,6 +114,18 @@ def is_of_job(placement_group_id: str, job_id: str) -> bool:
     return placement_group_id.endswith(job_id)
 
 
+# Private: what is free on each node.
+# Why: a block gets a node to itself, and the sum over the cluster does not say which one is free.
+# Until: `ray.available_resources` says it by node.
+
+
+def free_by_node() -> dict[str, dict[str, float]]:
+    """The free resources of each living node, by the node's id."""
+    from ray._private import state
+
+    return state.available_resources_per_node()
+
+
 # Private: the switch for systems without clusters, and that settings are read when Ray is imported.
 # Why: a private cluster is to open no port to others, and needs its own token, whatever was imported before.
 # Until: `ray.init` takes an address to bind to, and a token.

@@ -84,6 +84,11 @@ class AttemptRecord:
     node_host: str | None = None  # the name of that node's machine
 
     @property
+    def ran_on(self) -> str:
+        """The machine that its steps ran on: the bound node's, else the driver's."""
+        return self.node_host or self.host
+
+    @property
     def has_failed_for_good(self) -> bool:
         """Whether its own error ended it and no retry was asked for."""
         return self.end == "failed" and self.retry_utc is None
@@ -192,6 +197,17 @@ class Refusal:
     exit_code: int  # of the launch that it ends
 
 
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """A block was bound to another node than the one that its legs had begun on."""
+
+    block: int
+    node_id: str  # Ray's
+    node_host: str
+    again: list[str]  # completed trials that run again there
+    moved_utc: str
+
+
 Document = (
     Manifest
     | Growth
@@ -204,6 +220,7 @@ Document = (
     | Calibration
     | StopRequest
     | Refusal
+    | Move
 )
 D = TypeVar(
     "D",
@@ -218,6 +235,7 @@ D = TypeVar(
     Calibration,
     StopRequest,
     Refusal,
+    Move,
 )
 
 _SCHEMAS: dict[type, str] = {
@@ -232,6 +250,7 @@ _SCHEMAS: dict[type, str] = {
     Calibration: "nanochat-sweep/calibration/1",
     StopRequest: "nanochat-sweep/stop-request/1",
     Refusal: "nanochat-sweep/refusal/1",
+    Move: "nanochat-sweep/move/1",
 }
 
 

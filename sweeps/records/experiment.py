@@ -19,6 +19,7 @@ from sweeps.records.documents import (
     ExperimentState,
     Growth,
     Manifest,
+    Move,
     Refusal,
     StopRequest,
     TrialState,
@@ -39,6 +40,7 @@ from sweeps.spec.plan import Plan, grown, plan_from_json
 _GROWTH = "blocks.json"
 _STOP = "requests/stop.json"
 _REFUSAL = "requests/refusal.json"
+_MOVES = "moves"
 
 
 class Experiment:
@@ -200,10 +202,40 @@ class Experiment:
             return None
         return from_bytes(Refusal, data, self.store.uri_of(_REFUSAL))
 
+    def refuse_on_node(self, node_id: str, reason: str, exit_code: int) -> None:
+        """Says, for the owner to read, why no leg can be started on a node; on others it may."""
+        self.store.write(_refusal_of(node_id), to_bytes(Refusal(reason=reason, exit_code=exit_code)))
+
+    def refusal_on_node(self, node_id: str) -> Refusal | None:
+        """Why a leg was not started on a node."""
+        try:
+            data = self.store.read(_refusal_of(node_id))
+        except FileNotFoundError:
+            return None
+        return from_bytes(Refusal, data, self.store.uri_of(_refusal_of(node_id)))
+
     def clear_requests(self) -> None:
         """Forgets stop requests and refusals; for a new owner to call before it starts."""
-        self.store.delete(_STOP)
-        self.store.delete(_REFUSAL)
+        for name in self.store.list("requests"):
+            self.store.delete(f"requests/{name}")
+
+    def move(self, move: Move) -> None:
+        """Notes that a block is bound to another node, and has its completed trials that are named run again.
+
+        The note comes first: who reads storage meanwhile looks again at what was settled.
+        """
+        self.store.create(f"{_MOVES}/{self.num_moves():06d}.json", to_bytes(move))
+        for name in move.again:
+            self._record(name).begin_again()
+
+    def num_moves(self) -> int:
+        """How often a block was bound to another node."""
+        return len(self.store.list(_MOVES))
+
+    def moves(self) -> list[Move]:
+        """The moves of blocks, oldest first."""
+        paths = [f"{_MOVES}/{name}" for name in sorted(self.store.list(_MOVES)) if name.endswith(".json")]
+        return [from_bytes(Move, self.store.read(path), self.store.uri_of(path)) for path in paths]
 
     def trial_states(self) -> dict[str, TrialState]:
         """The state of each trial by name, in plan order. One with a damaged document is interrupted: it has no end."""
@@ -236,6 +268,10 @@ class Experiment:
 
     def _record(self, name: str) -> TrialRecord:
         return TrialRecord(self.store, name, owner_lives=lambda: self.owner() is not None)
+
+
+def _refusal_of(node_id: str) -> str:
+    return f"requests/refusal-{node_id}.json"
 
 
 def _digest(plan: dict[str, Any]) -> str | None:

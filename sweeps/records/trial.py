@@ -132,6 +132,18 @@ class TrialRecord:
         if attempts and attempts[-1].has_failed_for_good:
             self.note(attempts[-1].number, "user", retry_utc=utc_now())
 
+    def begin_again(self) -> None:
+        """Has a completed trial run again from its start. Its attempts and rows stay; the new rows will count.
+
+        The result goes last: what is cut off before that leaves a completed trial.
+        """
+        attempts = self.attempts()
+        if not attempts:
+            return
+        self.note(attempts[-1].number, "user", again_utc=utc_now())
+        self._store.delete_tree(self.folders.train)
+        self._store.delete(self.folders.result)
+
     def append_rows(self, attempt: int, rows: Iterable[StepRow]) -> None:
         """Stores finished steps as one new immutable part; nothing for no rows."""
         data = encode_rows(rows)

@@ -5,7 +5,7 @@ They are plain values: what they mean together (legs, trials, verdicts) is decid
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from nanochat.config import ConfigError, check_path
 from nanochat.values import misfit, shown
@@ -34,6 +34,16 @@ def check_whole(what: str, value: Any) -> None:
     """Raises SweepError unless `value` is a whole number from 1 on that 64 bits can hold."""
     if misfit(value, (int,)) or value < 1:
         raise SweepError(f"{what} must be a whole number from 1 on, got {shown(value)}")
+
+
+Parallel = int | Literal["auto"] | None
+"""How many blocks run at the same time, each on one node; auto: one on every free node; None: one leg at a time."""
+
+
+def check_parallel(what: str, value: Any) -> None:
+    """Raises SweepError unless `value` is a Parallel."""
+    if value not in (None, "auto"):
+        check_whole(f"{what} (unless it is 'auto')", value)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from sweeps.spec.counting import check_window
 from sweeps.spec.errors import CorruptData, SweepError
 from sweeps.spec.legs import Leg
 from sweeps.spec.names import nearest
-from sweeps.spec.parts import Gate
+from sweeps.spec.parts import Gate, Parallel
 from sweeps.spec.sweep import Sweep
 
 MAX_TRIALS = 10_000
@@ -53,6 +53,7 @@ class Plan:
     legs: tuple[Leg, ...]
     trials: tuple[Trial, ...]
     leg_timeout_s: float | None = None  # after which a leg counts as failed
+    parallel: Parallel = None  # blocks at a time, each on one node
 
     @property
     def baseline(self) -> Leg:
@@ -108,6 +109,7 @@ def make_plan_of_legs(sweep: Sweep, legs: tuple[Leg, ...], num_blocks: int, max_
         legs=legs,
         trials=trials,
         leg_timeout_s=sweep.leg_timeout_s,
+        parallel=sweep.parallel,
     )
 
 
@@ -205,6 +207,7 @@ def plan_to_json(plan: Plan) -> dict[str, Any]:
         "max_blocks": plan.max_blocks,
         "window_steps": plan.window_steps,
         "leg_timeout_s": plan.leg_timeout_s,
+        "parallel": plan.parallel,
         "gates": [dataclasses.asdict(gate) for gate in plan.gates],
         "legs": [
             {
@@ -277,6 +280,7 @@ def _check_stored(plan: Plan) -> None:
         "it has more blocks than at most": plan.num_blocks <= plan.max_blocks,
         "it has no workers": plan.num_workers > 0,
         "its window has no steps": plan.window_steps > 0,
+        "its blocks at a time are none": plan.parallel is None or plan.parallel == "auto" or plan.parallel > 0,
         "its legs have no time": plan.leg_timeout_s is None or plan.leg_timeout_s > 0,
     }
     for problem, holds in rules.items():

@@ -13,7 +13,7 @@ from sweeps.spec.duration import positive_seconds
 from sweeps.spec.errors import SweepError, UsageError
 from sweeps.spec.legs import Leg, Role, expand, grid, point_index
 from sweeps.spec.names import check_name, nearest
-from sweeps.spec.parts import Axis, Control, Gate, TailWindow, check_whole
+from sweeps.spec.parts import Axis, Control, Gate, Parallel, TailWindow, check_parallel, check_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,9 @@ class Sweep:
 
     `baseline` and `candidate` pick a leg by axis values; the candidate alone decides the gates. `only` restricts the
     grid to the listed points. A leg that has not ended after `leg_timeout`, "20m" or seconds, is stopped with a
-    checkpoint and counts as failed. `leg_name` names a leg from its config; without it names follow from the axis
-    values. `question` is the first paragraph of the sweep file's docstring.
+    checkpoint and counts as failed. `parallel`, a number or "auto", runs blocks side by side on the nodes of a cluster;
+    each has one node, where its legs run one after the other. `leg_name` names a leg from its config; without it names
+    follow from the axis values. `question` is the first paragraph of the sweep file's docstring.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Sweep:
     gates: Sequence[Gate] = ()
     checkpoint_every: int | None = None
     leg_timeout: float | str | None = None
+    parallel: Parallel = None
     leg_name: Callable[[TrainConfig], str] | None = None
     question: str = ""
     legs: tuple[Leg, ...] = field(init=False, repr=False)
@@ -48,6 +50,7 @@ class Sweep:
         check_whole(f"sweep {self.name}: num_workers", self.num_workers)
         if self.checkpoint_every is not None:
             check_whole(f"sweep {self.name}: checkpoint_every", self.checkpoint_every)
+        check_parallel(f"sweep {self.name}: parallel", self.parallel)
         object.__setattr__(self, "leg_timeout_s", _seconds(self.name, self.leg_timeout))
         paths = [axis.path for axis in self.axes]
         for path in paths:

@@ -55,8 +55,11 @@ def check_before_start(plan: Plan, num_workers: int, address: str | None) -> str
     return cluster
 
 
-def check_plan(plan: Plan, num_workers: int, resources: Resources) -> None:
-    """Raises NoCluster where a trial of the plan has no place, saying what would have one; UsageError if none has."""
+def check_plan(plan: Plan, num_workers: int, resources: Resources, *, on_one_node: bool = False) -> None:
+    """Raises NoCluster where a trial of the plan has no place, saying what would have one; UsageError if none has.
+
+    `on_one_node`: each leg gets a node to itself, which is looked at elsewhere.
+    """
     for trial in plan.trials:
         on_gpu = device_of(trial.config, resources.num_gpus) == "cuda"
         if on_gpu:
@@ -68,7 +71,8 @@ def check_plan(plan: Plan, num_workers: int, resources: Resources) -> None:
             )
         else:
             _check_cpus(plan.sweep, trial.config, num_workers, resources)
-        _check_places(plan.sweep, num_workers, resources, on_gpu=on_gpu)
+        if not on_one_node:
+            _check_places(plan.sweep, num_workers, resources, on_gpu=on_gpu)
 
 
 def leg_placement(config: TrainConfig, num_workers: int, resources: Resources) -> LegPlacement:

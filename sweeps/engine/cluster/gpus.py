@@ -42,18 +42,21 @@ def occupancy(holders: Sequence[Holder]) -> Occupancy:
     return Occupancy(to_end=ours, strangers=strangers)
 
 
-def free(mark: str, gpus: Sequence[int] | None = None) -> str | None:
-    """Makes this host's GPUs free for the launch with this mark. Why they are not, or None."""
+def free(mark: str, gpus: Sequence[int] | None = None, living: Sequence[str] = ()) -> str | None:
+    """Makes this host's GPUs free for the launch with this mark. Why they are not, or None.
+
+    `living`: the marks of legs that run next to the one that is about to start; nothing of theirs is killed.
+    """
     chosen = visible_gpus() if gpus is None else gpus
     deadline = time.monotonic() + FREED_S
     while True:
-        seen = occupancy(holders(mark, chosen))
+        seen = occupancy(holders(mark, chosen, living))
         if not seen.strangers and not seen.to_end:
             return None
         if time.monotonic() > deadline:
             break
         for pid in seen.to_end:
-            signal_if(pid, signal.SIGKILL, lambda found: launch_processes.is_related(found, mark))
+            signal_if(pid, signal.SIGKILL, lambda found: _is_left(found, mark, living))
         time.sleep(0.5)
     if seen.strangers:
         return in_use_by_others(seen.strangers)
@@ -69,7 +72,17 @@ def in_use_by_others(strangers: Sequence[Holder]) -> str:
     )
 
 
-def holders(mark: str, gpus: Sequence[int]) -> list[Holder]:
+def legs_on_gpus(mark: str) -> list[str]:
+    """The marks of this experiment's legs that have a process on a GPU which is visible here."""
+    pids = [holder.pid for holder in holders(mark, visible_gpus()) if holder.is_ours]
+    return list(dict.fromkeys(leg for pid in pids if (leg := launch_processes.leg_of(pid)) is not None))
+
+
+def _is_left(pid: int, mark: str, living: Sequence[str]) -> bool:
+    return launch_processes.is_related(pid, mark) and launch_processes.leg_of(pid) not in living
+
+
+def holders(mark: str, gpus: Sequence[int], living: Sequence[str] = ()) -> list[Holder]:
     """The processes that compute on the given GPUs, except this one."""
     try:
         nvml = _nvml()
@@ -79,18 +92,27 @@ def holders(mark: str, gpus: Sequence[int]) -> list[Holder]:
     for gpu in gpus:
         for process in nvml.nvmlDeviceGetComputeRunningProcesses(nvml.nvmlDeviceGetHandleByIndex(gpu)):
             if process.pid != os.getpid():
-                found.append(Holder(gpu, process.pid, launch_processes.is_related(process.pid, mark)))
+                found.append(Holder(gpu, process.pid, _is_left(process.pid, mark, living)))
     return found
 
 
 def visible_gpus() -> list[int]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves to us, by the driver's numbers; all of them if it is not set."""
+    return chosen_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), _all_ids())
+
+
+def visible_ids() -> list[str]:
+    """The same GPUs by the ids that no other GPU has."""
+    ids = _all_ids()
+    return [ids[number] for number in chosen_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), ids)]
+
+
+def _all_ids() -> list[str]:
     try:
         nvml = _nvml()
-        ids = [nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(nvml.nvmlDeviceGetCount())]
+        return [nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetHandleByIndex(i)) for i in range(nvml.nvmlDeviceGetCount())]
     except Exception:
         return []
-    return chosen_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), ids)
 
 
 def chosen_gpus(setting: str | None, ids: Sequence[str]) -> list[int]:

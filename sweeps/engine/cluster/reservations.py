@@ -17,13 +17,13 @@ from sweeps.engine.ray_private import ended_jobs_with, is_of_job
 _WAITING = ("PENDING", "PREPARED", "RESCHEDULING")
 
 
-def free_reservations() -> list[str]:
-    """Removes every reservation of this job for workers, and returns their ids. Call it while no attempt runs: legs of
-    a launch run one at a time, so all of them are left over."""
+def free_reservations(tag: int | None = None) -> list[str]:
+    """Removes reservations of this job for workers, and returns their ids: those of the leg with this tag, without one
+    those of all legs. Call it while no attempt runs that they could belong to."""
     import ray
     from ray.util.placement_group import placement_group_table
 
-    found = left_over(placement_group_table(), ray.get_runtime_context().get_job_id())
+    found = left_over(placement_group_table(), ray.get_runtime_context().get_job_id(), tag)
     _remove(found)
     return found
 
@@ -81,12 +81,29 @@ def describe_unmet(
     )
 
 
-def left_over(table: Mapping[str, Mapping[str, Any]], job_id: str) -> list[str]:
-    """The ids of reservations for workers, by a whole CPU each; a driver's own place is a hundredth of one."""
+def left_over(table: Mapping[str, Mapping[str, Any]], job_id: str, tag: int | None = None) -> list[str]:
+    """The ids of reservations for workers, by a whole CPU each; a driver's own place is a hundredth of one.
+
+    `tag`: those of one leg, whose workers reserve as many bytes.
+    """
     return [
         id
         for id, group in table.items()
         if is_of_job(id, job_id)
         and group["state"] != "REMOVED"
         and any(bundle.get("CPU", 0) >= 1 for bundle in group["bundles"].values())
+        and (tag is None or _has_tag(group, tag))
     ]
+
+
+def tagged(bundle: Mapping[str, float], tag: int) -> dict[str, float]:
+    """What a worker of a leg reserves, with the leg's tag.
+
+    Ray Train makes the reservation and gives it no name. What it holds is ours to say, and some bytes of memory more
+    are nothing to a node.
+    """
+    return {**bundle, "memory": float(tag)}
+
+
+def _has_tag(group: Mapping[str, Any], tag: int) -> bool:
+    return any(round(bundle.get("memory", 0)) == tag for bundle in group["bundles"].values())

@@ -19,7 +19,7 @@ from pathlib import Path
 from sweeps.engine.processes.signals import signal_if
 
 MARK_VARIABLE = "NANOCHAT_SWEEP_FAMILY"
-LEG_VARIABLE = "NANOCHAT_SWEEP_LEG"  # set by each rank for its children
+LEG_VARIABLE = "NANOCHAT_SWEEP_LEG"  # of each rank, and of what it starts
 
 
 def mark_of(experiment_uri: str, owner_id: str) -> str:
@@ -43,13 +43,18 @@ def is_member(pid: int, mark: str) -> bool:
 
 
 def leg_mark(experiment_uri: str, trial: str) -> str:
-    """The mark of what a trial's ranks start."""
+    """The mark of a trial's ranks and of what they start."""
     return f"{_folder_mark(experiment_uri)}/{trial}"
 
 
 def is_of_leg(pid: int, mark: str) -> bool:
-    """Whether a rank of the leg with this mark has started a process."""
-    return _mark(pid, LEG_VARIABLE) == mark
+    """True if a process is a rank of the leg with this mark, or was started by one."""
+    return leg_of(pid) == mark
+
+
+def leg_of(pid: int) -> str | None:
+    """The mark of the leg that a process belongs to; None for any other process."""
+    return _mark(pid, LEG_VARIABLE)
 
 
 def leftovers(experiment_uri: str, own_mark: str) -> list[int]:

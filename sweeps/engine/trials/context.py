@@ -7,12 +7,14 @@ from sweeps.engine.ranks.worker import TrainFunction
 from sweeps.engine.watching.events import Event
 from sweeps.engine.watching.hang_watch import Limits
 from sweeps.records.experiment import Experiment
+from sweeps.spec.parts import Parallel
 
 DEFAULT_GRACE_S = 60.0
 
 OnEvent = Callable[[Event], None]
 Refresh = Callable[[Experiment], object]
 Grow = Callable[[Experiment], bool]
+GrowAhead = Callable[[Experiment, int], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,5 +31,8 @@ class LaunchContext:
     retry: Sequence[str] = ()  # trials that failed or were dropped, and run again
     drop: Sequence[str] = ()  # trials that are given up
     grow: Grow = lambda experiment: False  # called when all trials are over; True: it added trials, which run too
+    # The same while a node is free and trials run; with the number of blocks that may be ahead of the complete ones.
+    grow_ahead: GrowAhead = lambda experiment, ahead: False
+    parallel: Parallel = None  # blocks at a time, each on one node; None: as planned
     limits: Limits = field(default_factory=Limits)
     train: TrainFunction | None = None  # replaces the trainer, for tests

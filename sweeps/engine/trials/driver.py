@@ -19,7 +19,8 @@ from nanochat.config import TextError, TrainConfig
 from sweeps.engine.cluster import gpus
 from sweeps.engine.cluster.checks import device_of
 from sweeps.engine.cluster.on_node import on_node
-from sweeps.engine.cluster.reservations import free_reservations
+from sweeps.engine.cluster.places import NODE_LABEL
+from sweeps.engine.cluster.reservations import free_reservations, tagged
 from sweeps.engine.processes import launch_processes
 from sweeps.engine.processes.storage_retry import StorageLost, with_retries
 from sweeps.engine.ranks.rank import RankTask, Superseded
@@ -56,6 +57,9 @@ class TrialTask:
     owns_all_gpus: bool  # no other experiment's legs run on this cluster's GPUs
     placement: Literal["STRICT_PACK", "PACK"]  # of the workers
     driver_nodes: Sequence[str]  # ids of those that the driver may be on; none: any
+    tag: int  # of the leg's reservation
+    node_id: str | None  # of the node that the leg's block is bound to; None: bound to none, and no leg runs beside it
+    node_host: str | None
     step_limit_s: float
     first_step_limit_s: float
 
@@ -77,11 +81,29 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None = None) -> Non
             case Move.START | Move.CONTINUE:
                 if with_retries(experiment.refusal) is not None or _is_refused(experiment, trial.config, task):
                     return
+                if task.node_id is not None and not _can_start_on(experiment, task.node_id):
+                    return
                 _make_attempt(experiment, record, trial, task, train)
             case Move.WRITE_RESULT:
                 with_retries(lambda: write_result(record, trial, keep_of(experiment.manifest.settings)))
             case _:
                 return
+
+
+def _can_start_on(experiment: Experiment, node_id: str) -> bool:
+    """True if a node lives and no leg has found it unfit. If not, the leg's block goes on elsewhere."""
+    import ray
+
+    lives = any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+    return lives and with_retries(lambda: experiment.refusal_on_node(node_id)) is None
+
+
+def _refuse(experiment: Experiment, task_node: str | None, reason: str, exit_code: int) -> None:
+    """Of a bound leg its node alone is refused; else the launch, as the next leg would meet the same."""
+    if task_node is None:
+        with_retries(lambda: experiment.refuse(reason, exit_code))
+    else:
+        with_retries(lambda: experiment.refuse_on_node(task_node, reason, exit_code))
 
 
 def _is_refused(experiment: Experiment, config: TrainConfig, task: TrialTask) -> bool:
@@ -94,10 +116,30 @@ def _is_refused(experiment: Experiment, config: TrainConfig, task: TrialTask) ->
     mark = launch_processes.own_mark()
     nodes: list[dict[str, Any]] = ray.nodes()
     with_gpus = [node["NodeID"] for node in nodes if node["Alive"] and node["Resources"].get("GPU")]
-    refusals = [refusal for id in with_gpus if (refusal := on_node(id, gpus.free, mark))]
+    asked = [id for id in with_gpus if task.node_id in (None, id)]
+    living = [] if task.node_id is None else _living_legs(experiment, task, mark)
+    refusals = [refusal for id in asked if (refusal := on_node(id, gpus.free, mark, None, living))]
     if refusals:
-        with_retries(lambda: experiment.refuse(refusals[0], NoCluster.exit_code))
+        _refuse(experiment, task.node_id, refusals[0], NoCluster.exit_code)
     return bool(refusals)
+
+
+def _living_legs(experiment: Experiment, task: TrialTask, mark: str) -> list[str]:
+    """The marks of legs that run beside this one and have a process on its node's GPUs: two nodes share a GPU then."""
+    assert task.node_id is not None
+    found = on_node(task.node_id, gpus.legs_on_gpus, mark)
+    others = {
+        launch_processes.leg_mark(experiment.uri, trial.name): trial.name
+        for trial in experiment.plan.trials
+        if trial.name != task.trial
+    }
+    living: list[str] = []
+    for leg in found:
+        if leg in others:
+            attempts = with_retries(experiment.trial(others[leg]).attempts)
+            if attempts and attempts[-1].end is None:
+                living.append(leg)
+    return living
 
 
 def stored_trial(experiment: Experiment, record: TrialRecord, num_earlier: int) -> StoredTrial:
@@ -110,6 +152,7 @@ def stored_trial(experiment: Experiment, record: TrialRecord, num_earlier: int) 
         ends=ends,
         num_earlier=num_earlier,
         retry_asked=bool(attempts) and attempts[-1].retry_utc is not None,
+        again_asked=bool(attempts) and attempts[-1].again_utc is not None,
     )
 
 
@@ -117,8 +160,8 @@ def _make_attempt(
     experiment: Experiment, record: TrialRecord, trial: Trial, task: TrialTask, train: TrainFunction | None
 ) -> None:
     """One attempt, from its record's opening to its end, after which no process of it is left."""
-    free_reservations()
-    attempt = with_retries(lambda: _open_attempt(record, trial.config, task.num_workers))
+    free_reservations(None if task.node_id is None else task.tag)
+    attempt = with_retries(lambda: _open_attempt(record, trial.config, task))
     limits = Limits(first_step_s=task.first_step_limit_s, step_s=task.step_limit_s)
     error: Exception | None = None
     begin, number = time.monotonic(), attempt.number
@@ -129,7 +172,7 @@ def _make_attempt(
         error = raised
     _end_what_is_left(experiment, record.name, attempt.number)
     run_s = time.monotonic() - begin
-    with_retries(lambda: close_attempt(experiment, record, attempt.number, error, run_s))
+    with_retries(lambda: close_attempt(experiment, record, attempt.number, error, run_s, task.node_id))
 
 
 def _end_what_is_left(experiment: Experiment, trial: str, attempt: int) -> None:
@@ -141,18 +184,26 @@ def _end_what_is_left(experiment: Experiment, trial: str, attempt: int) -> None:
             on_node(node_id, end_leg, mark, leg, [place for place in ranks if place.node_id == node_id])
 
 
-def _open_attempt(record: TrialRecord, config: TrainConfig, num_workers: int) -> AttemptRecord:
+def _open_attempt(record: TrialRecord, config: TrainConfig, task: TrialTask) -> AttemptRecord:
     record.write_config(config)
-    return record.start_attempt(num_workers=num_workers, code=running_code())
+    return record.start_attempt(
+        num_workers=task.num_workers, code=running_code(), node_id=task.node_id, node_host=task.node_host
+    )
 
 
 def close_attempt(
-    experiment: Experiment, record: TrialRecord, number: int, error: Exception | None, run_s: float
+    experiment: Experiment,
+    record: TrialRecord,
+    number: int,
+    error: Exception | None,
+    run_s: float,
+    node_id: str | None = None,
 ) -> None:
-    """What the attempt found of the text may refuse the whole launch: the other legs would read the same text."""
+    """What the attempt found of the text may refuse the whole launch, as the other legs would read the same text; of a
+    leg that is bound to a node, `node_id`, it refuses that node, whose copy it is."""
     stored = record.attempt(number)
     if stored.error is not None and stored.error.type in _REFUSALS:
-        experiment.refuse(stored.error.message, _REFUSALS[stored.error.type])
+        _refuse(experiment, node_id, stored.error.message, _REFUSALS[stored.error.type])
     ended = stored if stored.end is not None else _judged(stored, error)
     record.update_attempt(replace(ended, run_s=run_s, ended_utc=ended.ended_utc or utc_now()))
 
@@ -163,6 +214,7 @@ def _fit(record: TrialRecord, attempt: int, config: TrainConfig, task: TrialTask
     from sweeps.engine.ranks.process_group import ProcessGroup
 
     on_gpu = device_of(config, task.num_gpus) == "cuda"
+    leg = {launch_processes.LEG_VARIABLE: launch_processes.leg_mark(task.experiment, task.trial)}
     values: dict[str, Any] = asdict(RankTask(task.experiment, task.trial, attempt))
     trainer = lean_trainer(
         run_rank,
@@ -170,8 +222,9 @@ def _fit(record: TrialRecord, attempt: int, config: TrainConfig, task: TrialTask
         ray.train.ScalingConfig(
             num_workers=task.num_workers,
             use_gpu=on_gpu,
-            resources_per_worker={"CPU": 1, **({"GPU": 1} if on_gpu else {})},
+            resources_per_worker=tagged({"CPU": 1, **({"GPU": 1} if on_gpu else {})}, task.tag),
             placement_strategy=task.placement,
+            label_selector=None if task.node_id is None else {NODE_LABEL: task.node_id},
         ),
         train_loop_config=values if train is None else {**values, "train": train},
         run_config=ray.train.RunConfig(
@@ -181,7 +234,7 @@ def _fit(record: TrialRecord, attempt: int, config: TrainConfig, task: TrialTask
                 max_failures=0, controller_failure_limit=2, max_preemption_failures=0
             ),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=KEEP_CHECKPOINTS),
-            worker_runtime_env={} if on_gpu else {"env_vars": cpu_environment(task.num_threads)},
+            worker_runtime_env={"env_vars": leg | ({} if on_gpu else cpu_environment(task.num_threads))},
         ),
     )
     trainer.fit()

@@ -40,6 +40,7 @@ class StoredTrial:
     ends: Sequence[AttemptEnd | None]  # of all attempts, oldest first
     num_earlier: int  # how many of them belong to earlier launches
     retry_asked: bool = False  # a user wants another attempt after the last one, which failed
+    again_asked: bool = False  # the last one completed on a node that its block has left: from the start again
 
 
 def next_move(trial: StoredTrial, policy: Policy) -> Move:
@@ -47,7 +48,7 @@ def next_move(trial: StoredTrial, policy: Policy) -> Move:
     if trial.has_result:
         return Move.NOTHING
     last = trial.ends[-1] if trial.ends else None
-    if last == "completed":
+    if last == "completed" and not trial.again_asked:
         return Move.WRITE_RESULT
     if last == "failed" and not trial.retry_asked:
         return Move.GIVE_UP_FAILED

@@ -7,16 +7,16 @@ after each leg, in another thread. Whatever Tune raises is only a warning: the r
 # Ray and pyarrow are typed in parts only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+import itertools
 import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nanochat.config import TrainConfig
 from sweeps.engine.cluster.checks import Resources, device_of, leg_placement
-from sweeps.engine.cluster.places import DRIVER_CPUS, NODE_LABEL
+from sweeps.engine.cluster.places import DRIVER_CPUS, NODE_LABEL, LegPlacement, Node
 from sweeps.engine.cluster.reservations import unmet_reservation
 from sweeps.engine.trials.context import LaunchContext
 from sweeps.engine.trials.driver import TrialTask, run_trial
@@ -24,11 +24,18 @@ from sweeps.engine.trials.next_move import Policy
 from sweeps.engine.trials.results import ResultsThread
 from sweeps.engine.watching.events import ExperimentStarted, LegCompleted, LegFailed, Refused, Stopping, Waiting, Warned
 from sweeps.engine.watching.stop import StopAtOnce, StopState, signals_into
-from sweeps.engine.watching.stored_events import StoredEvents
+from sweeps.engine.watching.stored_events import StoredEvents, Unready
 from sweeps.engine.watching.waits import WaitClock, what_for
 from sweeps.records.experiment import Experiment
 from sweeps.records.trial import TrialRecord
 from sweeps.spec.errors import CorruptData, SweepToolError
+from sweeps.spec.parts import Parallel
+from sweeps.spec.plan import Trial
+
+if TYPE_CHECKING:
+    from sweeps.engine.cluster.nodes import ClusterNodes
+    from sweeps.engine.trials.order import PlanOrder
+    from sweeps.engine.trials.side_by_side import SideBySide
 
 JOIN_S = 1.0
 
@@ -58,18 +65,34 @@ class TrialsRun:
         stop: StopState,
         also_asked: Callable[[], str | None] = lambda: None,  # a stop of what this run is a part of
     ) -> None:
-        from sweeps.engine.trials.order import PlanOrder
-
         self._experiment, self._context, self._resources = experiment, context, resources
         self._stop, self._also_asked, self._on_event = stop, also_asked, context.on_event
         self._num_workers = context.num_workers or experiment.plan.num_workers
-        self._order = PlanOrder(self._tasks())
-        self._watch, self._waits = StoredEvents(experiment), WaitClock()
+        self._tags = itertools.count(1)
+        self._side = self._side_by_side()
+        self._order = self._plan_order() if self._side is None else self._side.order
+        self._watch, self._waits = StoredEvents(experiment), dict[str, WaitClock]()
+        self._num_settled = -1  # when it was last seen that no block is to be added
         self._results = ResultsThread(experiment, lambda own: refresh_results(own, context))
         self._is_stopping = False
         self._is_storage_away = False
         self._is_refused = False
         self._warnings: list[str] = []  # of Tune's thread, told by the main one
+
+    def _plan_order(self) -> "PlanOrder":
+        from sweeps.engine.trials.order import PlanOrder
+
+        open_names = {record.name for record in self._experiment.trials() if is_open(record)}
+        return PlanOrder([self._task(trial) for trial in self._experiment.plan.trials if trial.name in open_names])
+
+    def _side_by_side(self) -> "SideBySide | None":
+        parallel = planned_parallel(self._experiment, self._context)
+        if parallel is None:
+            return None
+        from sweeps.engine.trials.side_by_side import SideBySide
+
+        nodes = nodes_for(self._experiment, self._num_workers, self._resources)
+        return SideBySide(self._experiment, parallel, nodes, is_open, self._task)
 
     def run(self) -> None:
         """Returns when Ray has nothing left to do, or when the run has to be killed: storage is safe at any moment."""
@@ -105,6 +128,7 @@ class TrialsRun:
             if not self._is_stopping:
                 self._look_for_stop()
             self._look_for_refusal()
+            self._look_at_blocks()
             for event in self._watch.poll():
                 self._on_event(event)
                 if isinstance(event, LegCompleted | LegFailed):
@@ -128,17 +152,38 @@ class TrialsRun:
             self._order.stop()
             self._on_event(Stopping(reason=reason, grace_s=self._stop.grace_s))
 
+    def _look_at_blocks(self) -> None:
+        """Reports which block got which node; adds blocks while a node is free and the gates are undecided."""
+        if self._side is None:
+            return
+        for event, again in self._side.told():
+            for name, num_attempts in again.items():
+                self._watch.reopen(name, num_attempts)
+            self._on_event(event)
+        if self._is_stopping or self._is_refused or not self._side.order.has_idle_node:
+            return
+        num_settled = sum(not is_open(record) for record in self._experiment.trials())
+        if num_settled == self._num_settled:
+            return
+        if self._context.grow_ahead(self._experiment, self._side.most_blocks):
+            self._watch.look_for_more()
+            self._side.order.add(range(1, self._experiment.plan.num_blocks + 1))
+        else:
+            self._num_settled = num_settled
+
     def _look_for_waits(self) -> None:
         """A leg that does not start says for what it waits."""
-        unready = self._watch.unready()
-        has_started = self._watch.running() is not None
-        key = unready if has_started else "driver"
-        if self._is_stopping or self._is_refused or (not self._order.has_more and not has_started):
-            key = None
-        seconds = self._waits.due(key, time.monotonic())
-        if seconds is not None:
-            what = what_for(None if unready is None else unready.phase, unmet_reservation())
-            self._on_event(Waiting(what=what, seconds=seconds, at=None if unready is None else unready.at))
+        found: dict[str, Unready | None] = {unready.at.trial: unready for unready in self._watch.unready()}
+        if self._order.has_more and self._watch.running() is None:
+            found["the next leg"] = None
+        if self._is_stopping or self._is_refused:
+            found = {}
+        self._waits = {key: self._waits.get(key) or WaitClock() for key in found}
+        for key, unready in found.items():
+            seconds = self._waits[key].due(unready or key, time.monotonic())
+            if seconds is not None:
+                what = what_for(None if unready is None else unready.phase, unmet_reservation())
+                self._on_event(Waiting(what=what, seconds=seconds, at=None if unready is None else unready.at))
 
     def _look_for_refusal(self) -> None:
         """A driver that cannot start its leg says so in storage; the next ones could not start theirs either."""
@@ -175,24 +220,27 @@ class TrialsRun:
             )
             return tuner.fit()
 
-    def _tasks(self) -> list[dict[str, Any]]:
-        configs = {trial.name: trial.config for trial in self._experiment.plan.trials}
-        return [
-            self._task(record.name, configs[record.name]) for record in self._experiment.trials() if is_open(record)
-        ]
-
-    def _task(self, trial: str, config: TrainConfig) -> dict[str, Any]:
-        place = leg_placement(config, self._num_workers, self._resources)
+    def _task(self, trial: Trial, node: Node | None = None) -> dict[str, Any]:
+        """What a trial's driver gets; `node`: to which its block is bound."""
+        place = leg_placement(trial.config, self._num_workers, self._resources)
+        is_private, num_gpus = self._resources.is_private, self._resources.num_gpus
+        num_cores = len(os.sched_getaffinity(0))
+        if node is not None:
+            place, num_cores = bound_placement(), num_cores if is_private else int(node.num_cpus)
+            num_gpus = int(node.num_gpus)
         return TrialTask(
             experiment=self._experiment.uri,
-            trial=trial,
+            trial=trial.name,
             num_workers=self._num_workers,
             num_gpus=self._resources.num_gpus,
-            num_threads=max(1, len(os.sched_getaffinity(0)) // self._num_workers),
+            num_threads=max(1, num_cores // self._num_workers),
             max_interruptions=Policy().max_interruptions,
-            owns_all_gpus=self._resources.is_private or self._num_workers == self._resources.num_gpus,
+            owns_all_gpus=is_private or self._num_workers == num_gpus,
             placement=place.strategy,
             driver_nodes=place.driver_nodes,
+            tag=next(self._tags),
+            node_id=None if node is None else node.id,
+            node_host=None if node is None else node.host,
             step_limit_s=self._context.limits.step_s,
             first_step_limit_s=self._context.limits.first_step_s,
         ).as_config()
@@ -210,15 +258,42 @@ class TrialsRun:
             num_trials=len(trials),
             num_completed=num_completed,
             num_workers=self._num_workers,
-            where=f"on {self._num_workers} {kind}{'' if self._num_workers == 1 else 's'}",
+            where=f"on {self._num_workers} {kind}{'' if self._num_workers == 1 else 's'}{self._in_parallel()}",
         )
+
+    def _in_parallel(self) -> str:
+        if self._side is None:
+            return ""
+        most = self._side.most_blocks
+        return f" of one node, {'1 block' if most == 1 else f'up to {most} blocks'} at a time"
+
+
+def planned_parallel(experiment: Experiment, context: LaunchContext) -> Parallel:
+    """How many blocks run at the same time: what the launch says, else the plan."""
+    return context.parallel if context.parallel is not None else experiment.plan.parallel
+
+
+def nodes_for(experiment: Experiment, num_workers: int, resources: Resources) -> "ClusterNodes":
+    """The cluster's nodes, for legs of this experiment."""
+    from sweeps.engine.cluster.nodes import ClusterNodes
+
+    devices = {device_of(trial.config, resources.num_gpus) for trial in experiment.plan.trials}
+    return ClusterNodes(num_workers, on_gpu="cuda" in devices)
+
+
+def bound_placement() -> LegPlacement:
+    """Of a leg that has a node to itself: its driver is next to the launcher, where it outlives the leg's node."""
+    import ray
+
+    return LegPlacement("STRICT_PACK", (ray.get_runtime_context().get_node_id(),))
 
 
 def _driver_resources(config: dict[str, Any]) -> Any:
-    """What a trial's driver reserves, and where."""
+    """What a trial's driver reserves, and where. One of a bound leg takes no CPU: drivers of several are in one place,
+    and what they reserve could be what the last worker there needs."""
     from ray.tune import PlacementGroupFactory
 
-    bundle = {"CPU": DRIVER_CPUS}
+    bundle: dict[str, int | float] = {"CPU": DRIVER_CPUS} if config["node_id"] is None else {"memory": 1}
     if not config["driver_nodes"]:
         return PlacementGroupFactory([bundle])
     return PlacementGroupFactory(

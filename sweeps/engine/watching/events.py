@@ -166,6 +166,21 @@ class PreflightEnded(LegEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BlockBound(Event):
+    """A block has got a node to itself, where its legs run one after the other."""
+
+    block: int
+    node_id: str
+    host: str
+    again: tuple[str, ...] = ()  # completed legs that run again, because they ran on a node that is lost
+    has_moved: bool = False
+
+    def __str__(self) -> str:
+        text = f"block {self.block} {'moves to' if self.has_moved else 'runs on'} {self.host} (node {self.node_id[:8]})"
+        return f"{text}; to run again there: {', '.join(self.again)}" if self.again else text
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stopping(Event):
     """A stop was asked for; the running leg gets `grace_s` to write a checkpoint."""
 

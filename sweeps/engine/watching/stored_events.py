@@ -72,22 +72,21 @@ class StoredEvents:
 
     def __init__(self, experiment: Experiment) -> None:
         self._experiment = experiment
-        self._records = {record.name: record for record in experiment.trials()}
+        self._records: dict[str, TrialRecord] = {}
         self._seen: dict[str, _Seen] = {}
+        self.look_for_more()
+
+    def look_for_more(self) -> None:
+        """Watches trials that were added to the plan, too."""
+        self._records = {record.name: record for record in self._experiment.trials()}
         for position, (name, record) in enumerate(self._records.items(), start=1):
-            attempts = record.attempts()
-            known = len(attempts)
-            self._seen[name] = _Seen(
-                position,
-                record.new_steps(),
-                settled=record.result() is not None,
-                num_known=known,
-                num_started=known,
-                num_training=known,
-                num_uncompiled=known,
-                num_ended=known,
-            )
-            self._seen[name].steps.skip()
+            if name not in self._seen:
+                self._seen[name] = _first_look(record, position, len(record.attempts()))
+
+    def reopen(self, name: str, num_known: int) -> None:
+        """Watches a trial that was settled and runs again, after `num_known` attempts."""
+        self._seen[name] = _first_look(self._records[name], self._seen[name].position, num_known)
+        self._seen[name].settled = False
 
     def poll(self) -> Iterator[Event]:
         """What happened since the last call, oldest first within a trial. Raises OSError while storage fails."""
@@ -100,22 +99,24 @@ class StoredEvents:
         """The attempt that this launch runs, as of the last call of `poll`."""
         return next((seen.running for seen in self._seen.values() if seen.running is not None), None)
 
-    def unready(self) -> Unready | None:
-        """The attempt that runs, if it has not taken a step yet. Raises OSError while storage fails."""
-        found = next(((name, seen) for name, seen in self._seen.items() if seen.running is not None), None)
-        if found is None:
-            return None
-        name, seen = found
-        assert seen.running is not None
-        number = seen.running.number
+    def unready(self) -> list[Unready]:
+        """The attempts that run and have not taken a step yet. Raises OSError while storage fails."""
+        return [
+            found
+            for name, seen in self._seen.items()
+            if seen.running is not None and (found := self._unready(name, seen, seen.running)) is not None
+        ]
+
+    def _unready(self, name: str, seen: _Seen, running: AttemptRecord) -> Unready | None:
+        number = running.number
         if seen.last_row is not None and seen.last_row.attempt == number:
             return None
-        if seen.running.facts is not None:
+        if running.facts is not None:
             phase = "first step"
         else:
             num_started = len(places(self._experiment.store, name, number))
-            phase = "preparation" if num_started == seen.running.num_workers else "ranks"
-        return Unready(Place(name, seen.position, len(self._records)), number, seen.running.num_workers, phase)
+            phase = "preparation" if num_started == running.num_workers else "ranks"
+        return Unready(Place(name, seen.position, len(self._records)), number, running.num_workers, phase)
 
     def _poll_trial(self, record: TrialRecord, seen: _Seen) -> Iterator[Event]:
         result, attempts = record.result(), record.attempts()
@@ -171,6 +172,21 @@ class StoredEvents:
             rows = record.rows()
             return LegStopped(at=place, attempt=attempt.number, next_step=rows[-1].step + 1 if rows else 0)
         return LegInterrupted(at=place, attempt=attempt.number, message=error.message if error else text)
+
+
+def _first_look(record: TrialRecord, position: int, num_known: int) -> _Seen:
+    seen = _Seen(
+        position,
+        record.new_steps(),
+        settled=record.result() is not None,
+        num_known=num_known,
+        num_started=num_known,
+        num_training=num_known,
+        num_uncompiled=num_known,
+        num_ended=num_known,
+    )
+    seen.steps.skip()
+    return seen
 
 
 def _training(place: Place, attempt: AttemptRecord) -> Iterator[Event]:

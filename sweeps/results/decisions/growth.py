@@ -5,14 +5,19 @@ from sweeps.results.decisions.judgement import Judgement, judge
 from sweeps.results.measures.snapshot import Snapshot
 
 
-def blocks_wanted(snapshot: Snapshot) -> int:
-    """How many blocks the experiment should have in all: as many as it has if another one would tell nothing."""
+def blocks_wanted(snapshot: Snapshot, ahead: int = 1) -> int:
+    """How many blocks the experiment should have in all: as many as it has if another one would tell nothing.
+
+    `ahead`: how many there may be beyond those that are complete, counted from the first on; more than 1 where blocks
+    run side by side. What is decided is decided by the complete ones alone.
+    """
     plan, judgement = snapshot.plan, judge(snapshot)
     if plan.num_blocks < FIRST_LOOK <= plan.max_blocks:
-        return FIRST_LOOK if _can_decide(snapshot) else plan.num_blocks
-    if judgement.num_complete < plan.num_blocks or plan.num_blocks >= plan.max_blocks:
+        return FIRST_LOOK if _can_decide(snapshot, plan.num_blocks) else plan.num_blocks
+    if judgement.num_complete + ahead <= plan.num_blocks or plan.num_blocks >= plan.max_blocks:
         return plan.num_blocks
-    return plan.num_blocks + (1 if _is_open(judgement) and _can_decide(snapshot) else 0)
+    can_decide = judgement.num_complete == 0 or _can_decide(snapshot, judgement.num_complete)
+    return plan.num_blocks + (1 if _is_open(judgement) and can_decide else 0)
 
 
 def _is_open(judgement: Judgement) -> bool:
@@ -23,9 +28,9 @@ def _is_open(judgement: Judgement) -> bool:
     return "INCONCLUSIVE" in words
 
 
-def _can_decide(snapshot: Snapshot) -> bool:
-    """True if, in the last block, the baseline and what is compared with it have numbers; failures would repeat."""
-    last = [trial for trial in snapshot.trials if trial.trial.block == snapshot.plan.num_blocks]
+def _can_decide(snapshot: Snapshot, block: int) -> bool:
+    """True if, in a block, the baseline and what is compared with it have numbers; failures would repeat."""
+    last = [trial for trial in snapshot.trials if trial.trial.block == block]
     done = {trial.trial.leg.name for trial in last if trial.state == "completed" and not trial.fell_back}
     candidate = snapshot.plan.candidate
     legs = {leg.name for leg in snapshot.plan.legs} - _baseline(snapshot)
