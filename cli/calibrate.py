@@ -17,6 +17,7 @@ from cli.options import (
     Storage,
     SweepName,
 )
+from cli.running import RunChoices, check_places
 
 if TYPE_CHECKING:
     from sweeps.records.experiment import Experiment
@@ -50,7 +51,6 @@ def calibrate(
     from cli.choices import Choices, first_blocks
     from cli.console import out
     from cli.counting import say_what_counts
-    from cli.running import check_places, run_options
     from cli.starting import run_new
     from cli.stored import open_snapshot
     from sweeps.engine.cluster.checks import check_before_start
@@ -62,7 +62,7 @@ def calibrate(
     from sweeps.spec.twins import twin_plan
 
     check_places(storage, None)
-    options = run_options(grace_s=grace_s, stop_after=stop_after, blocks=blocks)
+    options = RunChoices(grace_s=grace_s, stop_after=stop_after).checked(blocks)
     choices = Choices(
         sweep=sweep,
         preset=preset,
@@ -70,7 +70,7 @@ def calibrate(
         num_steps=num_steps,
         blocks=blocks,
         max_blocks=max_blocks,
-        set=sets or (),
+        set=sets,
     )
     plan = with_absolute_paths(twin_plan(choices.sweep_at_size(), leg, first_blocks(blocks), max_blocks, inject_pct))
     cluster = check_before_start(plan, plan.num_workers, address or None)

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from cli.options import Blocks, Legs, MaxBlocks, NumSteps, NumWorkers, ParallelBlocks, Preset, Sets, SweepName
+
 if TYPE_CHECKING:
     from sweeps.records.checkpoints import Keep
     from sweeps.records.documents import TrialState
@@ -13,21 +15,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """The options as typed."""
+    """What to run, as typed."""
 
-    sweep: str
-    preset: str | None = None
-    num_workers: int | None = None
-    num_steps: int | None = None
-    blocks: str = "1"
-    max_blocks: int | None = None
-    parallel: str | None = None
-    legs: str | None = None
-    set: Sequence[str] = ()
+    sweep: SweepName
+    preset: Preset = None
+    num_workers: NumWorkers = None
+    num_steps: NumSteps = None
+    blocks: Blocks = "1"
+    max_blocks: MaxBlocks = 8
+    parallel: ParallelBlocks = None
+    legs: Legs = None
+    set: Sets = None
 
     def as_settings(self) -> dict[str, Any]:
         """The form in which a manifest keeps them."""
-        return {**asdict(self), "set": list(self.set)}
+        return {**asdict(self), "set": list(self.set or ())}
 
     def plan(self) -> "Plan":
         """The plan, folders as seen from here. Raises SweepError for a sweep, a preset or a setting that cannot be."""
@@ -44,7 +46,7 @@ class Choices:
         from sweeps.spec.preset import apply_preset, apply_settings
 
         scaled = apply_preset(load_sweep(self.sweep), self.preset)
-        return apply_settings(scaled, num_workers=self.num_workers, num_steps=self.num_steps, sets=self.set)
+        return apply_settings(scaled, num_workers=self.num_workers, num_steps=self.num_steps, sets=self.set or ())
 
 
 AUTO: Literal["auto"] = "auto"

@@ -6,27 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.options import (
-    Address,
-    Blocks,
-    Commit,
-    Events,
-    Grace,
-    KeepCheckpoints,
-    Legs,
-    MaxBlocks,
-    Notify,
-    NumSteps,
-    NumWorkers,
-    ParallelBlocks,
-    Preflight,
-    Preset,
-    ReportTo,
-    Sets,
-    StopAfter,
-    Storage,
-    SweepName,
-)
+from cli.choices import Choices, checked_keep
+from cli.grouping import takes_groups
+from cli.options import KeepCheckpoints, Preflight, Storage
+from cli.running import ReportedRunChoices, check_places
 
 if TYPE_CHECKING:
     from cli.starting import Destination
@@ -34,25 +17,13 @@ if TYPE_CHECKING:
     from sweeps.spec.plan import Plan
 
 
+@takes_groups
 def launch(
-    sweep: SweepName,
+    *,
     name: Annotated[str | None, typer.Option(help="Experiment id. Default: YYYYMMDD_HHMMSS_SWEEP.")] = None,
     storage: Storage = None,
-    preset: Preset = None,
-    num_workers: NumWorkers = None,
-    num_steps: NumSteps = None,
-    blocks: Blocks = "1",
-    max_blocks: MaxBlocks = 8,
-    parallel: ParallelBlocks = None,
-    legs: Legs = None,
-    sets: Sets = None,
-    address: Address = None,
-    grace_s: Grace = 60.0,
-    stop_after: StopAfter = None,
-    events: Events = None,
-    notify: Notify = None,
-    report_to: ReportTo = None,
-    commit: Commit = False,
+    choices: Choices,
+    how: ReportedRunChoices,
     continue_from: Annotated[
         str | None, typer.Option(metavar="EXP", help="Reuse completed legs of another experiment or folder of logs.")
     ] = None,
@@ -61,46 +32,24 @@ def launch(
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background.")] = False,
 ) -> int:
     """Run the legs of a sweep one by one, with a report after each."""
-    from cli.choices import Choices, checked_keep
     from cli.counting import say_what_counts
     from cli.detached import start_detached
-    from cli.running import check_places, run_options
     from cli.starting import Destination, checked_root, new_id, run_new
     from sweeps.engine.cluster.checks import check_before_start
     from sweeps.records.checkpoints import KEEP_SETTING
 
     check_places(storage, continue_from)
-    options = run_options(
-        grace_s=grace_s,
-        stop_after=stop_after,
-        report_to=report_to,
-        commit=commit,
-        blocks=blocks,
-        events=events,
-        notify=notify,
-    )
-    choices = Choices(
-        sweep=sweep,
-        preset=preset,
-        num_workers=num_workers,
-        num_steps=num_steps,
-        blocks=blocks,
-        max_blocks=max_blocks,
-        parallel=parallel,
-        legs=legs,
-        set=sets or (),
-    )
+    options = how.checked(choices.blocks)
     keep = checked_keep(keep_checkpoints)
     plan = choices.plan()
-    cluster = check_before_start(plan, plan.num_workers, address or None)
+    cluster = check_before_start(plan, plan.num_workers, how.address or None)
     place = Destination(
         id=new_id(name, plan),
         root=checked_root(storage, plan, keep=keep, detach=detach, preflight=preflight),
         storage=storage,
     )
-    experiment = _create(
-        plan, place, choices.as_settings() | {"continue_from": continue_from, KEEP_SETTING: keep}, cluster
-    )
+    settings = choices.as_settings() | {"continue_from": continue_from, KEEP_SETTING: keep}
+    experiment = _create(plan, place, settings, cluster)
     say_what_counts(plan)
     return (start_detached if detach else partial(run_new, preflight=preflight))(experiment, options, cluster=cluster)
 

@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.options import (
-    AsJson,
-    Blocks,
-    Legs,
-    MaxBlocks,
-    NumSteps,
-    NumWorkers,
-    ParallelBlocks,
-    Preset,
-    Sets,
-    Storage,
-    SweepName,
-)
+from cli.choices import Choices
+from cli.grouping import takes_groups
+from cli.options import AsJson, Storage
 
 if TYPE_CHECKING:
     from sweeps.results.decisions.foresight import Foresight
@@ -28,25 +18,18 @@ if TYPE_CHECKING:
     from sweeps.spec.plan import Plan
 
 
+@takes_groups
 def plan(
-    sweep: SweepName,
+    *,
     as_json: AsJson = False,
     commands: Annotated[bool, typer.Option("--commands", help="Print one torchrun command per leg.")] = False,
-    preset: Preset = None,
-    num_workers: NumWorkers = None,
-    num_steps: NumSteps = None,
-    blocks: Blocks = "1",
-    max_blocks: MaxBlocks = 8,
-    parallel: ParallelBlocks = None,
-    legs: Legs = None,
-    sets: Sets = None,
+    choices: Choices,
     tok_per_sec: Annotated[
         float | None, typer.Option(metavar="N", help="Speed of a leg, to say what it takes. Default: earlier runs.")
     ] = None,
     storage: Storage = None,
 ) -> None:
     """Print the legs, gates and cost of a sweep; start nothing."""
-    from cli.choices import Choices
     from cli.console import out, warn
     from cli.texts import amount_lines
     from sweeps.results.decisions.foresight import lines_of
@@ -57,26 +40,16 @@ def plan(
         raise UsageError(f"--tok-per-sec must be a number above 0, got {tok_per_sec:g}")
     if as_json and commands:
         raise UsageError("--json and --commands exclude each other: the JSON holds the commands, too")
-    planned = Choices(
-        sweep=sweep,
-        preset=preset,
-        num_workers=num_workers,
-        num_steps=num_steps,
-        blocks=blocks,
-        max_blocks=max_blocks,
-        parallel=parallel,
-        legs=legs,
-        set=sets or (),
-    ).plan()
+    planned = choices.plan()
     if as_json:
-        document = plan_document(planned, _foresee(planned, blocks, storage, tok_per_sec))
+        document = plan_document(planned, _foresee(planned, choices.blocks, storage, tok_per_sec))
         out(json.dumps(document, indent=2, allow_nan=False))
     elif commands:
         out("\n".join(shlex.join(torchrun_argv(leg, planned.num_workers)) for leg in chosen_legs(planned)))
     else:
         lines, warnings = amount_lines(trial.config for trial in planned.trials)
         out(plan_text(planned, lines))
-        out("\n" + "\n".join(lines_of(_foresee(planned, blocks, storage, tok_per_sec))))
+        out("\n" + "\n".join(lines_of(_foresee(planned, choices.blocks, storage, tok_per_sec))))
         for warning in warnings:
             warn(warning)
 

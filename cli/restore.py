@@ -5,32 +5,18 @@ from typing import Annotated
 import typer
 
 from cli.completing import legs as legs_of
-from cli.options import (
-    Address,
-    Commit,
-    Events,
-    Exp,
-    Grace,
-    Notify,
-    NumWorkers,
-    ParallelBlocks,
-    ReportTo,
-    StopAfter,
-    Storage,
-)
+from cli.grouping import takes_groups
+from cli.options import Exp, NumWorkers, ParallelBlocks, Storage
+from cli.running import ReportedRunChoices, check_can_run, check_places, planned_workers, run_and_tell
 
 
+@takes_groups
 def restore(
+    *,
     exp: Exp,
     storage: Storage = None,
     num_workers: NumWorkers = None,
-    address: Address = None,
-    grace_s: Grace = 60.0,
-    stop_after: StopAfter = None,
-    events: Events = None,
-    notify: Notify = None,
-    report_to: ReportTo = None,
-    commit: Commit = False,
+    how: ReportedRunChoices,
     drop: Annotated[
         str | None,
         typer.Option(
@@ -48,7 +34,6 @@ def restore(
     """
     from cli.choices import choose_to_drop, names_of
     from cli.console import warn
-    from cli.running import check_can_run, check_places, planned_workers, run_and_tell, run_options
     from sweeps.engine.cluster.checks import LOCAL, check_before_start
     from sweeps.engine.trials.run import is_open
     from sweeps.records.experiment import Experiment
@@ -56,16 +41,7 @@ def restore(
     from sweeps.spec.plan import grown
 
     check_places(storage, exp)
-    options = run_options(
-        grace_s=grace_s,
-        stop_after=stop_after,
-        report_to=report_to,
-        commit=commit,
-        blocks=blocks or "1",
-        parallel=parallel,
-        events=events,
-        notify=notify,
-    )
+    options = how.checked(blocks or "1", parallel)
     experiment = Experiment.open(find_experiment(exp, storage))
     check_can_run(experiment)
     if blocks is not None and not options.adds_until_decided:
@@ -75,7 +51,7 @@ def restore(
     dropped = [] if drop is None else choose_to_drop(experiment.trial_states(), leg_of, names_of("--drop", drop))
     if any(leg_of[trial] == experiment.plan.baseline.name for trial in dropped):
         warn(f"{experiment.plan.baseline.name} is the baseline: without it the report has no ratios")
-    cluster = address or LOCAL
+    cluster = how.address or LOCAL
     if blocks is not None or any(is_open(record) and record.name not in dropped for record in experiment.trials()):
-        cluster = check_before_start(experiment.plan, workers, address or None)  # what is complete needs no place
+        cluster = check_before_start(experiment.plan, workers, how.address or None)  # what is complete needs no place
     return run_and_tell(experiment, options, cluster=cluster, num_workers=workers, drop=dropped)

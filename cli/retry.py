@@ -8,10 +8,14 @@ from typing import Annotated
 import typer
 
 from cli.completing import legs as legs_of
-from cli.options import Address, Events, Exp, Grace, Notify, NumWorkers, StopAfter, Storage
+from cli.grouping import takes_groups
+from cli.options import Exp, NumWorkers, Storage
+from cli.running import RunChoices, check_can_run, check_places, planned_workers, run_and_tell
 
 
+@takes_groups
 def retry(
+    *,
     exp: Exp,
     legs: Annotated[
         str | None,
@@ -21,23 +25,18 @@ def retry(
     ] = None,
     storage: Storage = None,
     num_workers: NumWorkers = None,
-    address: Address = None,
-    grace_s: Grace = 60.0,
-    stop_after: StopAfter = None,
-    events: Events = None,
-    notify: Notify = None,
+    how: RunChoices,
 ) -> int:
     """Run failed legs again, then do what restore does."""
     from cli.choices import choose_to_retry, names_of
     from cli.console import note
-    from cli.running import check_can_run, check_places, planned_workers, run_and_tell, run_options
     from sweeps.engine.cluster.checks import check_before_start
     from sweeps.records.experiment import Experiment
     from sweeps.records.home import find_experiment
     from sweeps.spec.errors import Locked
 
     check_places(storage, exp)
-    options = run_options(grace_s=grace_s, stop_after=stop_after, events=events, notify=notify)
+    options = how.checked()
     experiment = Experiment.open(find_experiment(exp, storage))
     check_can_run(experiment)
     leg_of = {trial.name: trial.leg.name for trial in experiment.plan.trials}
@@ -50,6 +49,6 @@ def retry(
     if owner is not None:
         raise Locked(f"{experiment.id} is being run by process {owner.pid} on {owner.host}; retry when it has ended")
     workers = planned_workers(experiment.plan, num_workers)
-    cluster = check_before_start(experiment.plan, workers, address or None)
+    cluster = check_before_start(experiment.plan, workers, how.address or None)
     note(f"{experiment.id}: trying again {', '.join(chosen)}")
     return run_and_tell(experiment, options, cluster=cluster, num_workers=workers, retry=chosen)

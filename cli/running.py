@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from cli.options import Address, Commit, Events, Grace, Notify, ReportTo, StopAfter
 
 if TYPE_CHECKING:
     from sweeps.engine.watching.events import Event
@@ -29,48 +30,65 @@ class LaunchOptions:
     notify: tuple[str, ...] | None = None  # a command that is run for some events
 
 
-def run_options(
-    *,
-    grace_s: float,
-    stop_after: str | None,
-    report_to: Path | None = None,
-    commit: bool = False,
-    blocks: str = "1",
-    parallel: str | None = None,
-    events: str | None = None,
-    notify: str | None = None,
-) -> LaunchOptions:
-    """The options as typed. Raises UsageError for a time, a place or a command that cannot be."""
-    from cli.announcing import checked_command
-    from cli.choices import AUTO, first_blocks, parallel_blocks
-    from sweeps.results.report.publish import ReportCopy
-    from sweeps.spec.duration import check_seconds, seconds_of
-    from sweeps.spec.errors import UsageError
+@dataclass(frozen=True, kw_only=True)
+class RunChoices:
+    """How to run, as typed."""
 
-    check_seconds("--grace-s", grace_s, f"{grace_s:g}")
-    if events not in (None, "json"):
-        raise UsageError(f"--events takes json, got {events!r}")
-    if commit and report_to is None:
-        raise UsageError("--commit needs --report-to DIR: the folder, in a git repository, where the report is shown")
-    report_copy = None
-    if report_to is not None:
+    address: Address = None
+    grace_s: Grace = 60.0
+    stop_after: StopAfter = None
+    events: Events = None
+    notify: Notify = None
+
+    def checked(self, blocks: str = "1", parallel: str | None = None) -> LaunchOptions:
+        """Raises UsageError for a time, a number of blocks or a command that cannot be."""
+        from cli.announcing import checked_command
+        from cli.choices import AUTO, first_blocks, parallel_blocks
+        from sweeps.spec.duration import check_seconds, seconds_of
+        from sweeps.spec.errors import UsageError
+
+        check_seconds("--grace-s", self.grace_s, f"{self.grace_s:g}")
+        if self.events not in (None, "json"):
+            raise UsageError(f"--events takes json, got {self.events!r}")
+        return LaunchOptions(
+            grace_s=self.grace_s,
+            stop_after_s=seconds_of("--stop-after", self.stop_after),
+            num_blocks=first_blocks(blocks),
+            adds_until_decided=blocks == AUTO,
+            parallel=None if parallel is None else parallel_blocks(parallel),
+            prints_events=self.events == "json",
+            notify=checked_command(self.notify),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportedRunChoices(RunChoices):
+    """How to run, and where to copy the report."""
+
+    report_to: ReportTo = None
+    commit: Commit = False
+
+    def checked(self, blocks: str = "1", parallel: str | None = None) -> LaunchOptions:
+        """Raises UsageError as RunChoices does, and for a place where no report can be."""
+        return replace(super().checked(blocks, parallel), report_copy=self._report_copy())
+
+    def _report_copy(self) -> "ReportCopy | None":
         from sweeps.engine.processes.job import check_place, submitted_job
         from sweeps.records.home import check_on_disk
+        from sweeps.results.report.publish import ReportCopy
+        from sweeps.spec.errors import UsageError
 
-        check_on_disk("--report-to", report_to)
-        check_place("--report-to", str(report_to), submitted_job())
-        report_copy = ReportCopy(report_to.expanduser().absolute(), commits=commit)
-        report_copy.check()
-    return LaunchOptions(
-        grace_s=grace_s,
-        stop_after_s=seconds_of("--stop-after", stop_after),
-        report_copy=report_copy,
-        num_blocks=first_blocks(blocks),
-        adds_until_decided=blocks == AUTO,
-        parallel=None if parallel is None else parallel_blocks(parallel),
-        prints_events=events == "json",
-        notify=checked_command(notify),
-    )
+        if self.report_to is None:
+            if self.commit:
+                raise UsageError(
+                    "--commit needs --report-to DIR: the folder, in a git repository, where the report is shown"
+                )
+            return None
+        check_on_disk("--report-to", self.report_to)
+        check_place("--report-to", str(self.report_to), submitted_job())
+        copy = ReportCopy(self.report_to.expanduser().absolute(), commits=self.commit)
+        copy.check()
+        return copy
 
 
 def check_places(storage: str | None, exp: str | None = None) -> None:

@@ -21,12 +21,12 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def test_the_commands_of_capacity_are_exactly_these(capsys: pytest.CaptureFixture[str]) -> None:
-    plan("capacity", commands=True)
+    plan(sweep="capacity", commands=True)
     assert capsys.readouterr().out == (GOLDEN / "plan_capacity_commands.txt").read_text()
 
 
 def test_every_command_means_its_leg(capsys: pytest.CaptureFixture[str]) -> None:
-    plan("capacity", commands=True)
+    plan(sweep="capacity", commands=True)
     for line, leg in zip(capsys.readouterr().out.splitlines(), CAPACITY.legs, strict=True):
         words = shlex.split(line)
         assert words[: words.index("--") + 1] == [
@@ -45,7 +45,7 @@ def test_every_command_means_its_leg(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_json_holds_the_legs_and_their_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    plan("capacity", as_json=True, num_workers=4, blocks="3")
+    plan(sweep="capacity", as_json=True, num_workers=4, blocks="3")
     document = json.loads(capsys.readouterr().out)
     assert list(document)[:2] == ["schema", "sweep"]
     assert document["schema"] == "nanochat-sweep/plan/1"
@@ -61,7 +61,7 @@ def test_the_json_holds_the_legs_and_their_commands(capsys: pytest.CaptureFixtur
 
 
 def test_the_text_shows_the_question_the_amount_and_the_legs(capsys: pytest.CaptureFixture[str]) -> None:
-    plan("capacity", preset="tiny", num_steps=20, blocks="2", sets=["moe.num_experts=4"])
+    plan(sweep="capacity", preset="tiny", num_steps=20, blocks="2", set=["moe.num_experts=4"])
     printed = capsys.readouterr()
     assert printed.err == ""
     assert "Does a bounded expert queue pay" in printed.out
@@ -73,9 +73,9 @@ def test_the_text_shows_the_question_the_amount_and_the_legs(capsys: pytest.Capt
 
 def test_what_cannot_be_planned_is_refused() -> None:
     with pytest.raises(UsageError, match="exclude each other"):
-        plan("capacity", as_json=True, commands=True)
+        plan(sweep="capacity", as_json=True, commands=True)
     with pytest.raises(SweepError, match="do not divide over 5 workers"):
-        plan("capacity", num_workers=5)
+        plan(sweep="capacity", num_workers=5)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_cannot_be_planned_is_refused() -> None:
     ],
 )
 def test_it_says_which_steps_will_count(num_steps: int, words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    plan("smoke", num_steps=num_steps)
+    plan(sweep="smoke", num_steps=num_steps)
     assert words in capsys.readouterr().out
 
 

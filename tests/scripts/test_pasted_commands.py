@@ -22,7 +22,7 @@ CUT = shlex.split(
 
 @pytest.fixture
 def commands(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
-    plan("capacity", commands=True)
+    plan(sweep="capacity", commands=True)
     return [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
 
 
