@@ -21,15 +21,15 @@ import pytest
 
 from nanochat.data.corpus import cache_folder
 from nanochat.recipes import d12_moe_fp8, shrink_to_tiny
-from sweeps.records.documents import AttemptRecord, Manifest, TrialResult, utc_now
+from sweeps.records.documents import Manifest, TrialResult, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
 from sweeps.records.rows import StepRow
-from sweeps.records.steps import Steps
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec import Axis, Control, Gate, Sweep, TailWindow
 from sweeps.spec.names import moe_leg_name
 from sweeps.spec.plan import Plan, Trial, make_plan
+from tests.helpers.judged import completed_snapshot
 from tests.helpers.rows import row
 
 # Graphs are compiled once for all tests, wherever a test keeps its corpora.
@@ -202,20 +202,7 @@ def _large_trial(trial: Trial, index: int) -> TrialSnapshot:
         )
         for step in range(280)
     ]
-    attempt = AttemptRecord(
-        number=0, host="host", pid=1, started_utc="2026-01-01T12:00:00.000000Z", num_workers=8, facts=FACTS
-    )
-    return TrialSnapshot(
-        trial=trial,
-        run=trial.name,
-        state="completed",
-        attempts=[attempt],
-        result=None,
-        steps=Steps.of(rows),
-        spans={0: (0, 279)},
-        log_name=f"trials/{trial.name}/log.txt",
-        window_steps=50,
-    )
+    return completed_snapshot(trial, rows, FACTS, window_steps=50)
 
 
 @pytest.fixture

@@ -32,19 +32,17 @@ def raises(problem: BaseException) -> Callable[[], object]:
     return action
 
 
-def test_help_imports_nothing_heavy() -> None:
+@pytest.mark.parametrize(
+    ("words", "heavy"),
+    [
+        (["--help"], ("torch", "ray", "pyarrow", "numpy", "jinja2")),
+        (["plan", "capacity"], ("torch", "ray", "pyarrow", "numpy")),
+    ],
+)
+def test_help_and_plan_load_nothing_heavy(words: list[str], heavy: tuple[str, ...]) -> None:
     script = (
-        "import sys; from cli.main import app; app(['--help'], standalone_mode=False); "
-        "print([name for name in ('torch', 'ray', 'pyarrow', 'numpy', 'jinja2') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert done.stdout.splitlines()[-1] == "[]", done.stderr
-
-
-def test_plan_needs_no_torch() -> None:
-    script = (
-        "import sys; from cli.main import app; app(['plan', 'capacity'], standalone_mode=False); "
-        "print([name for name in ('torch', 'ray', 'pyarrow', 'numpy') if name in sys.modules])"
+        f"import sys; from cli.main import app; app({words}, standalone_mode=False); "
+        f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr

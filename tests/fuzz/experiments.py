@@ -15,7 +15,7 @@ from nanochat.recipes import d12_moe_fp8, shrink_to_tiny
 from sweeps.engine.preflight import create_preflight
 from sweeps.engine.ranks.stacks import RankPlace, stacks_folder, store_stacks
 from sweeps.records.calibrations import MEASURED, USED
-from sweeps.records.documents import AttemptError, Calibration, Imported, Origin, TrialResult, to_bytes, utc_now
+from sweeps.records.documents import AttemptError, Imported, Origin, TrialResult, to_bytes, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.owner import process_started
 from sweeps.records.provenance import new_manifest, running_code
@@ -24,6 +24,7 @@ from sweeps.results.measures.snapshot import read_snapshot
 from sweeps.spec import Axis, Gate, Sweep, TailWindow
 from sweeps.spec.plan import Plan, make_plan
 from tests.fuzz.sandbox import BIG_BYTES, OTHER, VICTIM
+from tests.helpers.calibrations import calibration
 from tests.helpers.rows import row, start_facts
 
 NUM_STEPS = 24
@@ -80,7 +81,7 @@ def _everything(experiment: Experiment) -> None:
     imported.write_imported(_log())
     imported.append_rows(0, [row(step, trial=imported.name) for step in range(5)])
     for file in (MEASURED, USED):
-        experiment.store.write(file, to_bytes(_calibration(experiment.id)))
+        experiment.store.write(file, to_bytes(calibration(experiment=experiment.id)))
     experiment.store.write("blocks.json", b'{"schema": "nanochat-sweep/growth/1", "num_blocks": 1}\n')
     experiment.request_stop("a test")
     experiment.refuse("a test", 69)
@@ -102,22 +103,6 @@ def _log() -> Imported:
         why_no_config=None,
         facts={"device_name": "toy", "num_params": 7},
         started_utc=utc_now(),
-    )
-
-
-def _calibration(experiment: str) -> Calibration:
-    return Calibration(
-        experiment=experiment,
-        leg="cap_None",
-        measured_utc=utc_now(),
-        run_sd=0.01,
-        floor_sd=0.01,
-        num_blocks=3,
-        window_steps=10,
-        num_workers=1,
-        host="host",
-        device_name="toy",
-        versions={"python": "3"},
     )
 
 

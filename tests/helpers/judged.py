@@ -2,22 +2,43 @@
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nanochat.config import TrainConfig, with_overrides
 from nanochat.recipes import d12_moe_fp8
 from sweeps.records.documents import AttemptRecord
 from sweeps.records.provenance import new_manifest
+from sweeps.records.rows import StepRow
 from sweeps.records.steps import Steps
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec import Axis, Control, Gate, Sweep, TailWindow
-from sweeps.spec.plan import Plan, make_plan
+from sweeps.spec.plan import Plan, Trial, make_plan
 from tests.helpers.rows import row
 
 GATES = (Gate("tok_per_sec", improves="baseline"), Gate("peak_mib", at_most=1.05), Gate("loss", at_most=1.005))
 FACTS = {"world_size": 8, "device": "cuda", "device_name": "NVIDIA H100", "backends": {"experts": "grouped"}}
 Change = Callable[[TrialSnapshot], TrialSnapshot]
+
+
+def completed_snapshot(
+    trial: Trial, rows: Sequence[StepRow], facts: Mapping[str, Any], window_steps: int
+) -> TrialSnapshot:
+    """A trial that one attempt on 8 workers has completed, with these rows."""
+    attempt = AttemptRecord(
+        number=0, host="h", pid=1, started_utc="2026-01-01T12:00:00.000000Z", num_workers=8, facts=dict(facts)
+    )
+    return TrialSnapshot(
+        trial=trial,
+        run=trial.name,
+        state="completed",
+        attempts=[attempt],
+        result=None,
+        steps=Steps.of(rows),
+        spans={0: (0, len(rows) - 1)},
+        log_name=f"trials/{trial.name}/log.txt",
+        window_steps=window_steps,
+    )
 
 
 def judged_leg_name(config: TrainConfig) -> str:
@@ -85,20 +106,6 @@ def judged_of_plan(
             )
             for step in range(40)
         ]
-        attempt = AttemptRecord(
-            number=0, host="h", pid=1, started_utc="2026-01-01T12:00:00.000000Z", num_workers=8, facts=dict(FACTS)
-        )
-        done = TrialSnapshot(
-            trial=trial,
-            run=trial.name,
-            state="completed",
-            attempts=[attempt],
-            result=None,
-            steps=Steps.of(rows),
-            spans={0: (0, 39)},
-            log_name="log.txt",
-            window_steps=10,
-        )
-        trials.append(change(done))
+        trials.append(change(completed_snapshot(trial, rows, FACTS, window_steps=10)))
     manifest = new_manifest(plan, id="20260101_120000_toy", argv=["nanochat-sweep"], settings={})
     return Snapshot(manifest=manifest, plan=plan, state="completed", trials=trials, torn_files=())

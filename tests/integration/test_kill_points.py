@@ -18,9 +18,7 @@ import torch
 from nanochat.checkpoints import folders
 from nanochat.checkpoints import format as checkpoint
 from nanochat.checkpoints.folders import newest_first, save
-from nanochat.checkpoints.format import TrainState
 from nanochat.checkpoints.saving import Saver
-from nanochat.machine.ranks import Ranks
 from nanochat.stats import Checkpoint, Hooks
 from sweeps.records import local_disk
 from sweeps.records.documents import Manifest, TrialResult, utc_now
@@ -31,26 +29,14 @@ from sweeps.records.store import Store
 from sweeps.records.trial import TrialRecord
 from tests.helpers.kill_points import Say, kill_everywhere
 from tests.helpers.rows import row
+from tests.helpers.train_states import ALONE, train_state
 
 pytestmark = pytest.mark.integration
 
-ALONE = Ranks.from_environment(torch.device("cpu"))
 ID = "20260101_120000_toy"
 
 
 # Checkpoints
-
-
-def state(step: int, value: float) -> TrainState:
-    return TrainState(
-        step=step,
-        config_digest="abc",
-        tensors={"weights": torch.full((4,), value)},
-        lanes={},
-        trainer={"value": value},
-        random_states={},
-        ranks=ALONE,
-    )
 
 
 def begin(root: Path) -> None:
@@ -58,12 +44,12 @@ def begin(root: Path) -> None:
     checkpoint.silence_notice()
     torch.set_num_threads(1)
     for number, step in enumerate((4, 6)):
-        save(root, state(step, number), keep=2)
+        save(root, train_state(step, number), keep=2)
 
 
 def save_again_and_on(root: Path, say: Say) -> None:
     for number, step in enumerate((6, 8), start=2):
-        save(root, state(step, number), keep=2)
+        save(root, train_state(step, number), keep=2)
         say(f"{number}")
 
 
@@ -71,7 +57,7 @@ def save_on_a_writer_thread(root: Path, say: Say) -> None:
     def write(it: Checkpoint) -> None:
         save(root, it, keep=2)
 
-    with Saver(Hooks(save=write), lambda: state(6, 2), ALONE, beside_training=True) as saver:
+    with Saver(Hooks(save=write), lambda: train_state(6, 2), ALONE, beside_training=True) as saver:
         saver.save(last=False)
         saver.settle()
         say("2")
@@ -85,7 +71,7 @@ def check_checkpoints(root: Path, said: list[str]) -> None:
     folders.prune(root, keep=2)  # what every later save does
     assert newest_number(root) == found
     assert len(newest_first(root)) == 2
-    save(root, state(12, 9), keep=2)
+    save(root, train_state(12, 9), keep=2)
     assert newest_number(root) == 9
     assert [path.name for path in root.glob(".*")] == []
 
@@ -108,7 +94,7 @@ def test_no_kill_of_the_thread_that_writes_costs_a_checkpoint(tmp_path: Path) ->
 def test_a_second_kill_while_the_first_one_is_mended_costs_no_checkpoint(tmp_path: Path) -> None:
     def cut_between_the_renames(root: Path) -> None:
         begin(root)
-        save(root / "other", state(6, 2), keep=1)
+        save(root / "other", train_state(6, 2), keep=1)
         (root / "step_000006").rename(root / ".unfinished-replaced-step_000006")
         (root / "other" / "step_000006").rename(root / ".unfinished-step_000006")
         (root / "other").rmdir()

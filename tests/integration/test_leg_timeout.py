@@ -4,39 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from nanochat.config import TrainConfig, with_overrides
-from nanochat.recipes import d12_moe, shrink_to_tiny
 from sweeps.engine.launch import run_experiment
 from sweeps.engine.trials.context import LaunchContext
 from sweeps.engine.watching.events import Event, LegFailed
-from sweeps.records.experiment import Experiment
-from sweeps.records.provenance import new_manifest
-from sweeps.spec import Axis, Sweep, TailWindow
-from sweeps.spec.plan import make_plan
 from tests.helpers.toy import toy_trainer
+from tests.helpers.two_legs import leg_name, two_leg_experiment
 
 pytestmark = pytest.mark.integration
 
-LEGS = ("one", "two")
-
-
-def leg_name(config: TrainConfig) -> str:
-    return LEGS[config.run.log_every - 1]
-
 
 def test_a_leg_whose_time_is_up_leaves_a_checkpoint_and_the_next_one_runs(tmp_path: Path) -> None:
-    sweep = Sweep(
-        name="limited",
-        base=with_overrides(shrink_to_tiny(d12_moe(num_steps=400)), {"schedule.num_steps": 400}),
-        num_workers=1,
-        axes=[Axis("run.log_every", [1, 2])],
-        baseline={"run.log_every": 1},
-        window=TailWindow(num_steps=3),
-        leg_name=leg_name,
-        leg_timeout="1s",  # over before the ranks have started
-    )
-    manifest = new_manifest(make_plan(sweep), id="limited", argv=["test"], settings={})
-    experiment = Experiment.create(str(tmp_path), "limited", manifest)
+    experiment = two_leg_experiment(tmp_path, num_steps=400, leg_timeout="1s")  # over before the ranks have started
     events: list[Event] = []
     context = LaunchContext(on_event=events.append, refresh=lambda e: e.id, train=toy_trainer(leg_name, {}))
     outcome = run_experiment(experiment, context)

@@ -6,27 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from nanochat.checkpoints import format as checkpoint
 from nanochat.checkpoints.folders import newest_first, prune, publish, save, step_of
-from nanochat.checkpoints.format import INDEX, TrainState
-from nanochat.machine.ranks import Ranks
+from nanochat.checkpoints.format import INDEX
+from tests.helpers.train_states import train_state
 
-ALONE = Ranks.from_environment(torch.device("cpu"))
 HOUR_S = 3600.0
-
-
-def state(step: int, value: float = 0.0) -> TrainState:
-    return TrainState(
-        step=step,
-        config_digest="abc",
-        tensors={"weights": torch.full((4,), value)},
-        lanes={},
-        trainer={"value": value},
-        random_states={},
-        ranks=ALONE,
-    )
 
 
 def names(root: Path) -> list[str]:
@@ -52,7 +38,7 @@ def forget_the_order(folder: Path, written_unix_s: float) -> None:
 
 def test_the_newest_are_kept_and_whole(tmp_path: Path):
     for step in (10, 20, 30, 40):
-        save(tmp_path, state(step), keep=2)
+        save(tmp_path, train_state(step), keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000030", "step_000040"]
     assert names(tmp_path) == ["step_000040", "step_000030"]
     for folder in newest_first(tmp_path):
@@ -61,23 +47,23 @@ def test_the_newest_are_kept_and_whole(tmp_path: Path):
 
 def test_a_step_that_is_saved_again_takes_the_older_ones_place(tmp_path: Path):
     for number in (1.0, 2.0):
-        save(tmp_path, state(10, number), keep=2)
+        save(tmp_path, train_state(10, number), keep=2)
     assert [path.name for path in tmp_path.iterdir()] == ["step_000010"]
     assert value(tmp_path / "step_000010") == 2.0
 
 
 def test_a_run_from_the_beginning_in_the_same_place_comes_before_the_older_one(tmp_path: Path):
     for step in (9, 1):
-        save(tmp_path, state(step), keep=2)
+        save(tmp_path, train_state(step), keep=2)
     assert names(tmp_path) == ["step_000001", "step_000009"]
 
 
 def test_a_clock_that_is_set_back_costs_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for step in (2, 4, 6):
-        save(tmp_path, state(step), keep=2)
+        save(tmp_path, train_state(step), keep=2)
     set_clock(monkeypatch, -HOUR_S)
     for step, kept in ((8, ["step_000008", "step_000006"]), (10, ["step_000010", "step_000008"])):
-        save(tmp_path, state(step), keep=2)
+        save(tmp_path, train_state(step), keep=2)
         assert names(tmp_path) == kept
 
 
@@ -85,19 +71,19 @@ def test_the_first_new_checkpoint_next_to_those_of_an_older_version_is_the_newes
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for step in (2, 4):
-        save(tmp_path, state(step), keep=2)
+        save(tmp_path, train_state(step), keep=2)
     for written_s, folder in enumerate(reversed(newest_first(tmp_path))):
         forget_the_order(folder, time.time() + HOUR_S + written_s)
     assert names(tmp_path) == ["step_000004", "step_000002"]
     set_clock(monkeypatch, -HOUR_S)
-    save(tmp_path, state(6), keep=2)
+    save(tmp_path, train_state(6), keep=2)
     assert names(tmp_path) == ["step_000006", "step_000004"]
 
 
 def begin_again(root: Path) -> Path:
     """A root with step 10, and a complete newer one of step 10 that is not yet published."""
-    save(root / "other", state(10, 2.0), keep=1)
-    save(root, state(10, 1.0), keep=1)
+    save(root / "other", train_state(10, 2.0), keep=1)
+    save(root, train_state(10, 1.0), keep=1)
     return (root / "other" / "step_000010").rename(root / ".unfinished-step_000010")
 
 
@@ -116,7 +102,7 @@ def test_the_older_one_is_found_where_the_newer_one_is_not_complete(tmp_path: Pa
     (newer / INDEX).unlink()
     older = (tmp_path / "step_000010").rename(tmp_path / ".unfinished-replaced-step_000010")
     assert newest_first(tmp_path) == [older]
-    save(tmp_path, state(20), keep=2)
+    save(tmp_path, train_state(20), keep=2)
     assert names(tmp_path) == ["step_000020", "step_000010"]
     assert value(tmp_path / "step_000010") == 1.0
 
@@ -143,14 +129,14 @@ def test_what_is_not_named_like_a_checkpoint_is_neither_read_nor_deleted(tmp_pat
     for name in strange:
         (tmp_path / name).mkdir()
     for step in (10, 20):
-        save(tmp_path, state(step), keep=1)
+        save(tmp_path, train_state(step), keep=1)
     assert names(tmp_path) == ["step_000020"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*strange, "step_000020"])
 
 
 @pytest.mark.parametrize("number", ["1e300", "1" + "0" * 400, "NaN", "-1", '"x"', "[]", "null", "[" * 5000])
 def test_no_number_in_a_folder_makes_new_checkpoints_older_than_it(tmp_path: Path, number: str):
-    save(tmp_path, state(10), keep=1)
+    save(tmp_path, train_state(10), keep=1)
     (tmp_path / "step_000010" / "order.json").write_text('{"number": ' + number + "}")
-    save(tmp_path, state(20), keep=1)
+    save(tmp_path, train_state(20), keep=1)
     assert names(tmp_path) == ["step_000020"]

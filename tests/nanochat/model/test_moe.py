@@ -216,13 +216,18 @@ def test_equal_inputs_give_equal_bits():
 # The router
 
 
-def test_the_router_picks_the_k_most_likely_experts_and_renormalises():
+def _random_router(top_k: int) -> tuple[Router, Tensor, Tensor]:
+    """A router of 6 experts, 50 tokens, and their exact probabilities (50, 6)."""
     torch.manual_seed(6)
-    router = Router(WIDTH, MoEConfig(num_experts=6, top_k=2))
+    router = Router(WIDTH, MoEConfig(num_experts=6, top_k=top_k))
     with torch.no_grad():
         router.weight.normal_()
     x = torch.randn(50, WIDTH)
-    probs = torch.softmax(x.double() @ router.weight.double().t(), -1)
+    return router, x, torch.softmax(x.double() @ router.weight.double().t(), -1)
+
+
+def test_the_router_picks_the_k_most_likely_experts_and_renormalises():
+    router, x, probs = _random_router(top_k=2)
     routing = router(x)
     assert torch.equal(routing.experts, probs.topk(2).indices)
     top = probs.topk(2).values
@@ -243,12 +248,7 @@ def test_the_loss_trains_the_router_also_with_one_expert_per_token(factor: float
 
 
 def test_one_expert_per_token_keeps_its_raw_probability():
-    torch.manual_seed(6)
-    router = Router(WIDTH, MoEConfig(num_experts=6, top_k=1))
-    with torch.no_grad():
-        router.weight.normal_()
-    x = torch.randn(50, WIDTH)
-    probs = torch.softmax(x.double() @ router.weight.double().t(), -1)
+    router, x, probs = _random_router(top_k=1)
     torch.testing.assert_close(router(x).weights, probs.max(-1, keepdim=True).values.float())
 
 

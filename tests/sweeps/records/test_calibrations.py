@@ -10,24 +10,13 @@ from sweeps.records.calibrations import MEASURED, Calibrations, Conditions, bind
 from sweeps.records.documents import Calibration, to_bytes
 from sweeps.records.experiment import Experiment
 from sweeps.spec.errors import CorruptData
+from tests.helpers.calibrations import calibration
 
 Make = Callable[..., Experiment]
 HERE = Conditions(
     num_workers=2, window_steps=10, host="h", device_name="NVIDIA H100", versions={"torch": "2.13", "ray": "2.50"}
 )
-MADE = Calibration(
-    experiment="cal",
-    leg="static",
-    measured_utc="2026-01-01T12:00:00.000000Z",
-    run_sd=0.001,
-    floor_sd=0.002,
-    num_blocks=4,
-    window_steps=10,
-    num_workers=2,
-    host="h",
-    device_name="NVIDIA H100",
-    versions={"torch": "2.13"},
-)
+MADE = calibration(measured_utc="2026-01-01T12:00:00.000000Z")
 
 
 def store(make_experiment: Make, calibration: Calibration) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sweeps.records.experiment import Experiment
+from sweeps.records.row_parts import NewSteps
 from sweeps.records.rows import StepRow
 from sweeps.records.store import Store
 from sweeps.records.trial import TrialRecord
@@ -48,12 +49,19 @@ def test_what_is_stored_already_may_be_skipped(trial: TrialRecord, make_row: Mak
     assert reader.read().ints("step") == [1]
 
 
-def test_a_part_that_goes_between_two_looks_is_found_in_the_compacted_one(
-    trial: TrialRecord, make_row: MakeRow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reader, read = trial.new_steps(), Store.read
+@pytest.fixture
+def three_parts(trial: TrialRecord, make_row: MakeRow) -> NewSteps:
+    """A reader that has read none of a trial's parts, of one row each."""
+    reader = trial.new_steps()
     for step in range(3):
         trial.append_rows(0, [make_row(step)])
+    return reader
+
+
+def test_a_part_that_goes_between_two_looks_is_found_in_the_compacted_one(
+    trial: TrialRecord, three_parts: NewSteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Store.read
 
     def compacted_meanwhile(store: Store, rel: str) -> bytes:
         monkeypatch.setattr(Store, "read", read)
@@ -61,16 +69,14 @@ def test_a_part_that_goes_between_two_looks_is_found_in_the_compacted_one(
         return read(store, rel)
 
     monkeypatch.setattr(Store, "read", compacted_meanwhile)
-    assert not reader.read()
-    assert reader.read().ints("step") == [0, 1, 2]
+    assert not three_parts.read()
+    assert three_parts.read().ints("step") == [0, 1, 2]
 
 
 def test_storage_that_fails_at_a_part_costs_no_step_of_those_before(
-    trial: TrialRecord, make_row: MakeRow, monkeypatch: pytest.MonkeyPatch
+    three_parts: NewSteps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader, read = trial.new_steps(), Store.read
-    for step in range(3):
-        trial.append_rows(0, [make_row(step)])
+    read = Store.read
 
     def failing_at_the_second(store: Store, rel: str) -> bytes:
         if rel.endswith("p000001.jsonl"):
@@ -79,9 +85,9 @@ def test_storage_that_fails_at_a_part_costs_no_step_of_those_before(
 
     monkeypatch.setattr(Store, "read", failing_at_the_second)
     with pytest.raises(TimeoutError):
-        reader.read()
+        three_parts.read()
     monkeypatch.setattr(Store, "read", read)
-    assert reader.read().ints("step") == [0, 1, 2]
+    assert three_parts.read().ints("step") == [0, 1, 2]
 
 
 def test_nobody_else_spells_the_paths_of_a_trial() -> None:

@@ -52,13 +52,21 @@ def test_an_error_is_stored_though_its_rows_cannot_be(
     assert experiment.trial(TRIAL).attempt(0).error is not None
 
 
-def test_rows_are_stored_with_the_error_of_another_rank_while_the_first_one_waits_for_it(
+@pytest.fixture
+def two_ranks(
     experiment: Experiment, make_row: Callable[..., StepRow], monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> tuple[Rank, Rank]:
+    """The first one has a row that it has not stored."""
     monkeypatch.setattr(rank_module, "STOP_POLL_S", 0.1)
     rank, group = open_rank(experiment)
-    other = Rank(RankTask(experiment.uri, TRIAL, 0), OneRank(group.train, 0, is_first=False))
     rank.hooks().on_step(stats_of(make_row(0)))
+    return rank, Rank(RankTask(experiment.uri, TRIAL, 0), OneRank(group.train, 0, is_first=False))
+
+
+def test_rows_are_stored_with_the_error_of_another_rank_while_the_first_one_waits_for_it(
+    experiment: Experiment, two_ranks: tuple[Rank, Rank]
+) -> None:
+    rank, other = two_ranks
     with rank.running():  # the training thread is in a collective that the other rank never enters
         assert other.store_error(ValueError("the cause"))
         assert stored_steps(experiment) == [0]
@@ -67,13 +75,8 @@ def test_rows_are_stored_with_the_error_of_another_rank_while_the_first_one_wait
     assert error.message == "the cause"
 
 
-def test_a_rank_that_fails_does_not_wait_long_for_a_first_one_that_is_gone(
-    experiment: Experiment, make_row: Callable[..., StepRow], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rank_module, "STOP_POLL_S", 0.1)
-    rank, group = open_rank(experiment)
-    other = Rank(RankTask(experiment.uri, TRIAL, 0), OneRank(group.train, 0, is_first=False))
-    rank.hooks().on_step(stats_of(make_row(0)))
+def test_a_rank_that_fails_does_not_wait_long_for_a_first_one_that_is_gone(two_ranks: tuple[Rank, Rank]) -> None:
+    _, other = two_ranks
     begin_s = time.monotonic()
     assert other.store_error(ValueError("the cause"))
     assert 1 < time.monotonic() - begin_s < 10
