@@ -104,7 +104,7 @@ class StepStats:
     lr: float | None = None  # Muon's rate for the block matrices, before the factor of a matrix's shape
     grad_norm: float | None = None  # of the mean gradient of all parameters, before the update; not clipped
     ended_unix_s: float | None = None  # when rank 0 had the step's numbers, by its clock
-    flags: tuple[str, ...]  # why the step's time may not count: warmup, resumed, recompile, fallback, eval, ...
+    flags: tuple[str, ...]  # why the step's time may not count: warmup, resumed, fallback, eval, storage, ...
 
 
 WARMUP_STEPS = 20

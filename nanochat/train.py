@@ -7,6 +7,7 @@ may ask to stop is theirs, in the hooks. Nothing here reads flags, environment o
 import gc
 import math
 import sys
+import time
 from dataclasses import replace
 
 import torch
@@ -69,7 +70,8 @@ def _train(run: Run, hooks: Hooks, saver: Saver, gpu: GpuSampler) -> TrainResult
         evaluated = evaluate_if_due(run)
         if run.ranks.is_first:
             fallback = take_step.fallback
-            _tell_step(run, hooks, step_stats(run, step, reports, evaluated, flags, fell_back=fallback is not None))
+            stats = step_stats(run, step, reports, evaluated, flags, fell_back=fallback is not None)
+            flags.told(_tell_step(run, hooks, stats), stats.dt_ms)
             if step == first_step:
                 hooks.on_start(replace(run.start_facts(), first_step=first_step, compile_fallback=fallback))
         flags.after(evaluated=evaluated.anything, sampled=sample_if_due(run))
@@ -107,11 +109,13 @@ def _is_save_due(run: Run, stopped: bool) -> bool:
     return settings.checkpoint_every is not None and progress.steps_done % settings.checkpoint_every == 0
 
 
-def _tell_step(run: Run, hooks: Hooks, stats: StepStats) -> None:
-    """Rank 0: log lines for people, the record for the caller."""
+def _tell_step(run: Run, hooks: Hooks, stats: StepStats) -> float:
+    """Rank 0: log lines for people, the record for the caller. Returns how long that took, in ms."""
+    start_s = time.perf_counter()
     for line in logs.lines_of_step(stats, run.progress.num_skipped, run.config.run.log_every):
         print(line, flush=True)
     hooks.on_step(stats)
+    return (time.perf_counter() - start_s) * 1e3
 
 
 def _result(run: Run) -> TrainResult:

@@ -7,6 +7,7 @@ from nanochat import throttle
 from nanochat.stats import WARMUP_STEPS
 
 QUIET_STEPS_AFTER_RECOMPILE = 5
+_LEAST_WAIT_MS, _LEAST_WAIT_OF_STEP = 1.0, 0.005  # what a step's record costs by itself is less
 
 
 class Flags:
@@ -47,6 +48,14 @@ class Flags:
             self._carried.add("eval")
         if sampled:
             self._carried.add("sample")
+
+    def told(self, wait_ms: float, dt_ms: float) -> None:
+        """For how long the first rank's training thread was with whoever keeps the step's record.
+
+        The other ranks wait for it in the next step, so a long wait is in that step's time.
+        """
+        if wait_ms > max(_LEAST_WAIT_MS, _LEAST_WAIT_OF_STEP * dt_ms):
+            self._carried.add("storage")
 
     def saving(self) -> None:
         """A checkpoint was begun after this step, or is still being written during the next one."""

@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import json
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -206,6 +207,17 @@ def test_a_step_tells_how_long_the_save_before_it_held_up_training(small_text: P
     shell = Shell(tmp_path)
     shell.run(tiny(small_text, **{"schedule.num_steps": 3, "run.checkpoint_every": 2}))
     assert [bool(row.checkpoint_ms) for row in shell.rows] == [False, False, True]
+
+
+def test_the_step_after_a_slow_record_says_that_it_waited(small_text: Path):
+    rows: list[StepStats] = []
+
+    def store(stats: StepStats) -> None:
+        rows.append(stats)
+        time.sleep(0.1 + stats.dt_ms / 1e3 if stats.step == 1 else 0)
+
+    train(tiny(small_text, **{"schedule.num_steps": 4}), Hooks(on_step=store))
+    assert ("storage" in rows[0].flags, "storage" in rows[2].flags) == (False, True)
 
 
 # Stopping and continuing

@@ -1,12 +1,14 @@
 """What one rank of an attempt lends to the trainer: its hooks, over storage.
 
 Rank 0 stores rows in parts, at least five seconds apart, and always before a checkpoint that covers them, so that a
-resume never finds a gap. A rank that is about to store first makes sure that the attempt is still the newest one: an
-orphan of a killed launch must not touch what its successor has built on.
+resume never finds a gap. A thread beside training does that and looks for requests, so a step waits for neither. A rank
+that is about to store first makes sure that the attempt is still the newest one: an orphan of a killed launch must not
+touch what its successor has built on.
 """
 
 import contextlib
 import errno
+import threading
 import time
 import traceback
 from collections.abc import Generator, Iterator
@@ -18,18 +20,21 @@ from typing import Any, Protocol
 from nanochat.config import TrainConfig
 from nanochat.machine.memory import is_out_of_memory, memory_advice, peak_mib
 from nanochat.stats import Checkpoint, Hooks, StartFacts, StepStats, TextFacts, TrainResult, stats_as_dict
+from sweeps.engine.processes.beside import beside
 from sweeps.engine.processes.storage_retry import StorageLost, or_lost
 from sweeps.engine.ranks.leg_timeout import timeout_error
+from sweeps.engine.ranks.requests import Requests
 from sweeps.engine.ranks.waiting_rows import WaitingRows
 from sweeps.records.checkpoints import KEEP_CHECKPOINTS, stored_checkpoints, superseded
 from sweeps.records.documents import AttemptError, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.records.texts import check_text
-from sweeps.spec.errors import SweepToolError
+from sweeps.spec.errors import CorruptData, SweepToolError
 
+TICK_S = 0.25  # how long a row that is due, or the time of the first step, waits for the thread
 STOP_POLL_S = 1.0
-REMOTE_STOP_POLL_S = 5.0  # asking object storage takes tens of milliseconds, in which nothing trains
+REMOTE_STOP_POLL_S = 5.0  # each request to object storage costs money
 _MAX_TRACEBACK = 20_000
 
 
@@ -79,9 +84,8 @@ class Rank:
         self._record = self.experiment.trial(task.trial)
         self._train_store = self._record.train_store
         self._rows = WaitingRows(self._record, task.attempt)
+        self._requests = Requests(self._look_up)
         self._stop_poll_s = STOP_POLL_S if self.experiment.store.is_local else REMOTE_STOP_POLL_S
-        self._stop_seen_at = -self._stop_poll_s
-        self._is_storage_away = False
 
     def config(self) -> TrainConfig:
         """The trial's config, as planned."""
@@ -125,13 +129,7 @@ class Rank:
 
     def on_step(self, stats: StepStats) -> None:
         """Rank 0: a row. It can wait in memory, but not for long."""
-        is_first_row = self._rows.last_step is None
-        row = StepRow.of(stats, trial=self._task.trial, attempt=self._task.attempt, done_utc=utc_now())
-        self._rows.add(row)
-        if is_first_row:
-            with contextlib.suppress(OSError):  # only the report's time between legs would lack it
-                self._note(first_step_utc=utc_now())
-        self._rows.store_if_due()
+        self._rows.add(StepRow.of(stats, trial=self._task.trial, attempt=self._task.attempt, done_utc=utc_now()))
 
     def before_save(self, step: int) -> None:
         """Rank 0: rows are stored before a checkpoint covers them."""
@@ -167,20 +165,12 @@ class Rank:
         return (or_lost(refusal, partial(self._group.local_folder, name)) for name in names)
 
     def should_stop(self) -> bool:
-        """True if a stop was requested. Rank 0 looks for all, once a second at most; unreadable is no request."""
-        if not self._group.is_first or time.monotonic() - self._stop_seen_at < self._stop_poll_s:
-            return False
-        self._stop_seen_at = time.monotonic()
-        try:
-            self._check_newest()
-            is_asked = self.experiment.stop_requested() is not None or self._is_time_up()
-        except OSError as error:
-            if not self._is_storage_away:
-                print(f"requests to stop cannot be read, training continues: {error}")
-            self._is_storage_away = True
-            return False
-        self._is_storage_away = False
-        return is_asked
+        """True if a stop was requested, as of the last look of rank 0's thread. Raises Superseded."""
+        return self._requests.is_stop_asked()
+
+    def _look_up(self) -> bool:
+        self._check_newest()
+        return self.experiment.stop_requested() is not None or self._is_time_up()
 
     def finish(self, result: TrainResult) -> None:
         """Rank 0: everything is stored, then the attempt has ended. The driver makes the result of it."""
@@ -194,7 +184,10 @@ class Rank:
         if not result.completed and self.experiment.stop_requested() is None and self._is_time_up():
             how = f"stopped after step {result.last_step} with a checkpoint"
             changes = {"end": "failed", "error": timeout_error(self.experiment.plan.leg_timeout_s or 0.0, how)}
-        self._note(**changes, last_step_utc=self._rows.last_step_utc, ended_utc=utc_now())
+        self._note(**changes, **self._times(), ended_utc=utc_now())
+
+    def _times(self) -> dict[str, Any]:
+        return {"first_step_utc": self._rows.first_step_utc, "last_step_utc": self._rows.last_step_utc}
 
     def _is_time_up(self) -> bool:
         return self.experiment.plan.leg_timeout_s is not None and self._record.is_time_up(self._task.attempt)
@@ -207,7 +200,7 @@ class Rank:
         """
         try:
             if self._store_last_rows():
-                self._note(last_step_utc=self._rows.last_step_utc)
+                self._note(**self._times())
             attempt = self._record.attempt(self._task.attempt)
             if attempt.error is not None or attempt.end is not None:
                 return False
@@ -233,21 +226,36 @@ class Rank:
         return True
 
     def _wait_for_last_rows(self) -> None:
-        deadline = time.monotonic() + 2 * self._stop_poll_s + 1
-        while time.monotonic() < deadline:
+        """Returns once rank 0's thread has stored them, or has had the time to say that a step has ended."""
+        begin_s, first_noted_s = time.monotonic(), max(self._stop_poll_s, 2 * TICK_S)
+        while time.monotonic() - begin_s < 2 * self._stop_poll_s + 1:
             attempt = self._record.attempt(self._task.attempt)
-            if attempt.first_step_utc is None or attempt.last_step_utc is not None:
+            is_none_told = attempt.first_step_utc is None and time.monotonic() - begin_s > first_noted_s
+            if is_none_told or attempt.last_step_utc is not None:
                 return
             time.sleep(self._stop_poll_s / 10)
 
     @contextlib.contextmanager
     def running(self) -> Generator[None]:
-        """Around the trainer's run: on rank 0, rows are stored with an error of another rank."""
-        if not self._group.is_first:
+        """Around the trainer's run: on rank 0, a thread stores rows and looks for requests and others' errors."""
+        with beside(self._work, name="storage") if self._group.is_first else contextlib.nullcontext():
             yield
-            return
-        with self._rows.stored_with_errors_of_others(self._stop_poll_s):
-            yield
+
+    def _work(self, over: threading.Event) -> None:
+        looked_s = -self._stop_poll_s
+        while not over.wait(min(TICK_S, self._stop_poll_s)):
+            if time.monotonic() - looked_s >= self._stop_poll_s:
+                looked_s = time.monotonic()
+                self.look()
+            else:
+                self._rows.store_if_due()
+
+    def look(self) -> None:
+        """Rank 0, on its thread: stores rows that are due, and finds out what the other ranks and people want."""
+        self._rows.store_if_due()
+        self._requests.look()
+        with contextlib.suppress(OSError, CorruptData):  # the next look may succeed
+            self._rows.store_with_error_of_another()
 
     def _explained(self, error: Exception) -> str:
         return memory_advice(error, self.config(), peak_mib()) if is_out_of_memory(error) else str(error)

@@ -1,16 +1,13 @@
 """Rows that rank 0 was given and has not stored yet.
 
-A part of rows is a file, so steps of milliseconds share one: parts are at least five seconds apart. What waits must not
-be lost with a leg that fails. So a thread looks whether another rank has stored an error, and then stores the rows:
-rank 0's own training thread can wait for that rank until Ray kills it.
+A part of rows is a file, so steps of milliseconds share one: parts are at least five seconds apart. A thread stores
+them, so that no step waits for storage. It also stores them when another rank has stored an error: rank 0's own
+training thread can wait for that rank until Ray kills it.
 """
 
-import contextlib
 import threading
 import time
-from collections.abc import Generator
 
-from sweeps.engine.processes.beside import beside
 from sweeps.records.documents import utc_now
 from sweeps.records.rows import StepRow
 from sweeps.records.trial import TrialRecord
@@ -24,47 +21,47 @@ class WaitingRows:
 
     def __init__(self, record: TrialRecord, attempt: int) -> None:
         self.last_step: int | None = None
-        self.last_step_utc: str | None = None  # the end of it
+        self.first_step_utc: str | None = None  # the end of it
+        self.last_step_utc: str | None = None
         self._record, self._attempt = record, attempt
         self._rows: list[StepRow] = []
         self._stored_at_s = time.monotonic()
-        self._lock = threading.Lock()
+        self._is_first_noted = self._is_error_seen = False
+        self._adding, self._storing = threading.Lock(), threading.Lock()
 
     def add(self, row: StepRow) -> None:
-        """Takes a finished step."""
-        with self._lock:
+        """Takes a finished step. Waits for no storage."""
+        with self._adding:
             self._rows.append(row)
             self.last_step, self.last_step_utc = row.step, utc_now()
+            self.first_step_utc = self.first_step_utc or self.last_step_utc
 
     def store_if_due(self) -> None:
-        """Stores what has gathered for long enough; if storage fails, it waits in memory."""
-        if time.monotonic() - self._stored_at_s < ROW_PART_S:
-            return
+        """Stores what has gathered for long enough, and when the first step ended; if storage fails, all waits."""
         try:
-            self.store()
-        except OSError as error:
+            if self.first_step_utc is not None and not self._is_first_noted:
+                self._record.note(self._attempt, "rank", first_step_utc=self.first_step_utc)
+                self._is_first_noted = True
+            if time.monotonic() - self._stored_at_s >= ROW_PART_S:
+                self.store()
+        except (OSError, CorruptData) as error:
             print(f"cannot write rows yet, keeping them in memory: {error}")
             self._stored_at_s = time.monotonic()
 
     def store(self) -> None:
         """Stores what has gathered. Raises OSError; the rows then stay here."""
-        with self._lock:
-            self._record.append_rows(self._attempt, self._rows)
-            self._rows.clear()
+        with self._storing:
+            with self._adding:
+                rows = list(self._rows)
+            self._record.append_rows(self._attempt, rows)
+            with self._adding:
+                del self._rows[: len(rows)]
             self._stored_at_s = time.monotonic()
 
-    @contextlib.contextmanager
-    def stored_with_errors_of_others(self, poll_s: float) -> Generator[None]:
-        """While inside, rows are stored within `poll_s` after another rank has stored an error."""
-
-        def watch(over: threading.Event) -> None:
-            while not over.wait(poll_s):
-                with contextlib.suppress(OSError, CorruptData):  # the next look may succeed
-                    attempt = self._record.attempt(self._attempt)
-                    if attempt.error is not None and self.last_step is not None:
-                        self.store()
-                        self._record.note(self._attempt, "rank", last_step_utc=self.last_step_utc)
-                        return
-
-        with beside(watch, name="rows"):
-            yield
+    def store_with_error_of_another(self) -> None:
+        """Stores everything if another rank has stored an error. Raises OSError and CorruptData."""
+        if self._is_error_seen or self.last_step is None or self._record.attempt(self._attempt).error is None:
+            return
+        self.store()
+        self._record.note(self._attempt, "rank", first_step_utc=self.first_step_utc, last_step_utc=self.last_step_utc)
+        self._is_error_seen = True

@@ -28,6 +28,16 @@ def test_the_step_after_an_evaluation_a_sample_or_a_checkpoint_is_marked_and_no_
     assert flags.of_step(31, 0, skipped=False) == ()
 
 
+def test_the_step_after_a_wait_for_storage_is_marked_and_none_after_a_usual_record():
+    flags = Flags(0)
+    _run(flags, range(30))
+    for step, (wait_ms, dt_ms, marks) in enumerate(
+        [(0.9, 10.0, ()), (1.1, 10.0, ("storage",)), (1.1, 300.0, ()), (30.0, 300.0, ("storage",)), (0.0, 10.0, ())]
+    ):
+        flags.told(wait_ms, dt_ms)
+        assert flags.of_step(30 + step, 0, skipped=False) == marks
+
+
 def test_a_recompilation_marks_its_step_and_the_next_five():
     flags = Flags(0)
     _run(flags, range(30), compiled_in=0)

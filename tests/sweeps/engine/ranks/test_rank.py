@@ -1,6 +1,7 @@
 """One rank's hooks over real storage, with a group of one instead of Ray's."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,13 @@ RESULT = TrainResult(last_step=39, completed=True, peak_mib=1.0, total_time_min=
 def test_rows_wait_in_memory_and_are_stored_when_five_seconds_have_passed(
     experiment: Experiment, make_row: Callable[..., StepRow], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hooks = open_rank(experiment)[0].hooks()
-    hooks.on_step(stats_of(make_row(0)))
+    rank = open_rank(experiment)[0]
+    rank.hooks().on_step(stats_of(make_row(0)))
+    rank.look()
     assert stored_steps(experiment) == []
     monkeypatch.setattr(waiting_rows, "ROW_PART_S", 0.0)
-    hooks.on_step(stats_of(make_row(1)))
+    rank.hooks().on_step(stats_of(make_row(1)))
+    rank.look()
     assert stored_steps(experiment) == [0, 1]
 
 
@@ -111,6 +114,7 @@ def test_a_superseded_attempt_stores_neither_checkpoint_nor_end(
     open_rank(experiment)
     with pytest.raises(Superseded, match="attempt 0 of static-b1 is superseded by attempt 1"):
         save(orphan, 1)
+    orphan.look()
     with pytest.raises(Superseded):
         orphan.hooks().should_stop()
     with pytest.raises(Superseded):
@@ -152,13 +156,23 @@ def test_a_run_that_was_asked_to_stop_ends_as_stopped(experiment: Experiment) ->
     assert experiment.trial(TRIAL).attempts()[0].end == "stopped"
 
 
-def test_a_stop_request_is_heard_and_looked_for_only_now_and_then(experiment: Experiment) -> None:
+def test_a_stop_request_is_heard_at_the_threads_next_look(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank_module, "STOP_POLL_S", 0.05)
     rank, _ = open_rank(experiment)
+    rank.look()
     assert not rank.hooks().should_stop()
-    experiment.request_stop("test")
-    assert not rank.hooks().should_stop()  # less than five seconds later
-    fresh, _ = open_rank(experiment)
-    assert fresh.hooks().should_stop()
+    with rank.running():
+        experiment.request_stop("test")
+        wait_until(rank.hooks().should_stop)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def limit_to(experiment: Experiment, rank: Rank, seconds: float) -> None:
@@ -170,6 +184,7 @@ def test_a_leg_whose_time_is_up_stops_after_its_step_and_counts_as_failed(experi
     rank, _ = open_rank(experiment)
     limit_to(experiment, rank, 1200)
     experiment.trial(TRIAL).end_in_time(0)
+    rank.look()
     assert rank.hooks().should_stop()
     rank.finish(dataclasses.replace(RESULT, completed=False))
     attempt = experiment.trial(TRIAL).attempt(0)
@@ -224,6 +239,7 @@ def test_refused_rows_wait_for_storage_but_not_past_a_checkpoint(
         save(rank, 1)
     monkeypatch.setattr(type(experiment.store), "create", working)
     rank.hooks().on_step(stats_of(make_row(1)))
+    rank.look()
     assert stored_steps(experiment) == [0, 1]
 
 
@@ -273,14 +289,16 @@ def test_a_leg_survives_an_outage_of_storage_at_any_moment(
 def test_storage_that_cannot_be_asked_for_a_stop_asks_for_none_and_is_told_once(
     experiment: Experiment,
     outage: Callable[[int], None],
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(rank_module, "STOP_POLL_S", 0.0)
     rank, _ = open_rank(experiment)
     experiment.request_stop("test")
     outage(2)
-    assert [rank.hooks().should_stop() for _ in range(3)] == [False, False, True]
+    seen: list[bool] = []
+    for _ in range(3):
+        rank.look()
+        seen.append(rank.hooks().should_stop())
+    assert seen == [False, False, True]
     assert capsys.readouterr().out.count("requests to stop cannot be read, training continues") == 1
 
 
@@ -290,6 +308,7 @@ def test_a_folder_that_vanished_is_an_outage_too(
     rank, _ = open_rank(experiment)
     monkeypatch.setattr(storage_retry, "RETRY_FOR_S", 0.0)
     Path(experiment.uri).rename(f"{experiment.uri}-away")
+    rank.look()
     assert not rank.hooks().should_stop()
     with pytest.raises(StorageLost, match=f"the start of {TRIAL} cannot be stored: .*no attempt is in storage"):
         rank.hooks().on_start(facts)
@@ -349,6 +368,7 @@ def test_the_times_of_the_first_and_the_last_step_are_kept(
     rank, _ = open_rank(experiment)
     for step in range(2):
         rank.hooks().on_step(stats_of(make_row(step)))
+        rank.look()
     first = experiment.trial(TRIAL).attempts()[0].first_step_utc
     rank.finish(RESULT)
     attempt = experiment.trial(TRIAL).attempts()[0]

@@ -76,7 +76,8 @@ def test_rows_are_stored_with_the_error_of_another_rank_while_the_first_one_wait
 
 
 def test_a_rank_that_fails_does_not_wait_long_for_a_first_one_that_is_gone(two_ranks: tuple[Rank, Rank]) -> None:
-    _, other = two_ranks
+    rank, other = two_ranks
+    rank.look()
     begin_s = time.monotonic()
     assert other.store_error(ValueError("the cause"))
     assert 1 < time.monotonic() - begin_s < 10
