@@ -14,7 +14,8 @@ from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow, encode_rows
 from sweeps.results.measures import summary as measured
 from sweeps.results.measures.snapshot import Snapshot, read_snapshot
-from sweeps.results.report.build import build_report, html, markdown_files, refresh
+from sweeps.results.report.build import build_report, markdown_files, refresh
+from sweeps.results.report.html import render_html
 from sweeps.results.status import run_table, status_json
 from sweeps.results.tables.build import legs_table, steps_table
 from sweeps.results.tables.parquet import export_experiment
@@ -39,7 +40,7 @@ def test_each_trials_numbers_are_computed_once_for_everything_that_shows_them(
     fresh = dataclasses.replace(large_snapshot, trials=[dataclasses.replace(t) for t in large_snapshot.trials])
     report = build_report([fresh])
     assert markdown_files(report, "report.md")
-    assert html.render(report)
+    assert render_html(report)
     assert legs_table(fresh).num_rows == len(fresh.trials)
     assert steps_table(fresh).num_rows == 280 * len(fresh.trials)
     assert status_json(fresh)

@@ -13,7 +13,8 @@ from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.results.measures.compare import Mean, mean_over_blocks
 from sweeps.results.measures.snapshot import read_snapshot
-from sweeps.results.report.build import build_report, html, markdown_files, refresh, write_chosen, write_report
+from sweeps.results.report.build import build_report, markdown_files, refresh, write_chosen, write_report
+from sweeps.results.report.html import render_html
 
 Make = Callable[..., Experiment]
 MakeRow = Callable[..., StepRow]
@@ -58,7 +59,7 @@ def report(experiment: Experiment) -> str:
 def files(experiment: Experiment) -> dict[str, str]:
     """Both forms of the report, by file name."""
     made = build_report([read_snapshot(experiment)])
-    return markdown_files(made, "report.md") | {"report.html": html.render(made)}
+    return markdown_files(made, "report.md") | {"report.html": render_html(made)}
 
 
 def test_the_first_words_say_that_one_block_is_advice_and_how_the_candidate_stands(done: Experiment) -> None:

@@ -13,7 +13,8 @@ from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot, read_snapshot
-from sweeps.results.report.build import build_report, html, markdown_files
+from sweeps.results.report.build import build_report, markdown_files
+from sweeps.results.report.html import render_html
 
 Make = Callable[..., Experiment]
 MakeRow = Callable[..., StepRow]
@@ -72,7 +73,7 @@ def hostile(snapshot: Snapshot) -> Snapshot:
 
 
 def page(*snapshots: Snapshot) -> str:
-    return html.render(build_report(snapshots))
+    return render_html(build_report(snapshots))
 
 
 def test_nothing_is_fetched_from_anywhere(snapshot: Snapshot) -> None:
