@@ -6,7 +6,7 @@ Every leg is compared with the baseline of its own experiment: ratios between ex
 from collections.abc import Callable, Sequence
 
 from sweeps.results.measures.snapshot import Snapshot
-from sweeps.results.report.blocks import Bullets, Code, Column, Table, Words, code_cell
+from sweeps.results.report.blocks import Block, Bullets, Code, Column, Paragraph, Section, Table, Words, code_cell
 
 Snapshots = Sequence[Snapshot]
 
@@ -23,6 +23,11 @@ def across(snapshots: Snapshots, make: Callable[[Snapshot], Table]) -> Table:
     ]
     first = tables[0]
     return Table(caption=first.caption, columns=[Column(heading="experiment"), *first.columns], rows=rows)
+
+
+def noted(key: str, title: str, block: Block, note: str) -> list[Section]:
+    """A section with what to know when reading it."""
+    return [Section(key=key, title=title, blocks=[block, Paragraph(words=(note,), tone="note")])]
 
 
 def listed(snapshots: Snapshots, make: Callable[[Snapshot], list[Words]], empty: str = "") -> Bullets:

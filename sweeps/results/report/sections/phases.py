@@ -3,8 +3,8 @@
 from nanochat.stats import STEP_PHASES
 from sweeps.results.measures.phases import knows_phases, leg_phases
 from sweeps.results.measures.snapshot import Snapshot
-from sweeps.results.report.blocks import Cell, Column, Paragraph, Section, Table, code_cell, number_cell
-from sweeps.results.report.sections.across import Snapshots, across
+from sweeps.results.report.blocks import Cell, Column, Section, Table, code_cell, number_cell
+from sweeps.results.report.sections.across import Snapshots, across, noted
 
 
 def phase_sections(snapshots: Snapshots) -> list[Section]:
@@ -16,13 +16,7 @@ def phase_sections(snapshots: Snapshots) -> list[Section]:
         "data: waiting for batches. backward: with the communication that runs beside it. communication: waiting for "
         "other ranks with nothing else to do. checkpoint stall: over a whole trial, before each of its steps."
     )
-    return [
-        Section(
-            key="phases",
-            title="Where a step's time goes",
-            blocks=[across(snapshots, phase_table), Paragraph(words=(note,), tone="note")],
-        )
-    ]
+    return noted("phases", "Where a step's time goes", across(snapshots, phase_table), note)
 
 
 def phase_table(snapshot: Snapshot) -> Table:

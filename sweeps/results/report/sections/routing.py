@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from sweeps.results.measures.routing import leg_routing
 from sweeps.results.measures.snapshot import Snapshot
-from sweeps.results.report.blocks import Cell, Column, Paragraph, Section, Table, code_cell, number_cell
-from sweeps.results.report.sections.across import Snapshots, across
+from sweeps.results.report.blocks import Cell, Column, Section, Table, code_cell, number_cell
+from sweeps.results.report.sections.across import Snapshots, across, noted
 from sweeps.spec.legs import Leg
 
 
@@ -18,13 +18,7 @@ def routing_sections(snapshots: Snapshots) -> list[Section]:
         "is the load of the fullest expert over the mean load, less 1; dead experts have under 10 % of the mean load, "
         "summed over layers."
     )
-    return [
-        Section(
-            key="routing",
-            title="Routing",
-            blocks=[across(snapshots, routing_table), Paragraph(words=(note,), tone="note")],
-        )
-    ]
+    return noted("routing", "Routing", across(snapshots, routing_table), note)
 
 
 def routing_table(snapshot: Snapshot) -> Table:

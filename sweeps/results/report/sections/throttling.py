@@ -3,8 +3,8 @@
 from nanochat.throttle import reason_names
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.results.measures.throttling import Throttled, throttled_trials
-from sweeps.results.report.blocks import Code, Paragraph, Section, Words
-from sweeps.results.report.sections.across import Snapshots, listed
+from sweeps.results.report.blocks import Code, Section, Words
+from sweeps.results.report.sections.across import Snapshots, listed, noted
 from sweeps.spec.words import fixed
 
 
@@ -17,7 +17,7 @@ def throttling_sections(snapshots: Snapshots) -> list[Section]:
         "Such steps count for timing, except those in which the slow-down begins, changes or ends: a card that is too "
         "hot all the time is measured unchanged. A power cap by software is normal under full load and not listed."
     )
-    return [Section(key="throttling", title="GPU throttling", blocks=[lines, Paragraph(words=(note,), tone="note")])]
+    return noted("throttling", "GPU throttling", lines, note)
 
 
 def throttling_lines(snapshot: Snapshot) -> list[Words]:
