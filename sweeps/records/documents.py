@@ -198,7 +198,7 @@ class Refusal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Move:
+class BlockMove:
     """A block was bound to another node than the one that its legs had begun on."""
 
     block: int
@@ -220,7 +220,7 @@ Document = (
     | Calibration
     | StopRequest
     | Refusal
-    | Move
+    | BlockMove
 )
 D = TypeVar(
     "D",
@@ -235,7 +235,7 @@ D = TypeVar(
     Calibration,
     StopRequest,
     Refusal,
-    Move,
+    BlockMove,
 )
 
 _SCHEMAS: dict[type, str] = {
@@ -250,7 +250,7 @@ _SCHEMAS: dict[type, str] = {
     Calibration: "nanochat-sweep/calibration/1",
     StopRequest: "nanochat-sweep/stop-request/1",
     Refusal: "nanochat-sweep/refusal/1",
-    Move: "nanochat-sweep/move/1",
+    BlockMove: "nanochat-sweep/move/1",
 }
 
 

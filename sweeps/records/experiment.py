@@ -16,10 +16,10 @@ from sweeps.records.conditional_puts import check_conditional_puts
 from sweeps.records.documents import (
     COMPLETED_STATES,
     SETTLED_STATES,
+    BlockMove,
     ExperimentState,
     Growth,
     Manifest,
-    Move,
     Refusal,
     StopRequest,
     TrialState,
@@ -32,6 +32,7 @@ from sweeps.records.lock import Lock, current_owner, watched_owner
 from sweeps.records.owner import Owner
 from sweeps.records.set_aside import set_aside_damaged
 from sweeps.records.store import Store
+from sweeps.records.stored import stored_document
 from sweeps.records.trial import TrialRecord
 from sweeps.spec.checked import plain_name
 from sweeps.spec.errors import CorruptData, Locked, SweepError, UsageError
@@ -184,11 +185,8 @@ class Experiment:
 
     def stop_requested(self) -> str | None:
         """The reason of a pending stop request."""
-        try:
-            data = self.store.read(_STOP)
-        except FileNotFoundError:
-            return None
-        return from_bytes(StopRequest, data, self.store.uri_of(_STOP)).reason
+        request = stored_document(self.store, StopRequest, _STOP)
+        return None if request is None else request.reason
 
     def refuse(self, reason: str, exit_code: int) -> None:
         """Says, for the owner to read, why no leg can be started here now, and how the launch ends of it."""
@@ -196,11 +194,7 @@ class Experiment:
 
     def refusal(self) -> Refusal | None:
         """Why a leg was not started."""
-        try:
-            data = self.store.read(_REFUSAL)
-        except FileNotFoundError:
-            return None
-        return from_bytes(Refusal, data, self.store.uri_of(_REFUSAL))
+        return stored_document(self.store, Refusal, _REFUSAL)
 
     def refuse_on_node(self, node_id: str, reason: str, exit_code: int) -> None:
         """Says, for the owner to read, why no leg can be started on a node; on others it may."""
@@ -208,18 +202,14 @@ class Experiment:
 
     def refusal_on_node(self, node_id: str) -> Refusal | None:
         """Why a leg was not started on a node."""
-        try:
-            data = self.store.read(_refusal_of(node_id))
-        except FileNotFoundError:
-            return None
-        return from_bytes(Refusal, data, self.store.uri_of(_refusal_of(node_id)))
+        return stored_document(self.store, Refusal, _refusal_of(node_id))
 
     def clear_requests(self) -> None:
         """Forgets stop requests and refusals; for a new owner to call before it starts."""
         for name in self.store.list("requests"):
             self.store.delete(f"requests/{name}")
 
-    def move(self, move: Move) -> None:
+    def move(self, move: BlockMove) -> None:
         """Notes that a block is bound to another node, and has its completed trials that are named run again.
 
         The note comes first: who reads storage meanwhile looks again at what was settled.
@@ -232,10 +222,10 @@ class Experiment:
         """How often a block was bound to another node."""
         return len(self.store.list(_MOVES))
 
-    def moves(self) -> list[Move]:
+    def moves(self) -> list[BlockMove]:
         """The moves of blocks, oldest first."""
         paths = [f"{_MOVES}/{name}" for name in sorted(self.store.list(_MOVES)) if name.endswith(".json")]
-        return [from_bytes(Move, self.store.read(path), self.store.uri_of(path)) for path in paths]
+        return [from_bytes(BlockMove, self.store.read(path), self.store.uri_of(path)) for path in paths]
 
     def trial_states(self) -> dict[str, TrialState]:
         """The state of each trial by name, in plan order. One with a damaged document is interrupted: it has no end."""

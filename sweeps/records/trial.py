@@ -25,7 +25,6 @@ from sweeps.records.documents import (
     Origin,
     TrialResult,
     TrialState,
-    from_bytes,
     json_bytes,
     json_object,
     to_bytes,
@@ -39,6 +38,7 @@ from sweeps.records.rows import StepRow, encode_rows
 from sweeps.records.set_aside import SET_ASIDE
 from sweeps.records.steps import Steps
 from sweeps.records.store import Store
+from sweeps.records.stored import stored_document
 from sweeps.spec.errors import CorruptData
 
 _TAKEN = re.compile(rf"([0-9]{{3,9}})\.json(?:{re.escape(SET_ASIDE)})?")
@@ -120,10 +120,7 @@ class TrialRecord:
         """Adds to what one writer has stored of an attempt. `changes`: fields of AttemptPart."""
         path = f"{self.folders.attempts}/{part_name(number, writer)}"
         with self._noting:  # a rank's threads are one writer
-            try:
-                known = from_bytes(AttemptPart, self._store.read(path), self._store.uri_of(path))
-            except FileNotFoundError:
-                known = AttemptPart()
+            known = stored_document(self._store, AttemptPart, path) or AttemptPart()
             self._store.write(path, to_bytes(replace(known, **changes)))
 
     def allow_retry(self) -> None:
@@ -219,29 +216,15 @@ class TrialRecord:
 
     def result(self) -> TrialResult | None:
         """The result of a completed trial."""
-        try:
-            data = self._store.read(self.folders.result)
-        except FileNotFoundError:
-            return None
-        return from_bytes(TrialResult, data, self._store.uri_of(self.folders.result))
+        return stored_document(self._store, TrialResult, self.folders.result)
 
     def origin(self) -> Origin | None:
         """Which experiment ran the trial, if it was not this one."""
-        path = self.folders.origin
-        try:
-            data = self._store.read(path)
-        except FileNotFoundError:
-            return None
-        return from_bytes(Origin, data, self._store.uri_of(path))
+        return stored_document(self._store, Origin, self.folders.origin)
 
     def imported(self) -> Imported | None:
         """From which log the trial was read, if it was not run here."""
-        path = self.folders.imported
-        try:
-            data = self._store.read(path)
-        except FileNotFoundError:
-            return None
-        return from_bytes(Imported, data, self._store.uri_of(path))
+        return stored_document(self._store, Imported, self.folders.imported)
 
     def write_imported(self, imported: Imported) -> None:
         """Makes the trial one that was read from a log; call it last, after its rows."""
@@ -272,11 +255,7 @@ class TrialRecord:
         return dropped is not None and dropped.undone_utc is None
 
     def _drop(self) -> Drop | None:
-        try:
-            data = self._store.read(self.folders.drop)
-        except FileNotFoundError:
-            return None
-        return from_bytes(Drop, data, self._store.uri_of(self.folders.drop))
+        return stored_document(self._store, Drop, self.folders.drop)
 
     def state(self) -> TrialState:
         """How far the trial is, from storage and the owner's life alone."""

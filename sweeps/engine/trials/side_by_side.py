@@ -15,7 +15,7 @@ from sweeps.engine.processes.storage_retry import with_retries
 from sweeps.engine.trials.binding import Binding, StoredLeg, choose, is_there
 from sweeps.engine.trials.blocks import BlockOrder
 from sweeps.engine.watching.events import BlockBound, Event, Warned
-from sweeps.records.documents import Move, utc_now
+from sweeps.records.documents import BlockMove, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.trial import TrialRecord
 from sweeps.spec.plan import Trial
@@ -78,7 +78,7 @@ class SideBySide:
 
     def _move(self, block: int, binding: Binding) -> None:
         self._experiment.move(
-            Move(
+            BlockMove(
                 block=block,
                 node_id=binding.node.id,
                 node_host=binding.node.host,
