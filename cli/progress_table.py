@@ -30,7 +30,7 @@ _STYLES = {
     "pending": "dim",
 }
 _MIN_WIDTHS = {"state": 11, "loss": 7, "tok/s": 9, "ETA": 7}
-_DROPPED_FIRST = ("tok/s", "loss", "ETA")  # on a terminal too narrow for the legs' names
+_DROPPED_FIRST = ("tok/s", "loss", "ETA", "node")  # on a terminal too narrow for the legs' names
 _MIN_NAME_WIDTH = 12
 _KEPT_HEADS = (1 / 3, 1 / 2, 2 / 3, 0, 1)  # the part of a shortened name that is its beginning
 _GAP = 2
@@ -138,12 +138,13 @@ def _legs_table(legs: Sequence[LegProgress], names: Sequence[str], width: int, l
         "loss": ["" if leg.loss is None else fixed(leg.loss, 4) for leg in legs],
         "tok/s": ["" if leg.tok_per_sec is None else grouped(leg.tok_per_sec, 0) for leg in legs],
         "ETA": ["" if leg.seconds_left is None else duration(leg.seconds_left) for leg in legs],
+        **({"node": [leg.node or "" for leg in legs]} if any(leg.node for leg in legs) else {}),
     }
     widths = {name: max(len(name), *map(len, cells), _MIN_WIDTHS.get(name, 0)) for name, cells in columns.items()}
     widths["step"] = max(widths["step"], 2 * max(len(str(leg.num_steps)) for leg in legs) + 1)
     kept = list(columns)
     for name in _DROPPED_FIRST:
-        if _name_room(width, widths, kept) < _MIN_NAME_WIDTH:
+        if name in kept and _name_room(width, widths, kept) < _MIN_NAME_WIDTH:
             kept.remove(name)
     room = max(4, _name_room(width, widths, kept))
     short = dict(zip(names, short_names(names, room, "…" if look.has_unicode else ".."), strict=True))
@@ -151,7 +152,7 @@ def _legs_table(legs: Sequence[LegProgress], names: Sequence[str], width: int, l
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="dim")
     table.add_column("leg", no_wrap=True, width=max(len("leg"), *map(len, short.values())))
     for name in kept:
-        justify = "left" if name == "state" else "right"
+        justify = "left" if name in ("state", "node") else "right"
         table.add_column(name, no_wrap=True, justify=justify, width=widths[name])
     for i, leg in enumerate(legs):
         style = _STYLES[columns["state"][i]]

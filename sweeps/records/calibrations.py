@@ -38,7 +38,7 @@ class Conditions:
         return cls(
             num_workers=facts.get("world_size") or attempt.num_workers,
             window_steps=window_steps,
-            host=attempt.host,
+            host=attempt.ran_on,
             device_name=facts.get("device_name"),
             versions=attempt.versions,
         )

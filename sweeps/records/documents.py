@@ -89,6 +89,11 @@ class AttemptRecord:
         return self.node_host or self.host
 
     @property
+    def node(self) -> str | None:
+        """The node that its block is bound to, for people: several can be on one machine."""
+        return None if self.node_id is None else f"{self.node_host or 'unknown'}/{self.node_id[:6]}"
+
+    @property
     def has_failed_for_good(self) -> bool:
         """Whether its own error ended it and no retry was asked for."""
         return self.end == "failed" and self.retry_utc is None

@@ -32,6 +32,8 @@ def trial_status(trial: TrialSnapshot) -> dict[str, Any]:
         "block": trial.trial.block,
         "status": trial.state,
         "attempts": trial.num_attempts,
+        "host": trial.attempts[-1].ran_on if trial.attempts else None,
+        "node_id": trial.attempts[-1].node_id if trial.attempts else None,  # of Ray, if its block is bound to a node
         "steps_observed": m.steps_observed,
         "last_step": m.last_step,
         **{metric.status_name: trial.shown(metric.name) for metric in RUN_METRICS if metric.status_name},
@@ -111,13 +113,15 @@ def _progress(trial: TrialSnapshot) -> dict[str, Any]:
 
 def run_table(snapshot: Snapshot) -> list[list[str]]:
     """The run summary: headings, then one line of text per trial, "-" for what is unknown."""
+    has_nodes = any(trial.node for trial in snapshot.trials)
     headings = ["run", "status", "steps_observed", "last_step", *(metric.run_heading for metric in RUN_METRICS)]
-    lines = [headings]
+    lines = [[*headings, *(["node"] if has_nodes else [])]]
     for trial in snapshot.trials:
         m = trial.measures
         counts = ["-" if count is None else str(count) for count in (m.steps_observed, m.last_step)]
         numbers = [number(trial.shown(metric.name), metric.digits) for metric in RUN_METRICS]
-        lines.append([trial.run, shown_state(trial), *counts, *numbers])
+        where = [trial.node or "-"] if has_nodes else []
+        lines.append([trial.run, shown_state(trial), *counts, *numbers, *where])
     return lines
 
 

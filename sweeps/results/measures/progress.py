@@ -35,6 +35,7 @@ class LegProgress:
     tok_per_sec: float | None = None
     seconds_left: float | None = None  # of a running one
     has_diverged: bool = False  # it ran to its end and learnt nothing
+    node: str | None = None  # that its block is bound to; None: bound to none, or not started
 
     @property
     def shown_state(self) -> str:
@@ -83,6 +84,7 @@ class ProgressReader:
         self._experiment = experiment
         self._window_steps = experiment.plan.window_steps
         self._seen = self._trials()
+        self._num_moves = 0
 
     def _trials(self) -> list[_Seen]:
         plan = self._experiment.plan
@@ -98,8 +100,9 @@ class ProgressReader:
 
     def read(self) -> ExperimentProgress:
         """The progress now."""
-        if self._experiment.has_grown():
-            self._seen = self._trials()
+        num_moves = self._experiment.num_moves() if self._has_nodes() else 0
+        if self._experiment.has_grown() or num_moves != self._num_moves:  # a move opens completed trials again
+            self._seen, self._num_moves = self._trials(), num_moves
         owner_lives = self._experiment.owner() is not None
         legs = tuple(seen.settled or self._leg_or_damage(seen, owner_lives) for seen in self._seen)
         states: list[TrialState] = ["interrupted" if leg.state == "damaged" else leg.state for leg in legs]
@@ -109,6 +112,10 @@ class ProgressReader:
             legs=legs,
             seconds_left=self._seconds_left(legs),
         )
+
+    def _has_nodes(self) -> bool:
+        """True if some settled trial ran on a node of its block, as only these can run again."""
+        return any(seen.settled is not None and seen.settled.node is not None for seen in self._seen)
 
     def _leg_or_damage(self, seen: _Seen, owner_lives: bool) -> LegProgress:
         """A leg whose files cannot be read says so and keeps no other from being shown."""
@@ -136,14 +143,15 @@ class ProgressReader:
         open_steps = sum(leg.num_steps - leg.num_done for leg in legs if leg.state in ("pending", "interrupted"))
         if any(leg.seconds_left is None for leg in running) or not (running or open_steps):
             return None
-        of_running = sum(leg.seconds_left or 0.0 for leg in running)
+        num_lanes = max(1, len(running))  # legs side by side share what is left
+        of_running = sum(leg.seconds_left or 0.0 for leg in running) / num_lanes
         if completed:
             per_step_s = sum(s.wall_s for s in completed) / sum(s.num_steps for s in completed)
-            return _finite(of_running + open_steps * per_step_s)
+            return _finite(of_running + open_steps * per_step_s / num_lanes)
         if not running:
             return None
         seconds_per_step = [_step_s(seen) for seen, leg in zip(self._seen, legs, strict=True) if leg in running]
-        return _finite(of_running + open_steps * median(seconds_per_step))
+        return _finite(of_running + open_steps * median(seconds_per_step) / num_lanes)
 
 
 def newest(steps: Steps) -> Steps:
@@ -172,6 +180,7 @@ def _progress(seen: _Seen, state: TrialState, attempts: list[AttemptRecord]) -> 
         loss=recent.floats("loss_ema")[-1] if recent else None,
         tok_per_sec=sum(recent.floats("tok_per_sec")) / len(recent) if recent else None,
         seconds_left=_finite((seen.num_steps - num_done) * _step_s(seen)) if has_pace else None,
+        node=attempt.node if attempt is not None else None,
     )
 
 

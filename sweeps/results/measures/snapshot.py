@@ -17,6 +17,7 @@ from sweeps.records.documents import (
     ExperimentState,
     Imported,
     Manifest,
+    Move,
     Origin,
     TrialResult,
     TrialState,
@@ -115,6 +116,11 @@ class TrialSnapshot:
         return self.imported is None or self.imported.why_no_config is None
 
     @property
+    def node(self) -> str | None:
+        """The node that its last attempt was bound to; None if it was bound to none."""
+        return self.attempts[-1].node if self.attempts else None
+
+    @property
     def num_attempts(self) -> int:
         """How often it was started."""
         return len(self.attempts) if self.imported is None else self.imported.num_attempts
@@ -153,6 +159,7 @@ class Snapshot:
     trials: list[TrialSnapshot]  # in plan order
     torn_files: tuple[str, ...]  # row parts that were not whole, relative to the experiment
     uri: str = ""  # where it is; for messages alone, a report is the same wherever the experiment is
+    moves: tuple[Move, ...] = ()  # of blocks that left a node
     preflight: tuple["PreflightLeg", ...] = ()  # the few steps of every leg before the launch, if there were any
     find_calibration: Callable[[], Fitting] = Fitting  # looks below the storage root, which can take a while
 
@@ -205,9 +212,18 @@ def read_snapshot(experiment: Experiment, *, keep: bool = False) -> Snapshot:
         trials=trials,
         torn_files=tuple(file for trial in trials for file in trial.torn),
         uri=experiment.uri,
+        moves=_moves(experiment),
         preflight=_preflight(experiment),
         find_calibration=lambda: _calibration(experiment, trials),
     )
+
+
+def _moves(experiment: Experiment) -> tuple[Move, ...]:
+    """Those that can be read; they explain, and no number depends on them."""
+    try:
+        return tuple(experiment.moves())
+    except CorruptData:
+        return ()
 
 
 def _calibration(experiment: Experiment, trials: list[TrialSnapshot]) -> Fitting:

@@ -22,7 +22,7 @@ from sweeps.results.report.markdown import render_markdown
 from sweeps.results.report.sections.across import across, listed, listed_if_any
 from sweeps.results.report.sections.compiling import compile_table, fallback_lines
 from sweeps.results.report.sections.gates import gate_blocks
-from sweeps.results.report.sections.interruptions import damage_lines, interruption_lines, skipped_lines
+from sweeps.results.report.sections.interruptions import damage_lines, interruption_lines, move_lines, skipped_lines
 from sweeps.results.report.sections.phases import phase_sections
 from sweeps.results.report.sections.preflight import preflight_sections
 from sweeps.results.report.sections.provenance import artifact_lines, imported_lines, origin_lines, provenance_table
@@ -135,6 +135,7 @@ def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None, in_place: 
     ]
     compiled = [across(snapshots, compile_table), *listed_if_any(snapshots, fallback_lines)]
     interrupted = listed(snapshots, interruption_lines, "No trial was interrupted or failed.")
+    cut = [interrupted, *listed_if_any(snapshots, move_lines, skipped_lines)]
     damaged = listed_if_any(snapshots, damage_lines)
     files = [
         Paragraph(words=("Paths are relative to the experiment's folder.",)),
@@ -156,7 +157,7 @@ def _sections(snapshots: Sequence[Snapshot], single: Snapshot | None, in_place: 
         *routing_sections(snapshots),
         *preflight_sections(snapshots),
         _section("compile", "Compile and kernels", *compiled),
-        _section("interruptions", "Interruptions and failures", interrupted, *listed_if_any(snapshots, skipped_lines)),
+        _section("interruptions", "Interruptions and failures", *cut),
         *([_section("damage", "Damaged files", *damaged)] if damaged else []),
         _section(
             "provenance",

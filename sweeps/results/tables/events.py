@@ -54,7 +54,7 @@ def _events(trial: TrialSnapshot) -> Iterator[dict[str, Any]]:
     if trial.origin is not None:
         yield {"event": "taken_over", "utc": trial.origin.copied_utc, "error_message": trial.origin.experiment}
     for attempt in trial.attempts:
-        of = {"attempt": attempt.number, "num_workers": attempt.num_workers, "host": attempt.host}
+        of = {"attempt": attempt.number, "num_workers": attempt.num_workers, "host": attempt.ran_on}
         span = trial.spans.get(attempt.number)
         last = span[1] if span else None
         yield {**of, "event": "attempt_started", "utc": attempt.started_utc, "step": attempt.first_step}

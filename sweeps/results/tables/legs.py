@@ -97,7 +97,7 @@ LEG_COLUMNS: list[LegColumn] = [
     LegColumn("error_message", "text", "", "its message", lambda s: _error(s.trial, "message")),
     LegColumn("diverged", "text", "", "why the trial has learnt nothing, if so", lambda s: s.trial.diverged),
     LegColumn("num_workers", "int32", "workers", "ranks of the measured attempt", lambda s: _num_workers(s.trial)),
-    LegColumn("host", "text", "", "host of the measured attempt", lambda s: _measured(s.trial, "host")),
+    LegColumn("host", "text", "", "host of the measured attempt", lambda s: _measured(s.trial, "ran_on")),
     _fact("device", "text", "", "cpu or cuda"),
     _fact("device_name", "text", "", "name of the processor or card"),
     _fact("peak_bf16_flops", "float64", "FLOP/s", "the card's dense bf16 peak"),

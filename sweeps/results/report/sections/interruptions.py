@@ -18,6 +18,15 @@ def interruption_lines(snapshot: Snapshot) -> list[Words]:
     return lines
 
 
+def move_lines(snapshot: Snapshot) -> list[Words]:
+    """Which blocks left a node, where they went, and which completed legs ran again there."""
+    lines: list[Words] = []
+    for move in snapshot.moves:
+        again = f"; again from their start: {', '.join(move.again)}" if move.again else ""
+        lines.append((f"Block {move.block} moved to {move.node_host}/{move.node_id[:6]} at {move.moved_utc}{again}.",))
+    return lines
+
+
 def skipped_lines(snapshot: Snapshot) -> list[Words]:
     """Which trials have steps that changed nothing, because a gradient was not finite."""
     found = [(t, t.summary.skipped) for t in snapshot.trials if t.summary.skipped]
@@ -39,11 +48,14 @@ def _interruption(trial: TrialSnapshot, attempt: AttemptRecord, following: Attem
     how = {
         "failed": "failed",
         "stopped": "was stopped",
-        "completed": "ended before its result was written",
+        "completed": "completed, and ran again on another node" if attempt.again_utc else "ended before its result",
         "interrupted": "was interrupted",
         None: "was cut off",
     }[attempt.end]
-    line: list[Piece] = [Code(trial.run), f": attempt {attempt.number} on {attempt.host} {steps} and {how}"]
+    line: list[Piece] = [
+        Code(trial.run),
+        f": attempt {attempt.number} on {attempt.node or attempt.host} {steps} and {how}",
+    ]
     if attempt.error is not None:
         error = f": {attempt.error.type}: {attempt.error.message}"
         line += [error[:300], " (log: ", Code(trial.log_name), ")"]

@@ -10,6 +10,7 @@ from sweeps.spec.words import counted
 def trial_table(snapshot: Snapshot) -> Table:
     """One line per trial."""
     rows: list[list[Cell]] = []
+    has_nodes = any(trial.node for trial in snapshot.trials)
     for trial in snapshot.trials:
         m = trial.measures
         name: Words = (Code(trial.run), *((" (fell back to no compilation)",) if trial.fell_back else ()))
@@ -22,12 +23,18 @@ def trial_table(snapshot: Snapshot) -> Table:
                 number_cell(m.steps_observed),
                 number_cell(m.last_step),
                 *numbers,
+                *([text_cell(trial.node or "-")] if has_nodes else []),
             ]
         )
     numbers = ("steps_observed", "last_step", *(metric.run_heading for metric in RUN_METRICS))
     return Table(
         caption="Run summary, one line per trial",
-        columns=[Column(heading="run"), Column(heading="status"), *(Column(heading=n, kind="number") for n in numbers)],
+        columns=[
+            Column(heading="run"),
+            Column(heading="status"),
+            *(Column(heading=n, kind="number") for n in numbers),
+            *([Column(heading="node")] if has_nodes else []),
+        ],
         rows=rows,
     )
 
