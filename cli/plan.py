@@ -173,12 +173,10 @@ def plan_table(rows: Sequence[tuple[str, str, str]], columns: int | None) -> str
 
 def _at_a_time(planned: "Plan") -> str:
     """How many legs run at the same time, and where."""
-    from sweeps.spec.words import counted
-
     if planned.parallel is None:
         return "one at a time"
-    most = "a block on every free node" if planned.parallel == "auto" else f"up to {counted(planned.parallel, 'block')}"
-    return f"{most} at a time, a block's legs one after the other on one node"
+    most = "one on every free node" if planned.parallel == "auto" else f"up to {planned.parallel} at a time"
+    return f"blocks side by side, {most}, their legs one at a time"
 
 
 def _time_limit(planned: "Plan") -> str:

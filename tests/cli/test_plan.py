@@ -71,6 +71,28 @@ def test_the_text_shows_the_question_the_amount_and_the_legs(capsys: pytest.Capt
         assert f"{leg.name} " in printed.out
 
 
+@pytest.mark.parametrize(
+    ("parallel", "stored", "words"),
+    [
+        ("auto", "auto", "blocks side by side, one on every free node, their legs one at a time, on 2 workers"),
+        ("2", 2, "blocks side by side, up to 2 at a time, their legs one at a time, on 2 workers"),
+    ],
+)
+def test_the_plan_says_what_runs_side_by_side(
+    capsys: pytest.CaptureFixture[str], parallel: str, stored: object, words: str
+) -> None:
+    plan(sweep="smoke", blocks="2", parallel=parallel)
+    assert words in capsys.readouterr().out
+    plan(sweep="smoke", blocks="2", parallel=parallel, as_json=True)
+    assert json.loads(capsys.readouterr().out)["parallel"] == stored
+
+
+@pytest.mark.parametrize("parallel", ["0", "-1", "1.5", "all", "", "9" * 40])
+def test_blocks_at_a_time_are_a_number_or_auto(parallel: str) -> None:
+    with pytest.raises(UsageError, match="--parallel is a number of blocks from 1 on or 'auto'"):
+        plan(sweep="smoke", parallel=parallel)
+
+
 def test_what_cannot_be_planned_is_refused() -> None:
     with pytest.raises(UsageError, match="exclude each other"):
         plan(sweep="capacity", as_json=True, commands=True)

@@ -17,8 +17,8 @@ NUM_STEPS = 40
 
 
 @contextlib.contextmanager
-def nodes(*num_cpus: int, gpus: Sequence[int] = ()) -> Generator[Any]:
-    """A cluster with a node for each number of CPUs, the first one its head, and with `gpus` as many GPUs on each."""
+def nodes(*num_cpus: int, gpus: Sequence[str] = ()) -> Generator[Any]:
+    """A cluster with a node for each number of CPUs, the first one its head. `gpus`: the one that each node sees."""
     from ray.cluster_utils import Cluster
 
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -26,7 +26,8 @@ def nodes(*num_cpus: int, gpus: Sequence[int] = ()) -> Generator[Any]:
     try:
         for place, number in enumerate(num_cpus):
             more: dict[str, Any] = {"include_dashboard": False} if place == 0 else {}
-            cluster.add_node(num_cpus=number, num_gpus=gpus[place] if gpus else 0, **more)
+            more |= {"num_gpus": 1, "env_vars": {"CUDA_VISIBLE_DEVICES": gpus[place]}} if gpus else {"num_gpus": 0}
+            cluster.add_node(num_cpus=number, **more)
         yield cluster
     finally:
         import ray
@@ -40,9 +41,12 @@ def leg_name(config: TrainConfig) -> str:
     return f"leg{config.run.log_every}"
 
 
-def toy_experiment(storage: Path, *, num_legs: int, num_blocks: int = 1, num_workers: int = 1) -> Experiment:
+def toy_experiment(
+    storage: Path, *, num_legs: int, num_blocks: int = 1, num_workers: int = 1, device: str = "cpu"
+) -> Experiment:
     """A new experiment of toy legs with checkpoints every 10 of 40 steps."""
-    base = with_overrides(shrink_to_tiny(d12_moe(num_steps=NUM_STEPS)), {"schedule.num_steps": NUM_STEPS})
+    fields = {"schedule.num_steps": NUM_STEPS, "run.device": device}
+    base = with_overrides(shrink_to_tiny(d12_moe(num_steps=NUM_STEPS)), fields)
     sweep = Sweep(
         name="toys",
         base=base,

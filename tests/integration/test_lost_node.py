@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 
 
 def run(experiment: Experiment, address: str, on_event: Callable[[Event], None], **words: Any) -> LaunchResult:
-    slow = dict.fromkeys(("leg1", "leg2"), Fault.SLOW)
+    slow: dict[str, Fault] = {"leg1": Fault.SLOW, "leg2": Fault.SLOW}
     context = LaunchContext(
         on_event=on_event, refresh=lambda e: None, address=address, train=toy_trainer(leg_name, slow), **words
     )

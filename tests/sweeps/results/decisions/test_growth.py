@@ -45,3 +45,25 @@ def test_another_leg_that_failed_holds_nothing_up():
 
 def test_a_block_that_is_not_complete_comes_first():
     assert blocks_wanted(judged_experiment({}, sd=0.02, num_blocks=3, change=state("bf16", 3, "pending"))) == 3
+
+
+def test_blocks_side_by_side_run_ahead_of_the_complete_ones():
+    """Three of five are complete and decide nothing: with two nodes there are two more, with three a third one."""
+    pending = [state(leg, block, "pending") for block in (4, 5) for leg in ("cap0", "cap1", "cap1.25", "bf16")]
+
+    def change(trial: TrialSnapshot) -> TrialSnapshot:
+        for each in pending:
+            trial = each(trial)
+        return trial
+
+    undecided = judged_experiment({"cap1": -0.01}, sd=0.02, num_blocks=5, change=change)
+    assert [blocks_wanted(undecided, ahead) for ahead in (1, 2, 3, 8)] == [5, 5, 6, 6]
+    decided = judged_experiment({"cap1": -0.03}, num_blocks=5, change=change)
+    assert blocks_wanted(decided, 3) == 5
+
+
+def test_a_later_block_that_is_complete_counts_after_the_ones_before():
+    """Block 3 alone is missing: two are complete in plan order, so nothing is decided yet."""
+    found = judged_experiment({"cap1": -0.03}, num_blocks=4, change=state("bf16", 3, "pending"))
+    assert blocks_wanted(found, 2) == 4
+    assert blocks_wanted(found, 3) == 5
