@@ -13,11 +13,11 @@ from sweeps.records.calibrations import Calibrations, Fitting, conditions_of, ro
 from sweeps.records.documents import (
     SETTLED_STATES,
     AttemptRecord,
+    BlockMove,
     Calibration,
     ExperimentState,
     Imported,
     Manifest,
-    Move,
     Origin,
     TrialResult,
     TrialState,
@@ -159,7 +159,7 @@ class Snapshot:
     trials: list[TrialSnapshot]  # in plan order
     torn_files: tuple[str, ...]  # row parts that were not whole, relative to the experiment
     uri: str = ""  # where it is; for messages alone, a report is the same wherever the experiment is
-    moves: tuple[Move, ...] = ()  # of blocks that left a node
+    moves: tuple[BlockMove, ...] = ()  # of blocks that left a node
     preflight: tuple["PreflightLeg", ...] = ()  # the few steps of every leg before the launch, if there were any
     find_calibration: Callable[[], Fitting] = Fitting  # looks below the storage root, which can take a while
 
@@ -218,7 +218,7 @@ def read_snapshot(experiment: Experiment, *, keep: bool = False) -> Snapshot:
     )
 
 
-def _moves(experiment: Experiment) -> tuple[Move, ...]:
+def _moves(experiment: Experiment) -> tuple[BlockMove, ...]:
     """Those that can be read; they explain, and no number depends on them."""
     try:
         return tuple(experiment.moves())

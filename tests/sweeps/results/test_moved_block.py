@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cli.progress_table import Look, table_lines
-from sweeps.records.documents import Move
+from sweeps.records.documents import BlockMove
 from sweeps.records.experiment import Experiment
 from sweeps.results.measures.progress import ProgressReader
 from sweeps.results.measures.snapshot import read_snapshot
@@ -21,8 +21,10 @@ def bind(experiment: Experiment, trial: str, node_id: str, host: str) -> None:
     record.update_attempt(dataclasses.replace(record.attempts()[-1], node_id=node_id, node_host=host))
 
 
-def move(*again: str) -> Move:
-    return Move(block=1, node_id=OTHER, node_host="two", again=list(again), moved_utc="2026-01-01T12:10:00.000000Z")
+def move(*again: str) -> BlockMove:
+    return BlockMove(
+        block=1, node_id=OTHER, node_host="two", again=list(again), moved_utc="2026-01-01T12:10:00.000000Z"
+    )
 
 
 def test_a_completed_leg_of_a_moved_block_is_to_do_and_its_rows_stay(
