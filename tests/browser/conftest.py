@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.results.measures.snapshot import Snapshot, read_snapshot
 from sweeps.results.report.build import write_chosen
+from tests.helpers.failing import fail_attempt
 
 QUIET = [
     "--disable-gpu",
@@ -47,9 +47,7 @@ def small_page(
         rows = [make_row(s, trial=name, dt_ms=dt_ms, tok_per_sec=512_000 / dt_ms) for s in range(40)]
         complete(experiment, name, rows)
     trial = experiment.trial("none_cap1p25-b1")
-    attempt = trial.start_attempt(num_workers=2)
-    error = AttemptError(type="Error", message="<img src=x onerror='document.title=1'>", traceback="")
-    trial.update_attempt(replaced(attempt, end="failed", error=error))
+    fail_attempt(trial, "Error", "<img src=x onerror='document.title=1'>")
     snapshot = read_snapshot(experiment)
     plan = replaced(snapshot.plan, question="</p><script>document.title = 2</script>")
     return written(replaced(snapshot, plan=plan), Path(experiment.uri))

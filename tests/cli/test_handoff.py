@@ -3,12 +3,12 @@
 import json
 import shlex
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from nanochat.flags import parse_flags
-from sweeps.records.documents import AttemptError, utc_now
+from sweeps.records.documents import utc_now
 from sweeps.records.experiment import Experiment
+from tests.helpers.failing import fail_attempt
 
 Program = Callable[..., Any]
 
@@ -41,9 +41,7 @@ def test_the_page_names_state_decision_failure_and_place(
 ) -> None:
     experiment = make_experiment(id="mine")
     record = experiment.trials()[0]
-    attempt = record.start_attempt(num_workers=2)
-    error = AttemptError(type="ValueError", message="a | b", traceback="")
-    record.update_attempt(replace(attempt, end="failed", error=error, ended_utc=utc_now()))
+    fail_attempt(record, "ValueError", "a | b", ended_utc=utc_now())
     page = program("handoff", "mine").out
     assert page.startswith("# Handoff: `mine`\n")
     assert "ValueError: a \\| b" in page

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
+from tests.helpers.failing import fail_attempt
 
 PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
 Make = Callable[..., Experiment]
@@ -59,8 +59,7 @@ def test_a_leg_without_timing_is_told(
 def test_a_failed_leg_says_why_where_its_log_is_and_what_to_do(make_experiment: Make, tmp_path: Path) -> None:
     experiment = make_experiment()
     record = experiment.trial("static_cap1p25-b1")
-    error = AttemptError(type="OutOfMemoryError", message="no memory for 2 GiB", traceback="")
-    record.update_attempt(dataclasses.replace(record.start_attempt(num_workers=2), end="failed", error=error))
+    fail_attempt(record, "OutOfMemoryError", "no memory for 2 GiB")
     log = f"{experiment.uri}/trials/static_cap1p25-b1/log.txt"
     command = f"nanochat-sweep retry {experiment.uri} --legs static_cap1p25"
     lines = call("status", experiment.uri).stdout.splitlines()

@@ -15,14 +15,10 @@ from nanochat.kernels.quantizing import QuantizedWeight
 from nanochat.model.attention import attend_flash
 from nanochat.model.fp8 import convert_linears, project
 from nanochat.model.moe import Experts, MoE
+from tests.helpers.gpu import exact_window_attention, sqnr_db
 
 pytestmark = pytest.mark.gpu
 WIDTH, NUM_EXPERTS = 128, 8
-
-
-def _sqnr_db(actual: Tensor, exact: Tensor) -> float:
-    noise = (actual.double() - exact.double()).norm().item()
-    return 20 * math.log10(exact.double().norm().item() / noise) if noise > 0 else math.inf
 
 
 # Dispatch
@@ -92,7 +88,7 @@ def test_dispatch_and_its_gradients_equal_a_float64_reference(gpu: torch.device,
         pairs[name] = ours.grad.view_as(theirs), theirs.grad
     for name, (ours, theirs) in pairs.items():
         assert torch.isfinite(ours).all(), name
-        assert _sqnr_db(ours.detach(), theirs.detach()) > 38, name
+        assert sqnr_db(ours.detach(), theirs.detach()) > 38, name
 
 
 @pytest.mark.parametrize("experts", ["bf16", "fp8"])
@@ -131,10 +127,10 @@ def test_grouped_fp8_products_keep_27_db_and_the_bf16_weight_gradient_45_db(
     assert x.grad is not None
     assert weight.grad is not None
     rows, grads, matrices = x.detach().double().split(lengths), dy.double().split(lengths), weight.detach().double()
-    assert _sqnr_db(y.detach(), torch.cat([r @ m.t() for r, m in zip(rows, matrices, strict=True)])) >= 27
-    assert _sqnr_db(x.grad, torch.cat([g @ m for g, m in zip(grads, matrices, strict=True)])) >= 27
+    assert sqnr_db(y.detach(), torch.cat([r @ m.t() for r, m in zip(rows, matrices, strict=True)])) >= 27
+    assert sqnr_db(x.grad, torch.cat([g @ m for g, m in zip(grads, matrices, strict=True)])) >= 27
     exact_dw = torch.stack([g.t() @ r for g, r in zip(grads, rows, strict=True)])
-    assert _sqnr_db(weight.grad, exact_dw) >= 45
+    assert sqnr_db(weight.grad, exact_dw) >= 45
     empty = [e for e, length in enumerate(lengths) if length == 0]
     assert (weight.grad[empty] == 0).all()
 
@@ -175,8 +171,8 @@ def test_fp8_modules_keep_what_their_number_of_products_allows(gpu: torch.device
     ours = {"experts": _both_ways(experts, x, offsets), "q": _both_ways(attention["q"], x)}
     for name in exact:
         forward_db, backward_db = MODULE_DB[name, recipe]
-        assert forward_db <= _sqnr_db(ours[name][0], exact[name][0]) < 40, name
-        assert backward_db <= _sqnr_db(ours[name][1], exact[name][1]) < 40, name
+        assert forward_db <= sqnr_db(ours[name][0], exact[name][0]) < 40, name
+        assert backward_db <= sqnr_db(ours[name][1], exact[name][1]) < 40, name
 
 
 @torch.no_grad()
@@ -210,17 +206,13 @@ def test_evaluation_multiplies_the_weights_themselves_without_room_for_a_copy(gp
 def test_flash_attention_in_a_window_equals_the_masked_float64_reference(gpu: torch.device, window: int):
     torch.manual_seed(4)
     inputs = [torch.randn(2, 512, 3, 64, device=gpu).to(torch.bfloat16).requires_grad_() for _ in range(3)]
-    exact_inputs = [t.detach().double().requires_grad_() for t in inputs]
-    q, k, v = (t.transpose(1, 2) for t in exact_inputs)
-    distance = torch.arange(512, device=gpu)[:, None] - torch.arange(512, device=gpu)
-    scores = (q @ k.transpose(2, 3) / 8).masked_fill((distance < 0) | (distance > window), -math.inf)
-    exact = (scores.softmax(-1) @ v).transpose(1, 2)
+    exact, exact_inputs = exact_window_attention(inputs, window)
     out = attend_flash(inputs[0], inputs[1], inputs[2], window)
     direction = torch.randn_like(out)
     out.backward(direction)
     exact.backward(direction.double())
-    assert _sqnr_db(out.detach(), exact.detach()) > 40
+    assert sqnr_db(out.detach(), exact.detach()) > 40
     for ours, theirs in zip(inputs, exact_inputs, strict=True):
         assert ours.grad is not None
         assert theirs.grad is not None
-        assert _sqnr_db(ours.grad, theirs.grad) > 38
+        assert sqnr_db(ours.grad, theirs.grad) > 38

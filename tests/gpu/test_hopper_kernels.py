@@ -3,7 +3,6 @@
 SQNR is the signal-to-quantisation-noise ratio in decibels: 55 for a result rounded to bf16 once, 31 for one in e4m3.
 """
 
-import math
 from collections.abc import Sequence
 
 import pytest
@@ -24,6 +23,7 @@ from nanochat.model.attention import rotary_tables, rotate
 from nanochat.model.kernel_choice import PLAIN, Kernels
 from nanochat.model.moe import MoE
 from nanochat.optimizer.updates import orthogonal_factor
+from tests.helpers.gpu import exact_window_attention, sqnr_db
 
 pytestmark = pytest.mark.gpu
 FP8, BF16 = torch.float8_e4m3fn, torch.bfloat16
@@ -36,11 +36,6 @@ def _hopper(gpu: torch.device) -> None:
     missing = problems(gpu)
     if missing:
         pytest.skip("; ".join(missing))
-
-
-def _sqnr_db(actual: Tensor, exact: Tensor) -> float:
-    noise = (actual.double() - exact.double()).norm().item()
-    return 20 * math.log10(exact.double().norm().item() / noise) if noise > 0 else math.inf
 
 
 def _bf16(gpu: torch.device, *shape: int, scale: float = 1.0) -> Tensor:
@@ -76,7 +71,7 @@ def test_the_experts_products_in_bf16(gpu: torch.device, lengths: list[int]) -> 
         (dw, exact_dw),
     )
     for ours, exact in pairs:
-        assert _sqnr_db(ours, exact) > 54
+        assert sqnr_db(ours, exact) > 54
     assert (dw[[e for e, length in enumerate(lengths) if length == 0]] == 0).all()
 
 
@@ -93,10 +88,10 @@ def test_the_experts_products_in_fp8(gpu: torch.device, lengths: list[int]) -> N
     y = products.expert_rows(hidden8, w2.mT, starts, alpha)
     dz = products.expert_up_backward_fp8(dy, w2.mT.contiguous(), hidden, starts, row_scale)
     exact_dh = _by_groups(lengths, dy.double(), w2.double()) * row_scale.double()[:, None]
-    assert _sqnr_db(hidden, exact_hidden) > 54
-    assert _sqnr_db(hidden8.double() / 8, exact_hidden) > 31
-    assert _sqnr_db(y, _by_groups(lengths, hidden8.double(), w2.double().mT) / 1024) > 54
-    assert _sqnr_db(dz, exact_dh * 2 * hidden.double().sqrt()) > 54
+    assert sqnr_db(hidden, exact_hidden) > 54
+    assert sqnr_db(hidden8.double() / 8, exact_hidden) > 31
+    assert sqnr_db(y, _by_groups(lengths, hidden8.double(), w2.double().mT) / 1024) > 54
+    assert sqnr_db(dz, exact_dh * 2 * hidden.double().sqrt()) > 54
 
 
 def test_fp8_products_take_the_fast_accumulation(gpu: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +113,7 @@ def test_fp8_products_take_the_fast_accumulation(gpu: torch.device, monkeypatch:
     y = products.fp8_product(x, weight, None, row_scale)
     assert built, "a kernel was built for this product"
     assert not any(built)
-    assert _sqnr_db(y, x.double() @ weight.double().t() * row_scale.double()[:, None]) > 50
+    assert sqnr_db(y, x.double() @ weight.double().t() * row_scale.double()[:, None]) > 50
 
 
 @pytest.mark.parametrize("normed", [True, False])
@@ -133,12 +128,12 @@ def test_a_linear_in_fp8_keeps_27_db_both_ways_and_its_weight_gradient_45(gpu: t
     y.backward(above)
     stacked = torch.cat([w.detach() for w in weights]).double()
     assert x.grad is not None
-    assert _sqnr_db(y.detach(), x.detach().double() @ stacked.t()) > 27
-    assert _sqnr_db(x.grad, above.double() @ stacked) > 27
+    assert sqnr_db(y.detach(), x.detach().double() @ stacked.t()) > 27
+    assert sqnr_db(x.grad, above.double() @ stacked) > 27
     exact = (above.double().t() @ x.detach().double()).split([128, 384])
     for weight, theirs in zip(weights, exact, strict=True):
         assert weight.grad is not None
-        assert _sqnr_db(weight.grad, theirs) > 45
+        assert sqnr_db(weight.grad, theirs) > 45
 
 
 def test_fp8_copies_are_rounded_as_torch_rounds(gpu: torch.device) -> None:
@@ -175,7 +170,7 @@ def test_a_layer_of_experts_computes_what_torchs_kernels_compute(
     least = 38 if experts == "bf16" else 20  # two roundings to FP8 that differ
     for plain, ours in zip(*found, strict=True):
         assert torch.isfinite(ours).all()
-        assert _sqnr_db(ours, plain) > least
+        assert sqnr_db(ours, plain) > least
 
 
 @pytest.mark.parametrize(("window", "seq_len"), [(512, 512), (1, 512), (128, 512), (511, 512), (100, 300), (64, 64)])
@@ -185,20 +180,16 @@ def test_flash_attention_4_in_a_window_equals_the_masked_reference(
     torch.manual_seed(4)
     wide = _bf16(gpu, 2, seq_len, 3 * 3 * 64)  # q, k and v as one product leaves them
     inputs = [t.view(2, seq_len, 3, 64).detach().requires_grad_() for t in wide.chunk(3, dim=-1)]
-    exact_inputs = [t.detach().double().requires_grad_() for t in inputs]
-    q, k, v = (t.transpose(1, 2) for t in exact_inputs)
-    distance = torch.arange(seq_len, device=gpu)[:, None] - torch.arange(seq_len, device=gpu)
-    scores = (q @ k.transpose(2, 3) / 8).masked_fill((distance < 0) | (distance > window), -math.inf)
-    exact = (scores.softmax(-1) @ v).transpose(1, 2)
+    exact, exact_inputs = exact_window_attention(inputs, window)
     out = attend_flash4(inputs[0], inputs[1], inputs[2], window)
     above = torch.randn_like(out)
     out.backward(above)
     exact.backward(above.double())
-    assert _sqnr_db(out.detach(), exact.detach()) > 50
+    assert sqnr_db(out.detach(), exact.detach()) > 50
     for ours, theirs in zip(inputs, exact_inputs, strict=True):
         assert ours.grad is not None
         assert theirs.grad is not None
-        assert _sqnr_db(ours.grad, theirs.grad) > 46
+        assert sqnr_db(ours.grad, theirs.grad) > 46
 
 
 @pytest.mark.parametrize(
@@ -222,7 +213,7 @@ def test_queries_keys_and_values(gpu: torch.device, batch: int, seq_len: int, he
     for mine, theirs in pairs:
         assert mine is not None
         assert theirs is not None
-        assert _sqnr_db(mine.detach(), theirs.detach()) > 50
+        assert sqnr_db(mine.detach(), theirs.detach()) > 50
 
 
 def test_gradients_of_combining_in_bf16_and_fp8(gpu: torch.device) -> None:
@@ -232,9 +223,9 @@ def test_gradients_of_combining_in_bf16_and_fp8(gpu: torch.device) -> None:
     dy, dy8, scale, dot = combine_backward(out_grad, y, weight, token, True)
     of_token = torch.cat([out_grad, out_grad.new_zeros(1, 768)]).double()[token]
     exact = of_token * weight.double()[:, None]
-    assert _sqnr_db(dy, exact) > 54
-    assert _sqnr_db(dy8.double() * scale.double()[:, None], exact) > 31
-    assert _sqnr_db(dot, (of_token * y.double()).sum(1)) > 100
+    assert sqnr_db(dy, exact) > 54
+    assert sqnr_db(dy8.double() * scale.double()[:, None], exact) > 31
+    assert sqnr_db(dot, (of_token * y.double()).sum(1)) > 100
     assert (dy[token == 100] == 0).all()
 
 
@@ -249,11 +240,11 @@ def test_the_fused_loss_and_its_gradients(gpu: torch.device, vocab_size: int, nu
     exact = F.cross_entropy(capped, targets, ignore_index=-1, reduction="none")
     losses.backward(above)
     exact.backward(above.double())
-    assert _sqnr_db(losses.detach(), exact.detach()) > 60
+    assert sqnr_db(losses.detach(), exact.detach()) > 60
     for ours, theirs in ((x.grad, x64.grad), (weight.grad, weight64.grad)):
         assert ours is not None
         assert theirs is not None
-        assert _sqnr_db(ours, theirs) > 48
+        assert sqnr_db(ours, theirs) > 48
 
 
 @pytest.mark.parametrize("shape", [(4, 256, 256), (4, 512, 256), (4, 256, 512), (6, 12, 32)], ids=str)
@@ -262,5 +253,5 @@ def test_an_orthogonal_factor_by_half_is_as_exact_as_a_whole_one(gpu: torch.devi
     y = torch.randn(*shape, device=gpu)
     y = (y / y.norm(dim=(1, 2), keepdim=True) / 1.01).to(BF16)
     exact = orthogonal_factor(y.double())
-    whole, by_half = (_sqnr_db(orthogonal_factor(y, by_half=half), exact) for half in (False, True))
+    whole, by_half = (sqnr_db(orthogonal_factor(y, by_half=half), exact) for half in (False, True))
     assert by_half > whole - 1

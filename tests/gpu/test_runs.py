@@ -4,7 +4,6 @@ The cheap ones come first; most of the time goes into compiling.
 """
 
 import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from nanochat.recipes import d12_moe_fp8
 from nanochat.stats import Checkpoint, Hooks, StepStats
 from nanochat.train import train
 from tests.helpers.configs import FP8, card_config
+from tests.helpers.gpu import sqnr_db
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("fresh_process")]
 
@@ -42,11 +42,6 @@ def _rows(config: TrainConfig) -> list[StepStats]:
     rows: list[StepStats] = []
     assert train(config, _hooks(rows)).completed
     return rows
-
-
-def _sqnr_db(actual: Tensor, exact: Tensor) -> float:
-    noise = (actual.double() - exact.double()).norm().item()
-    return 20 * math.log10(exact.double().norm().item() / noise) if noise > 0 else math.inf
 
 
 # Recorded micro-steps
@@ -85,7 +80,7 @@ def test_four_micro_steps_launched_or_replayed_add_the_gradients_of_one_batch(pr
     for name, gradient in launched.items():
         assert gradient.abs().max() > 0, name
         for other in others:
-            assert _sqnr_db(other[name], gradient) > 35, name
+            assert sqnr_db(other[name], gradient) > 35, name
 
 
 def test_a_recording_that_would_compile_something_again_says_what():

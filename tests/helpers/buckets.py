@@ -1,9 +1,13 @@
 """Object storage inside a test's own process: a store in memory, which decides conditional puts as a cloud does."""
 
+from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import pytest
 from obstore.store import MemoryStore
+
+from sweeps.records.store import Store
 
 ROOT = "test://bucket"
 
@@ -18,3 +22,11 @@ def bucket_in_memory(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
 
     monkeypatch.setattr("sweeps.records.store.open_bucket", opened)
     return memory
+
+
+def disk_or_bucket(which: Literal["disk", "bucket"], folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store of this name, in the folder or in a bucket in memory."""
+    if which == "disk":
+        return Store(str(folder / name))
+    bucket_in_memory(monkeypatch)
+    return Store(f"{ROOT}/{name}")

@@ -1,6 +1,28 @@
-"""A GPU that is busy for as long as a test needs."""
+"""What tests on a GPU share: exact attention, how near a result is to an exact one, and a GPU that is busy."""
+
+import math
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
+
+def sqnr_db(actual: Tensor, exact: Tensor) -> float:
+    """Signal over quantization noise, in dB."""
+    noise = (actual.double() - exact.double()).norm().item()
+    return 20 * math.log10(exact.double().norm().item() / noise) if noise > 0 else math.inf
+
+
+def exact_window_attention(inputs: Sequence[Tensor], window: int) -> tuple[Tensor, list[Tensor]]:
+    """Causal attention of q, k and v (B, S, H, D) over the last `window` tokens in float64, and the leaves it is of."""
+    leaves = [t.detach().double().requires_grad_() for t in inputs]
+    q, k, v = (t.transpose(1, 2) for t in leaves)  # (B, H, S, D)
+    positions = torch.arange(q.shape[2], device=q.device)
+    distance = positions[:, None] - positions
+    scores = (q @ k.transpose(2, 3) / math.sqrt(q.shape[3])).masked_fill(
+        (distance < 0) | (distance > window), -math.inf
+    )
+    return (scores.softmax(-1) @ v).transpose(1, 2), leaves
 
 
 def keep_gpu_busy(cycles: int) -> None:

@@ -26,7 +26,8 @@ from sweeps.records.object_storage import ObjectStorage, Version
 from sweeps.records.owner import Owner
 from sweeps.records.store import Store
 from sweeps.spec.errors import CorruptData, Locked
-from tests.helpers.buckets import ROOT, bucket_in_memory
+from tests.helpers.buckets import ROOT, bucket_in_memory, disk_or_bucket
+from tests.helpers.contention import all_at_once
 
 LONG_AGO = "2020-01-01T00:00:00Z"
 
@@ -34,10 +35,7 @@ LONG_AGO = "2020-01-01T00:00:00Z"
 @pytest.fixture(params=["disk", "bucket"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """The same folder, once locked by exclusive files and once by leases as on object storage."""
-    if request.param == "disk":
-        return Store(str(tmp_path / "exp"))
-    bucket_in_memory(monkeypatch)
-    return Store(f"{ROOT}/exp")
+    return disk_or_bucket(request.param, tmp_path, "exp", monkeypatch)
 
 
 def lock(store: Store, owner: Owner | None = None) -> Lock:
@@ -168,22 +166,17 @@ def test_of_many_that_take_over_from_a_dead_owner_exactly_one_wins(store: Store)
     plant(store, dead_owner(), LONG_AGO)
     won: list[Lock] = []
     refused: list[Locked] = []
-    gate = threading.Barrier(8)
 
-    def contend() -> None:
+    def contend(gate: Callable[[], object], _: int) -> None:
         mine = Lock(store, Owner.this_process())
-        gate.wait()
+        gate()
         try:
             mine.acquire()
             won.append(mine)
         except Locked as error:
             refused.append(error)
 
-    threads = [threading.Thread(target=contend) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    all_at_once(contend)
     assert (len(won), len(refused)) == (1, 7)
     assert current_owner(store) == won[0].owner
     won[0].release()

@@ -20,6 +20,7 @@ from sweeps.records.owner import Owner
 from sweeps.records.removal import remove_experiment
 from sweeps.records.store import Store
 from sweeps.spec.errors import UsageError
+from tests.helpers.contention import all_at_once
 from tests.helpers.s3_server import S3Server, s3_server, use
 
 READ_S = 3.0
@@ -100,30 +101,26 @@ def test_two_requests_a_read_would_be_seen_to_tear(server: S3Server) -> None:
 
 
 def test_of_many_writers_one_creates_and_one_replaces(server: S3Server) -> None:
-    store, gate = Store("s3://bucket/races"), threading.Barrier(8)
+    store = Store("s3://bucket/races")
     created: list[int] = []
     replaced: list[int] = []
 
-    def contend(number: int) -> None:
-        gate.wait()
+    def contend(gate: Callable[[], object], number: int) -> None:
+        gate()
         try:
             store.create("x", str(number).encode())
             created.append(number)
         except FileExistsError:
             pass
         _, version = store.bucket.read_version("x")
-        gate.wait()
+        gate()
         try:
             store.bucket.replace("x", f"again {number}".encode(), version)
             replaced.append(number)
         except Outdated:
             pass
 
-    threads = [threading.Thread(target=contend, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    all_at_once(contend)
     assert (len(created), len(replaced)) == (1, 1)
     assert store.read("x") == f"again {replaced[0]}".encode()
 

@@ -2,7 +2,7 @@
 
 import errno
 import os
-import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pytest
 from sweeps.records import buckets
 from sweeps.records.store import Store
 from sweeps.spec.errors import UsageError
-from tests.helpers.buckets import ROOT, bucket_in_memory
+from tests.helpers.buckets import disk_or_bucket
+from tests.helpers.contention import all_at_once
 
 
 class Unreachable:
@@ -25,10 +26,7 @@ class Unreachable:
 @pytest.fixture(params=["disk", "bucket"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """The same root as a plain folder and as a bucket's prefix."""
-    if request.param == "disk":
-        return Store(str(tmp_path / "root"))
-    bucket_in_memory(monkeypatch)
-    return Store(f"{ROOT}/root")
+    return disk_or_bucket(request.param, tmp_path, "root", monkeypatch)
 
 
 def test_what_is_written_is_read_back_and_listed_by_name(store: Store) -> None:
@@ -61,21 +59,17 @@ def test_create_refuses_a_second_time_and_keeps_the_first_content(store: Store) 
 
 
 def test_of_many_threads_that_create_one_file_exactly_one_wins(store: Store) -> None:
-    won, gate = [], threading.Barrier(8)
+    won: list[int] = []
 
-    def contend(number: int) -> None:
-        gate.wait()
+    def contend(gate: Callable[[], object], number: int) -> None:
+        gate()
         try:
             store.create("x", str(number).encode())
             won.append(number)
         except FileExistsError:
             pass
 
-    threads = [threading.Thread(target=contend, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    all_at_once(contend)
     assert [str(n).encode() for n in won] == [store.read("x")]
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.records.rows import StepRow
 from sweeps.results.measures.compare import Mean, mean_over_blocks
 from sweeps.results.measures.snapshot import read_snapshot
 from sweeps.results.report.build import build_report, markdown_files, refresh, write_chosen, write_report
 from sweeps.results.report.html import render_html
+from tests.helpers.failing import fail_attempt
 
 Make = Callable[..., Experiment]
 MakeRow = Callable[..., StepRow]
@@ -137,10 +137,7 @@ def test_an_interruption_says_where_it_went_on_and_what_was_repeated(
 
 def test_a_failure_is_told_with_its_error_and_log(make_experiment: Make) -> None:
     experiment = make_experiment()
-    trial = experiment.trial("static_cap1p25-b1")
-    attempt = trial.start_attempt(num_workers=2)
-    error = AttemptError(type="InductorError", message="bad | kernel\n<script>", traceback="")
-    trial.update_attempt(dataclasses.replace(attempt, end="failed", error=error))
+    fail_attempt(experiment.trial("static_cap1p25-b1"), "InductorError", "bad | kernel\n<script>")
     text = report(experiment)
     assert r"stored no step and failed: InductorError: bad \| kernel \<script\>" in text
     assert "`trials/static_cap1p25-b1/log.txt`" in text

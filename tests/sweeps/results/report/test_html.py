@@ -15,6 +15,7 @@ from sweeps.records.rows import StepRow
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot, read_snapshot
 from sweeps.results.report.build import build_report, markdown_files
 from sweeps.results.report.html import render_html
+from tests.helpers.failing import fail_attempt
 
 Make = Callable[..., Experiment]
 MakeRow = Callable[..., StepRow]
@@ -45,9 +46,7 @@ def snapshot(make_experiment: Make, complete: Complete, make_row: MakeRow) -> Sn
     for name in ("static-b1", "static_cap1p25-b1"):
         complete(experiment, name, [make_row(s, trial=name) for s in range(40)])
     failed = experiment.trial("bf16-b1")
-    attempt = failed.start_attempt(num_workers=2)
-    error = AttemptError(type="OutOfMemoryError", message="no memory", traceback="")
-    failed.update_attempt(dataclasses.replace(attempt, end="failed", error=error))
+    fail_attempt(failed, "OutOfMemoryError", "no memory")
     return read_snapshot(experiment)
 
 

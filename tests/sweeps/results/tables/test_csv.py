@@ -1,17 +1,16 @@
 """The two CSV files, byte for byte as scripts around training logs know them."""
 
 import csv
-import dataclasses
 import io
 import math
 from collections.abc import Callable
 
 import pytest
 
-from sweeps.records.documents import AttemptError
 from sweeps.records.experiment import Experiment
 from sweeps.results.measures.snapshot import read_snapshot
 from sweeps.results.tables.csv import csv_files, safe_text
+from tests.helpers.failing import fail_attempt
 from tests.helpers.rows import row
 
 Make = Callable[..., Experiment]
@@ -41,10 +40,7 @@ def test_a_completed_run_has_the_references_digits(make_experiment: Make, comple
 
 def test_every_state_becomes_one_of_four_words_and_the_unknown_an_empty_cell(make_experiment: Make) -> None:
     experiment = make_experiment()
-    failed = experiment.trial("static_cap1p25-b1")
-    attempt = failed.start_attempt(num_workers=2)
-    error = AttemptError(type="Error", message="=1+1\ntwo, lines", traceback="")
-    failed.update_attempt(dataclasses.replace(attempt, end="failed", error=error))
+    fail_attempt(experiment.trial("static_cap1p25-b1"), "Error", "=1+1\ntwo, lines")
     experiment.trial("none_cap1p25-b1").append_rows(0, [row(0, bf16_mfu_pct=None, loss_ema=math.nan)])
     experiment.trial("none_cap1p25-b1").start_attempt(num_workers=2)
     table = list(csv.DictReader(io.StringIO("\n".join(lines_of(experiment, "summary.csv")))))
