@@ -14,12 +14,14 @@ from typing import TextIO
 import typer
 
 from nanochat.config import ConfigError
-from sweeps.spec.errors import Interrupted, SweepToolError, UsageError
+from sweeps.spec.errors import Interrupted, StorageFailed, SweepToolError, UsageError
 from sweeps.spec.visible import visible
 
 _ANOTHER_PLACE = "use another place, or have this one opened to you"
 _ROOM = "make room there, then give the command again"
+_LATER = "give the command again when that storage answers"
 _SHORTER = "choose a shorter name"
+_AWAY = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH)
 _WAYS_OUT = {
     errno.ENAMETOOLONG: _SHORTER,
     errno.EACCES: _ANOTHER_PLACE,
@@ -27,7 +29,9 @@ _WAYS_OUT = {
     errno.EROFS: _ANOTHER_PLACE,
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
+    **dict.fromkeys(_AWAY, _LATER),
 }
+_OF_STORAGE = (errno.ENOSPC, errno.EDQUOT, *_AWAY)
 _RED, _YELLOW, _PLAIN = "\x1b[1;31m", "\x1b[33m", "\x1b[0m"
 
 
@@ -107,7 +111,7 @@ def guarded(action: Callable[[], object]) -> int:
         if problem.filename is None or way_out is None:
             return _internal(problem)
         error(f"{problem.filename}: {(problem.strerror or '').lower()}; {way_out}")
-        return UsageError.exit_code
+        return StorageFailed.exit_code if problem.errno in _OF_STORAGE else UsageError.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return Interrupted.exit_code
     except Exception as problem:

@@ -14,11 +14,12 @@ from sweeps.engine.cluster.nodes import check_holding, check_nodes
 from sweeps.engine.cluster.reservations import free_reservations_of_dead_launches
 from sweeps.engine.cluster.session import connected
 from sweeps.engine.preflight import PreflightEvents, create_preflight
-from sweeps.engine.processes import launch_processes
+from sweeps.engine.processes import launch_processes, storage_failure
 from sweeps.engine.processes.output import others_into_log
+from sweeps.engine.processes.storage_retry import with_retries
 from sweeps.engine.trials.context import LaunchContext, OnEvent
 from sweeps.engine.trials.run import TrialsRun, is_open, nodes_for, planned_parallel, refresh_results
-from sweeps.engine.watching.events import ExperimentEnded, Warned
+from sweeps.engine.watching.events import Event, ExperimentEnded, Warned
 from sweeps.engine.watching.stop import StopAtOnce, StopState, signals_into
 from sweeps.engine.watching.waits import reporting
 from sweeps.records.documents import COMPLETED_STATES, SETTLED_STATES, Refusal, TrialState
@@ -26,7 +27,7 @@ from sweeps.records.experiment import Experiment
 from sweeps.records.home import typed_name
 from sweeps.records.owner import Owner
 from sweeps.records.provenance import running_commit, why_unknown
-from sweeps.spec.errors import Interrupted, LegsFailed, Terminated
+from sweeps.spec.errors import Interrupted, LegsFailed, StorageFailed, SweepToolError, Terminated
 from sweeps.spec.words import counted
 
 
@@ -45,31 +46,65 @@ def run_experiment(experiment: Experiment, context: LaunchContext) -> LaunchResu
     """Runs every trial without a result, failed ones only if `context.retry` names them.
 
     Raises Locked while another process runs the experiment, NoCluster if there is no place for its workers or a node
-    does not reach it.
+    does not reach it, StorageFailed if storage does not answer for a minute.
     """
     stop = StopState(context.grace_s, context.stop_after_s)
     owner = Owner.this_process()
-    with reporting(f"a sign of life of the launcher of {experiment.id} on another host", context.on_event):
+    with (
+        _storage_in_words(experiment),
+        reporting(f"a sign of life of the launcher of {experiment.id} on another host", context.on_event),
+    ):
         experiment.lock(owner)
+    ended_by: SweepToolError | None = None
     try:
-        experiment.clear_requests()
-        for sentence in experiment.set_aside_damaged():
-            context.on_event(Warned(message=sentence))
-        for name in context.drop:
-            experiment.trial(name).drop()
+        with _storage_in_words(experiment):
+            experiment.clear_requests()
+            for sentence in experiment.set_aside_damaged():
+                context.on_event(Warned(message=sentence))
+            for name in context.drop:
+                experiment.trial(name).drop()
         _warn_of_other_code(experiment, context.on_event)
         mark = launch_processes.mark_of(experiment.uri, owner.id)
         if not launch_processes.end_leftovers(experiment.uri, mark):
             context.on_event(Warned(message="processes of an earlier launch cannot be killed; continuing without that"))
         if context.retry or any(is_open(record) for record in experiment.trials()) or context.grow(experiment):
-            with _cluster(experiment, context, mark) as resources, contextlib.suppress(StopAtOnce), signals_into(stop):
-                _run_trials(experiment, context, resources, stop)
-        outcome = outcome_of(experiment.trial_states(), stop, experiment.refusal())
+            with (
+                _cluster(experiment, context, mark) as resources,
+                contextlib.suppress(StopAtOnce),
+                signals_into(stop),
+                _storage_in_words(experiment),
+            ):
+                ended_by = _run_trials(experiment, context, resources, stop)
+        with _storage_in_words(experiment):
+            states, refusal = with_retries(experiment.trial_states), with_retries(experiment.refusal)
+        outcome = outcome_of(states, stop, refusal, ended_by)
+        if outcome.exit_code == StorageFailed.exit_code:
+            context = replace(context, on_event=_without_full_disks(context.on_event))
     finally:
         _unlock(experiment, context.on_event)
     refresh_results(experiment, context)  # unlocked: an unfinished experiment now reads interrupted, not running
     context.on_event(_ended(experiment, outcome))
     return outcome
+
+
+@contextlib.contextmanager
+def _storage_in_words(experiment: Experiment) -> Generator[None]:
+    """Raises what storage raises as one sentence, with what to do."""
+    try:
+        yield
+    except OSError as error:
+        words = storage_failure.sentence(experiment.uri, typed_name(experiment.uri), str(error))
+        raise StorageFailed(words) from error
+
+
+def _without_full_disks(on_event: OnEvent) -> OnEvent:
+    """Leaves out warnings that only repeat that there is no room."""
+
+    def tell(event: Event) -> None:
+        if not (isinstance(event, Warned) and storage_failure.is_full(event.message)):
+            on_event(event)
+
+    return tell
 
 
 @contextlib.contextmanager
@@ -109,16 +144,23 @@ def _check_places(experiment: Experiment, context: LaunchContext, workers: int, 
         yield f"{counted(num_holding, 'node')} can hold a leg, so that many blocks run at a time, not {parallel}"
 
 
-def _run_trials(experiment: Experiment, context: LaunchContext, resources: Resources, stop: StopState) -> None:
+def _run_trials(
+    experiment: Experiment, context: LaunchContext, resources: Resources, stop: StopState
+) -> SweepToolError | None:
+    """Returns what ended the run, if that was neither a leg nor a person."""
     for name in context.retry:  # not sooner: a launch that is rejected leaves failures final
         experiment.trial(name).undo_drop()
         experiment.trial(name).allow_retry()
     if context.preflight or (context.preflight is None and resources.num_gpus > 0):
         _run_preflight(experiment, context, resources, stop)
+    run = None
     if not stop.was_asked and experiment.refusal() is None:
-        TrialsRun(experiment, context, resources, stop).run()
-        while _may_grow(experiment, stop) and context.grow(experiment):
-            TrialsRun(experiment, context, resources, stop).run()
+        run = TrialsRun(experiment, context, resources, stop)
+        run.run()
+        while run.ended_by is None and _may_grow(experiment, stop) and context.grow(experiment):
+            run = TrialsRun(experiment, context, resources, stop)
+            run.run()
+    return None if run is None else run.ended_by
 
 
 def _may_grow(experiment: Experiment, stop: StopState) -> bool:
@@ -150,8 +192,14 @@ def _unlock(experiment: Experiment, on_event: OnEvent) -> None:
         on_event(Warned(message=f"the end of this run could not be stored: {error}; make room before you continue"))
 
 
-def outcome_of(states: dict[str, TrialState], stop: StopState, refusal: Refusal | None = None) -> LaunchResult:
-    """0 if complete. Else the code of the error that says why not: failures alone, a stop, a leg that was rejected."""
+def outcome_of(
+    states: dict[str, TrialState],
+    stop: StopState,
+    refusal: Refusal | None = None,
+    ended_by: SweepToolError | None = None,
+) -> LaunchResult:
+    """0 if complete. Else the code of the error that says why not: failures alone, a stop, a leg that was rejected,
+    or what `ended_by` says."""
     completed = tuple(name for name, state in states.items() if state in COMPLETED_STATES)
     failed = tuple(name for name, state in states.items() if state == "failed")
     dropped = tuple(name for name, state in states.items() if state == "dropped")
@@ -160,6 +208,8 @@ def outcome_of(states: dict[str, TrialState], stop: StopState, refusal: Refusal 
         code = 0
     elif unfinished and stop.was_asked:
         code = Terminated.exit_code if stop.first == signal.SIGTERM else Interrupted.exit_code
+    elif unfinished and ended_by is not None:
+        code = ended_by.exit_code
     elif unfinished and refusal is not None:
         code = refusal.exit_code
     else:

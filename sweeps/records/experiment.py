@@ -171,6 +171,10 @@ class Experiment:
         """Whether another can have taken over since `lock`, because storage has not been reached for too long."""
         return self._lock is not None and self._lock.is_lost()
 
+    def has_another_owner(self) -> bool:
+        """Whether another has taken over since `lock`."""
+        return self._lock is not None and self._lock.is_replaced
+
     def owner(self, *, certain: bool = False) -> Owner | None:
         """Who runs the experiment now; None if no launch does or the last owner died.
 

@@ -129,6 +129,11 @@ class Lock:
         if not self._is_replaced:
             self._last_heartbeat_s = begin_s
 
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another owner has come."""
+        return self._is_replaced
+
     def _beat_on(self) -> None:
         while not self._is_replaced and not self._stop.wait(HEARTBEAT_S):
             with contextlib.suppress(OSError):  # an outage shows in is_lost, not as a dead thread

@@ -35,8 +35,9 @@ class Outdated(OSError):
 class ObjectStorage:
     """The objects of a bucket below one prefix. Raises OSError for whatever the store does not do."""
 
-    def __init__(self, bucket: "ObjectStore", base: str) -> None:
-        self._bucket, self._base = bucket, base.strip("/")
+    def __init__(self, bucket: "ObjectStore", base: str, uri: str = "") -> None:
+        """`uri`: the prefix' address, by which errors name files."""
+        self._bucket, self._base, self._uri = bucket, base.strip("/"), uri.rstrip("/")
 
     def read(self, rel: str) -> bytes:
         """Returns a whole file. Raises FileNotFoundError."""
@@ -46,7 +47,7 @@ class ObjectStorage:
         """A whole file, and which version of it this is. Raises FileNotFoundError."""
         import obstore
 
-        with _as_os_errors(self._at(rel)):
+        with self._errors_of(rel):
             found = obstore.get(self._bucket, self._at(rel))
             return bytes(found.bytes()), _version(found.meta)
 
@@ -67,14 +68,14 @@ class ObjectStorage:
         import obstore
 
         part_bytes = max(_MIN_PART_BYTES, path.stat().st_size // _MAX_PARTS + 1)
-        with _as_os_errors(self._at(rel)):
+        with self._errors_of(rel):
             obstore.put(self._bucket, self._at(rel), path, chunk_size=part_bytes, max_concurrency=_NUM_AT_ONCE)
 
     def download(self, rel: str, path: Path) -> None:
         """Writes a file of any size to this machine, all of one version. Raises FileNotFoundError."""
         import obstore
 
-        with _as_os_errors(self._at(rel)):
+        with self._errors_of(rel):
             meta = obstore.head(self._bucket, self._at(rel))
             with path.open("wb") as file:
                 for begin in range(0, meta["size"], _PIECE_BYTES):
@@ -104,7 +105,7 @@ class ObjectStorage:
         import obstore
 
         try:
-            with _as_os_errors(self._at(rel)):
+            with self._errors_of(rel):
                 obstore.head(self._bucket, self._at(rel))
         except FileNotFoundError:
             return bool(self.names(rel))
@@ -114,14 +115,14 @@ class ObjectStorage:
         """Deletes a file if it exists."""
         import obstore
 
-        with contextlib.suppress(FileNotFoundError), _as_os_errors(self._at(rel)):
+        with contextlib.suppress(FileNotFoundError), self._errors_of(rel):
             obstore.delete(self._bucket, self._at(rel))
 
     def delete_tree(self, rel: str) -> None:
         """Deletes a folder with everything in it if it exists."""
         import obstore
 
-        with _as_os_errors(self._at(rel)):
+        with self._errors_of(rel):
             for metas in obstore.list(self._bucket, self._at(rel)):
                 with contextlib.suppress(FileNotFoundError):
                     obstore.delete(self._bucket, [meta["path"] for meta in metas])
@@ -129,7 +130,7 @@ class ObjectStorage:
     def _put(self, rel: str, data: bytes, mode: Any) -> Version:
         import obstore
 
-        with _as_os_errors(self._at(rel)):
+        with self._errors_of(rel):
             return _version(obstore.put(self._bucket, self._at(rel), data, mode=mode, use_multipart=False))
 
     def _listed(self, rel: str) -> Any:
@@ -137,12 +138,15 @@ class ObjectStorage:
         import obstore
 
         place = self._at(rel)
-        with _as_os_errors(place):
+        with self._errors_of(rel):
             found = obstore.list_with_delimiter(self._bucket, place or None)
         return {**found, "objects": [meta for meta in found["objects"] if meta["path"] != place]}
 
     def _name(self, path: str, rel: str) -> str:
         return path.removeprefix(self._at(rel)).strip("/")
+
+    def _errors_of(self, rel: str) -> contextlib.AbstractContextManager[None]:
+        return _as_os_errors(f"{self._uri}/{rel}".rstrip("/") if self._uri else self._at(rel))
 
     def _at(self, rel: str) -> str:
         return f"{self._base}/{rel}".strip("/")

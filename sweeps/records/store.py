@@ -28,8 +28,7 @@ class Store:
         """`root` is the user's word, of which links are followed; `inside` is a folder below it, of which none are."""
         self._root, self._inside = _normal_root(root), inside
         self.uri = f"{self._root.rstrip('/')}/{_checked(inside)}" if inside else self._root
-        is_remote = "://" in self.uri
-        self._disk: _Disk = ObjectStorage(*open_bucket(self.uri)) if is_remote else LocalDisk(Path(self._root), inside)
+        self._disk: _Disk = LocalDisk(Path(self._root), inside) if self.is_local else _bucket_at(self.uri)
 
     def below(self, rel: str) -> "Store":
         """The files below one of the folders, which need not be there yet."""
@@ -123,6 +122,11 @@ class _Disk(Protocol):
     def exists(self, rel: str) -> bool: ...
     def delete(self, rel: str) -> None: ...
     def delete_tree(self, rel: str) -> None: ...
+
+
+def _bucket_at(uri: str) -> ObjectStorage:
+    bucket, base = open_bucket(uri)
+    return ObjectStorage(bucket, base, uri)
 
 
 def _normal_root(root: str) -> str:

@@ -9,6 +9,7 @@
       DriftError        6    the text is not what earlier legs of the experiment read
       CorruptData       7    stored data that cannot be trusted
       NoCluster        69    no cluster, or not enough GPUs
+      StorageFailed    74    storage does not answer, or its disk is full
       Locked           75    another launch owns the experiment; try later
       Interrupted     130    stopped by SIGINT or by request
       Terminated      143    stopped by SIGTERM
@@ -69,6 +70,12 @@ class NoCluster(SweepToolError):
     """No cluster, or not enough GPUs."""
 
     exit_code = 69
+
+
+class StorageFailed(SweepToolError):
+    """Storage does not answer, or its disk is full; what is stored is safe."""
+
+    exit_code = 74
 
 
 class Locked(SweepToolError):

@@ -1,15 +1,18 @@
 """Who writes where: a rank's whole output goes to its leg's log, Ray's chatter in the launcher to its own file.
 
 Redirecting the file descriptors, not only Python's objects, catches children and C libraries too. Lines are appended,
-so several ranks and attempts share one log.
+so several ranks and attempts share one log. What finds no room on the disk is lost; a leg is worth more than its log.
 """
 
 import contextlib
+import io
 import os
 import sys
 import threading
 from collections.abc import Generator
 from typing import Any, TextIO, cast
+
+from sweeps.engine.processes.storage_failure import is_full
 
 
 @contextlib.contextmanager
@@ -20,7 +23,7 @@ def into_log(log: int | None) -> Generator[None]:
         return
     with _descriptors_into(log):
         before = (sys.stdout, sys.stderr)
-        sys.stdout, sys.stderr = _stream(1), _stream(2)
+        sys.stdout, sys.stderr = _log_stream(1), _log_stream(2)
         try:
             yield
         finally:
@@ -37,8 +40,8 @@ def others_into_log(log: int) -> Generator[None]:
             _stream(saved) if _descriptor(stream) == number else stream
             for stream, number, saved in zip(before, (1, 2), (saved_out, saved_err), strict=True)
         ]
-        sys.stdout = cast(TextIO, _ByThread(own[0], _stream(1)))
-        sys.stderr = cast(TextIO, _ByThread(own[1], _stream(2)))
+        sys.stdout = cast(TextIO, _ByThread(own[0], _log_stream(1)))
+        sys.stderr = cast(TextIO, _ByThread(own[1], _log_stream(2)))
         try:
             yield
         finally:
@@ -80,6 +83,24 @@ def _descriptors_into(log: int) -> Generator[tuple[int, int]]:
 
 def _stream(descriptor: int) -> TextIO:
     return os.fdopen(descriptor, "w", buffering=1, errors="replace", closefd=False)
+
+
+class _Log(io.FileIO):
+    """A file in which bytes that a full disk rejects are taken for written."""
+
+    def write(self, data: Any, /) -> int:
+        """Returns how many bytes need not be written again."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            return memoryview(data).nbytes
+
+
+def _log_stream(descriptor: int) -> TextIO:
+    file = io.BufferedWriter(_Log(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(file, errors="replace", line_buffering=True)
 
 
 def _descriptor(stream: TextIO) -> int | None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from sweeps.spec.errors import SweepToolError, UsageError
+from sweeps.spec.errors import StorageFailed, UsageError
 
 T = TypeVar("T")
 
@@ -18,7 +18,7 @@ RETRY_FOR_S = 60.0
 PAUSE_S = 2.0
 
 
-class StorageLost(SweepToolError):
+class StorageLost(StorageFailed):
     """Storage failed what must be stored. The leg itself did nothing wrong, so it can be continued."""
 
 

@@ -21,7 +21,7 @@ from sweeps.engine.cluster.checks import device_of
 from sweeps.engine.cluster.on_node import on_node
 from sweeps.engine.cluster.places import NODE_LABEL
 from sweeps.engine.cluster.reservations import free_reservations, tagged
-from sweeps.engine.processes import launch_processes
+from sweeps.engine.processes import launch_processes, storage_failure
 from sweeps.engine.processes.storage_retry import StorageLost, with_retries
 from sweeps.engine.ranks.rank import RankTask, Superseded
 from sweeps.engine.ranks.stacks import end_leg, places
@@ -34,9 +34,10 @@ from sweeps.records.checkpoints import KEEP_CHECKPOINTS, Keep, keep_of, num_kept
 from sweeps.records.cleaning import keep_newest
 from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord, TrialResult, utc_now
 from sweeps.records.experiment import Experiment
+from sweeps.records.home import typed_name
 from sweeps.records.provenance import running_code
 from sweeps.records.trial import TrialRecord
-from sweeps.spec.errors import CorruptData, DriftError, NoCluster, UsageError
+from sweeps.spec.errors import CorruptData, DriftError, NoCluster, StorageFailed, SweepToolError, UsageError
 from sweeps.spec.plan import Trial
 
 _BLAMELESS = (StorageLost, Superseded)
@@ -69,8 +70,21 @@ class TrialTask:
 
 
 def run_trial(config: dict[str, Any], train: TrainFunction | None = None) -> None:
-    """Tune's trainable. Returns when nothing more can be done for the trial in this launch."""
-    task = TrialTask(**config)
+    """Tune's trainable. Returns when nothing more can be done for the trial in this launch.
+
+    If that is because storage fails, it says so to Tune, as storage cannot be told.
+    """
+    from ray import tune
+
+    try:
+        _run_trial(TrialTask(**config), train)
+    except (OSError, SweepToolError) as error:
+        if not storage_failure.is_of_storage(error):
+            raise
+        tune.report({storage_failure.RESULT_KEY: str(error)})
+
+
+def _run_trial(task: TrialTask, train: TrainFunction | None) -> None:
     experiment = with_retries(lambda: Experiment.open(task.experiment))
     record = experiment.trial(task.trial)
     trial = next(t for t in experiment.plan.trials if t.name == task.trial)
@@ -205,6 +219,9 @@ def close_attempt(
     if stored.error is not None and stored.error.type in _REFUSALS:
         _refuse(experiment, node_id, stored.error.message, _REFUSALS[stored.error.type])
     ended = stored if stored.end is not None else _judged(stored, error)
+    if ended.end == "interrupted" and ended.error is not None and storage_failure.is_full(ended.error.message):
+        full = storage_failure.sentence(experiment.uri, typed_name(experiment.uri), ended.error.message)
+        experiment.refuse(full, StorageFailed.exit_code)
     record.update_attempt(replace(ended, run_s=run_s, ended_utc=ended.ended_utc or utc_now()))
 
 

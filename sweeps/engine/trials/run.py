@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sweeps.engine.cluster.checks import Resources, device_of, leg_placement
 from sweeps.engine.cluster.places import DRIVER_CPUS, NODE_LABEL, LegPlacement, Node
 from sweeps.engine.cluster.reservations import unmet_reservation
+from sweeps.engine.processes import storage_failure
 from sweeps.engine.trials.context import LaunchContext
 from sweeps.engine.trials.driver import TrialTask, run_trial
 from sweeps.engine.trials.next_move import Policy
@@ -27,8 +28,9 @@ from sweeps.engine.watching.stop import StopAtOnce, StopState, signals_into
 from sweeps.engine.watching.stored_events import StoredEvents, Unready
 from sweeps.engine.watching.waits import WaitClock, what_for
 from sweeps.records.experiment import Experiment
+from sweeps.records.home import typed_name
 from sweeps.records.trial import TrialRecord
-from sweeps.spec.errors import CorruptData, SweepToolError
+from sweeps.spec.errors import CorruptData, Locked, StorageFailed, SweepToolError
 from sweeps.spec.parts import Parallel
 from sweeps.spec.plan import Trial
 
@@ -78,6 +80,7 @@ class TrialsRun:
         self._is_storage_away = False
         self._is_refused = False
         self._warnings: list[str] = []  # of Tune's thread, told by the main one
+        self.ended_by: SweepToolError | None = None  # what no leg is to blame for
 
     def _plan_order(self) -> "PlanOrder":
         from sweeps.engine.trials.order import PlanOrder
@@ -102,7 +105,7 @@ class TrialsRun:
         with signals_into(self._stop):
             tune.start()
             try:
-                while tune.is_alive() and reason is None:
+                while tune.is_alive() and reason is None and self.ended_by is None:
                     tune.join(JOIN_S)
                     self.look()
                     reason = self._reason_to_end()
@@ -114,13 +117,29 @@ class TrialsRun:
             self._warnings.append(f"{reason}; a restore continues from the last checkpoint")
         for message in self._warnings:
             self._on_event(Warned(message=message))
+        if self.ended_by is not None:
+            self._on_event(Refused(message=str(self.ended_by)))
 
     def _reason_to_end(self) -> str | None:
         if self._stop.is_grace_over():
             return f"the leg did not stop within {self._stop.grace_s:.0f} s and was ended"
-        if self._experiment.ownership_lost():
-            return "storage was not reached for so long that another launch has taken over, or may: ended"
+        if self._experiment.has_another_owner():
+            uri = self._experiment.uri
+            self.ended_by = Locked(f"another launch has taken over {uri}, because this one was silent for a minute")
+        elif self._experiment.ownership_lost():
+            self._note_failure("it was not reached for a minute, so another launch may take over")
         return None
+
+    def _hear_driver(self, result: dict[str, Any]) -> None:
+        """On Tune's thread: what a driver reports. The next legs would meet the same storage."""
+        if storage_failure.RESULT_KEY in result:
+            self._order.stop()
+            self._note_failure(str(result[storage_failure.RESULT_KEY]))
+
+    def _note_failure(self, seen: str) -> None:
+        """Storage has ended the run, or a driver in it."""
+        uri = self._experiment.uri
+        self.ended_by = self.ended_by or StorageFailed(storage_failure.sentence(uri, typed_name(uri), seen))
 
     def look(self) -> None:
         """Reports what is new in storage and passes requests on. If storage fails, the next look catches up."""
@@ -197,7 +216,10 @@ class TrialsRun:
         """Whatever Tune raises is a warning: the records alone say what is done."""
         try:
             for error in self._fit().errors:
-                self._warnings.append(f"a driver ended with an error: {reason_of(error)}")
+                if storage_failure.is_of_storage(getattr(error, "cause", None) or error):
+                    self._note_failure(reason_of(error))
+                else:
+                    self._warnings.append(f"a driver ended with an error: {reason_of(error)}")
         except Exception as error:
             self._warnings.append(f"Ray Tune ended with an error: {reason_of(error)}")
 
@@ -214,7 +236,7 @@ class TrialsRun:
                     name="trials",
                     storage_path=scratch,
                     verbose=0,
-                    callbacks=[_silent_progress()],
+                    callbacks=[_silent_progress(self._hear_driver)],
                     failure_config=tune.FailureConfig(max_failures=2),
                 ),
             )
@@ -301,16 +323,28 @@ def _driver_resources(config: dict[str, Any]) -> Any:
     )
 
 
-def _silent_progress() -> Any:
-    """Takes the place of Tune's own progress lines."""
+def _silent_progress(hear: Callable[[dict[str, Any]], None]) -> Any:
+    """Takes the place of Tune's own progress lines; `hear` gets what drivers report."""
     from ray.tune.progress_reporter import TrialProgressCallback
 
     class Silent(TrialProgressCallback):
-        def on_trial_result(self, *args: Any, **kwargs: Any) -> None: ...
+        hear: Callable[[dict[str, Any]], None] | None = None  # not in the copy that Tune stores
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            if self.hear is not None:
+                self.hear(result)
+
         def on_trial_complete(self, *args: Any, **kwargs: Any) -> None: ...
         def on_trial_error(self, *args: Any, **kwargs: Any) -> None: ...
 
-    return Silent()
+        def __getstate__(self) -> dict[str, Any]:
+            return {name: value for name, value in vars(self).items() if name != "hear"}
+
+    silent = Silent()
+    silent.hear = hear
+    return silent
 
 
 def refresh_results(experiment: Experiment, context: LaunchContext) -> None:

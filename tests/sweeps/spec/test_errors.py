@@ -15,6 +15,7 @@ def test_every_error_has_the_exit_code_that_scripts_rely_on() -> None:
         "DriftError": 6,
         "CorruptData": 7,
         "NoCluster": 69,
+        "StorageFailed": 74,
         "Locked": 75,
         "Interrupted": 130,
         "Terminated": 143,

@@ -48,3 +48,17 @@ def test_only_the_main_thread_speaks_to_the_user_while_ray_runs(tmp_path: Path) 
     assert done.stdout == "before\nmain out\nafter\n"
     assert done.stderr == "main err\n"
     assert log.read_text().splitlines() == ["thread out", "from C", "child"]
+
+
+def test_what_a_full_disk_rejects_of_a_log_is_lost_and_ends_nothing() -> None:
+    script = (
+        "import os, sys\n"
+        "from sweeps.engine.processes.output import into_log\n"
+        "with into_log(os.open('/dev/full', os.O_WRONLY)):\n"
+        "    for _ in range(3):\n"
+        "        print('x' * 10_000, flush=True)\n"
+        "        print('y', file=sys.stderr)\n"
+        "print('here')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "here\n", "")
