@@ -92,23 +92,17 @@ def test_the_cause_is_told():
         _losses()
 
 
-@pytest.mark.usefixtures("faulty_forward")
-def test_a_run_that_fell_back_records_its_micro_steps_and_equals_an_uncompiled_one():
-    fallen_back, marked = _losses(**{"compile.fallback": "none"})
-    plain, unmarked = _losses(**{"compile.mode": "none"})
-    assert len(plain) == 4
-    assert fallen_back == plain
-    assert (marked, unmarked) == ({True}, {False})
-
-
 @pytest.mark.usefixtures("faulty_backward")
 def test_a_failure_in_the_backward_pass_is_told_as_that():
     with pytest.raises(CompileError, match=r"in the backward pass with compile.mode 'static': .*about this gradient"):
         _losses()
 
 
-@pytest.mark.usefixtures("faulty_backward")
-def test_a_run_that_fell_back_in_the_backward_pass_equals_an_uncompiled_one():
+@pytest.mark.parametrize("fault", ["faulty_forward", "faulty_backward"])
+def test_a_run_that_fell_back_records_its_micro_steps_and_equals_an_uncompiled_one(
+    fault: str, request: pytest.FixtureRequest
+):
+    request.getfixturevalue(fault)
     fallen_back, marked = _losses(**{"compile.fallback": "none"})
     plain, unmarked = _losses(**{"compile.mode": "none"})
     assert len(plain) == 4

@@ -13,6 +13,14 @@ def sqnr_db(actual: Tensor, exact: Tensor) -> float:
     return 20 * math.log10(exact.double().norm().item() / noise) if noise > 0 else math.inf
 
 
+def check_gradients(ours: Sequence[Tensor], exact: Sequence[Tensor], least_db: float) -> None:
+    """Each of our leaves has a gradient this near to the exact one."""
+    for mine, theirs in zip(ours, exact, strict=True):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        assert sqnr_db(mine.grad, theirs.grad) > least_db
+
+
 def exact_window_attention(inputs: Sequence[Tensor], window: int) -> tuple[Tensor, list[Tensor]]:
     """Causal attention of q, k and v (B, S, H, D) over the last `window` tokens in float64, and the leaves it is of."""
     leaves = [t.detach().double().requires_grad_() for t in inputs]

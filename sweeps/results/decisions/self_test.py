@@ -17,7 +17,7 @@ from sweeps.results.decisions.boundaries import ALPHA
 from sweeps.results.decisions.contrasts import Floats, contrasts
 from sweeps.results.decisions.judgement import Judgement, judge, speed_table
 from sweeps.results.decisions.looks import EQUIVALENCE_ALPHA
-from sweeps.results.decisions.simulation import Rates, World, rates
+from sweeps.results.decisions.simulation import Noise, Rates, World, rates
 from sweeps.results.decisions.student import binomial_lower_limit
 from sweeps.results.measures.snapshot import Snapshot
 from sweeps.spec.errors import GateFailed, GateUndecided
@@ -27,19 +27,6 @@ NOISIER_BOUND, NOISY_BASELINE_BOUND = 0.015, 0.03
 _EFFECT = -math.log(1.01)  # of ln(dt): a leg that is 1 % faster
 _SURE = 0.01  # a bound counts as exceeded if chance alone would show as much this rarely
 _SPIKE = math.log(1.25)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noise:
-    """What varies in an experiment; standard deviations are of ln(dt)."""
-
-    run_sd: float  # between runs, beyond what the steps of a run explain
-    step_sd: float
-    phi: float
-    spike_rate: float
-    block_sd: float
-    drift_per_block: float
-    num_steps: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,18 +70,8 @@ def self_test(snapshot: Snapshot, num_experiments: int = DEFAULT_EXPERIMENTS) ->
     noise, num_legs = noise_of(snapshot, judgement), len(snapshot.plan.legs)
 
     def simulate(effects: Sequence[float], scale: Sequence[float]) -> Rates:
-        world = World(
-            effects=effects,
-            run_sd=[noise.run_sd * factor for factor in scale],
-            step_sd=noise.step_sd,
-            phi=noise.phi,
-            spike_rate=noise.spike_rate,
-            drift_per_block=noise.drift_per_block,
-            block_sd=noise.block_sd,
-            num_steps=noise.num_steps,
-        )
         return rates(
-            world,
+            World(noise=noise, effects=effects, scale=scale),
             num_experiments=num_experiments,
             max_blocks=judgement.max_blocks,
             floor_sd=judgement.floor_sd,

@@ -19,17 +19,25 @@ _TRIM = 0.10  # of each end, as a run's value is measured
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
-    """What is true in a simulated experiment. Standard deviations and effects are of ln(dt)."""
+class Noise:
+    """What varies in an experiment. Standard deviations are of ln(dt)."""
 
-    effects: Sequence[float]  # per leg, the baseline first
-    run_sd: Sequence[float]  # per leg, between runs
+    run_sd: float  # between runs, beyond what the steps of a run explain
     step_sd: float = 0.003  # within a run
     phi: float = 0.3  # lag-1 correlation within a run
     spike_rate: float = 0.0  # share of steps that take half as long again
-    drift_per_block: float = 0.0
     block_sd: float = 0.003
+    drift_per_block: float = 0.0
     num_steps: int = SIMULATED_STEPS  # of a run's window
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What is true in a simulated experiment. Effects are of ln(dt)."""
+
+    noise: Noise
+    effects: Sequence[float]  # per leg, the baseline first
+    scale: Sequence[float]  # per leg, by which its runs differ more than the noise says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,20 +54,20 @@ class Rates:
 
 def run_values(world: World, num_blocks: int, generator: np.random.Generator) -> Floats:
     """The runs of one experiment (R, K): ln(dt), the trimmed mean over their steps."""
-    num_legs, num_steps = len(world.effects), world.num_steps
-    shape = (num_blocks, num_legs, num_steps)
-    noise = generator.standard_normal(shape) * world.step_sd * np.sqrt(1 - world.phi**2)
-    noise[..., 0] /= np.sqrt(1 - world.phi**2)
-    for step in range(1, num_steps):
-        noise[..., step] += world.phi * noise[..., step - 1]
-    noise += np.where(generator.random(shape) < world.spike_rate, np.log(1.5), 0.0)
-    cut = int(num_steps * _TRIM)
-    within = np.sort(noise, axis=-1)[..., cut : num_steps - cut].mean(axis=-1)
-    runs = generator.standard_normal((num_blocks, num_legs)) * np.asarray(world.run_sd)
-    blocks = generator.standard_normal((num_blocks, 1)) * world.block_sd
+    noise, num_legs = world.noise, len(world.effects)
+    shape = (num_blocks, num_legs, noise.num_steps)
+    steps = generator.standard_normal(shape) * noise.step_sd * np.sqrt(1 - noise.phi**2)
+    steps[..., 0] /= np.sqrt(1 - noise.phi**2)
+    for step in range(1, noise.num_steps):
+        steps[..., step] += noise.phi * steps[..., step - 1]
+    steps += np.where(generator.random(shape) < noise.spike_rate, np.log(1.5), 0.0)
+    cut = int(noise.num_steps * _TRIM)
+    within = np.sort(steps, axis=-1)[..., cut : noise.num_steps - cut].mean(axis=-1)
+    runs = generator.standard_normal((num_blocks, num_legs)) * (noise.run_sd * np.asarray(world.scale))
+    blocks = generator.standard_normal((num_blocks, 1)) * noise.block_sd
     places = generator.permuted(np.tile(np.arange(num_legs), (num_blocks, 1)), axis=1)
     when = np.arange(num_blocks)[:, None] + places / num_legs  # in blocks since the start
-    return np.asarray(world.effects) + runs + within + blocks + world.drift_per_block * when
+    return np.asarray(world.effects) + runs + within + blocks + noise.drift_per_block * when
 
 
 def rates(

@@ -4,18 +4,23 @@ import math
 
 import pytest
 
-from sweeps.results.decisions.simulation import World, rates
+from sweeps.results.decisions.simulation import Noise, World, rates
 
 pytestmark = pytest.mark.integration  # thousands of experiments
 
 ONE_PERCENT = -math.log(1.01)
 
 
+def _world(effects: list[float], noise: Noise) -> World:
+    """All legs have the noise."""
+    return World(noise=noise, effects=effects, scale=[1.0] * len(effects))
+
+
 def test_equal_legs_are_called_different_in_at_most_one_experiment_of_a_hundred():
     """Over 10,200 experiments of twelve worlds."""
     found = [
         rates(
-            World(effects=[0.0] * 5, run_sd=[sd] * 5, phi=phi, spike_rate=0.02, drift_per_block=0.001),
+            _world([0.0] * 5, Noise(run_sd=sd, phi=phi, spike_rate=0.02, drift_per_block=0.001)),
             num_experiments=850,
             seed=int(sd * 1e4) + int(phi * 100),
         )
@@ -28,29 +33,29 @@ def test_equal_legs_are_called_different_in_at_most_one_experiment_of_a_hundred(
 
 
 def test_one_leg_of_twice_the_spread_costs_half_a_percent_more():
-    world = World(effects=[0.0] * 5, run_sd=[0.003] * 4 + [0.006])
+    world = World(noise=Noise(run_sd=0.003), effects=[0.0] * 5, scale=[1.0] * 4 + [2.0])
     assert rates(world, num_experiments=2500, seed=1).wrong <= 0.015
 
 
 def test_a_baseline_of_twice_the_spread_costs_two_percent_more():
-    world = World(effects=[0.0] * 5, run_sd=[0.006] + [0.003] * 4)
+    world = World(noise=Noise(run_sd=0.003), effects=[0.0] * 5, scale=[2.0] + [1.0] * 4)
     assert rates(world, num_experiments=2500, seed=2).wrong <= 0.03
 
 
 @pytest.mark.parametrize("sd", [0.001, 0.002])
 def test_one_percent_is_found_within_eight_blocks(sd: float):
-    found = rates(World(effects=[0.0, ONE_PERCENT, 0.0, 0.0, 0.0], run_sd=[sd] * 5), num_experiments=800, seed=3)
+    found = rates(_world([0.0, ONE_PERCENT, 0.0, 0.0, 0.0], Noise(run_sd=sd)), num_experiments=800, seed=3)
     assert found.found >= 0.95
     assert found.wrongly_equivalent <= 0.05
 
 
 @pytest.mark.parametrize("num_legs", [2, 5])
 def test_one_percent_is_rarely_called_equivalent(num_legs: int):
-    world = World(effects=[0.0, ONE_PERCENT] + [0.0] * (num_legs - 2), run_sd=[0.004] * num_legs)
+    world = _world([0.0, ONE_PERCENT] + [0.0] * (num_legs - 2), Noise(run_sd=0.004))
     assert rates(world, num_experiments=1000, seed=4).wrongly_equivalent <= 0.05
 
 
 def test_the_rates_can_fail():
     """A floor of nothing and a world of one lucky block: what the guard is there for is seen without it."""
-    world = World(effects=[0.0, ONE_PERCENT], run_sd=[0.02] * 2)
+    world = _world([0.0, ONE_PERCENT], Noise(run_sd=0.02))
     assert rates(world, num_experiments=300, seed=5).found < 0.5
