@@ -138,7 +138,7 @@ class PrecisionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CompileConfig:
-    """How torch.compile sees a block: fixed shapes, symbolic shapes, or not at all; and what follows if it fails."""
+    """How torch.compile sees a layer: fixed shapes, symbolic shapes, or not at all; and what follows if it fails."""
 
     mode: CompileMode = "static"
     fallback: CompileFallback = "error"  # none: the run continues uncompiled, and is marked
@@ -147,7 +147,7 @@ class CompileConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Peak learning rates of Muon (block matrices) and AdamW (the rest), before scaling by width and batch."""
+    """Peak learning rates of Muon (the layers' matrices) and AdamW (the rest), before scaling by width and batch."""
 
     embedding_lr: float = 0.3
     unembedding_lr: float = 0.004

@@ -101,7 +101,7 @@ class StepStats:
     gpu_throttle_bits: int | None = None  # set on any rank; nanochat.throttle names them
     val_bpb: float | None  # validation bits per byte, if measured after this step
     core_metric: float | None = None  # mean centred accuracy of the CORE questions, if asked after this step
-    lr: float | None = None  # Muon's rate for the block matrices, before the factor of a matrix's shape
+    lr: float | None = None  # Muon's rate for the layers' matrices, before the factor of a matrix's shape
     grad_norm: float | None = None  # of the mean gradient of all parameters, before the update; not clipped
     ended_unix_s: float | None = None  # when rank 0 had the step's numbers, by its clock
     flags: tuple[str, ...]  # why the step's time may not count: warmup, resumed, fallback, eval, storage, ...

@@ -1,7 +1,7 @@
 """Text that a model continues with: what a run prints now and then, so that a person sees what was learnt.
 
 Every new token is one forward pass over all tokens so far. There is no cache of keys and values: continuations are
-short, and the uncompiled blocks that score a text are then the only other path through the model.
+short, and the uncompiled layers that score a text are then the only other path through the model.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """What a failing torch.compile means for a run: one sentence that says why, and one decision of all ranks.
 
-Compilation is lazy: it fails in the first step, in a block's forward pass, in the backward pass or in the optimizer's
+Compilation is lazy: it fails in the first step, in a layer's forward pass, in the backward pass or in the optimizer's
 update, and perhaps on some ranks only. A rank that compiled next to one that did not would be no fair measurement, so
 the ranks vote: either all continue compiled, or none.
 
@@ -70,7 +70,7 @@ def _telling_line(error: BaseException) -> str:
 
 def _place(error: Exception, model: GPT) -> str:
     """Which part of the step was at work, by who is `self` along the traceback."""
-    names: dict[int, str] = {id(block): f"block {i} of {len(model.blocks)}" for i, block in enumerate(model.blocks)}
+    names: dict[int, str] = {id(layer): f"layer {i} of {len(model.blocks)}" for i, layer in enumerate(model.blocks)}
     names[id(model.head)] = "the head"
     for frame, _ in traceback.walk_tb(error.__traceback__):
         owner = frame.f_locals.get("self")

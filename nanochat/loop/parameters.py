@@ -33,5 +33,5 @@ def _spec(name: str, param: nn.Parameter, optim: OptimConfig, batch_scale: float
 
 
 def peak_matrix_lr(optim: OptimConfig, total_batch_tokens: int) -> float:
-    """Muon's peak rate for the block matrices in this run, before the factor of a matrix's shape."""
+    """Muon's peak rate for the layers' matrices in this run, before the factor of a matrix's shape."""
     return optim.matrix_lr * batch_lr_scale(total_batch_tokens)

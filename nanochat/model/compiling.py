@@ -1,6 +1,6 @@
-"""torch.compile, one block at a time, and what it did.
+"""torch.compile, one layer at a time, and what it did.
 
-Blocks of one kind share one compiled graph, which makes the first step of a deep model as cheap as that of a shallow
+Layers of one kind share one compiled graph, which makes the first step of a deep model as cheap as that of a shallow
 one. A graph break is an error, not a slow surprise. How many graphs exist is counted, so that a step in which something
 was compiled again can be told from a steady one.
 
@@ -20,11 +20,11 @@ from nanochat.model.gpt import GPT
 
 # In training and in evaluation: windowed or not, with a value embedding or not, with experts or not. All share one code
 # object, which dynamo's own limit of 8 is for.
-_MOST_GRAPHS_OF_BLOCKS = 2 * 2 * 2 * 2
+_MOST_GRAPHS_OF_LAYERS = 2 * 2 * 2 * 2
 
 
 def compile_model(model: GPT, mode: CompileMode) -> None:
-    """Compiles every block and the head in place; `none` leaves the model as it is."""
+    """Compiles every layer and the head in place; `none` leaves the model as it is."""
     if mode == "none":
         return
     grouped.prepare_for_compiler()
@@ -33,7 +33,7 @@ def compile_model(model: GPT, mode: CompileMode) -> None:
     leave_the_shared_folder()
     # A recompile past dynamo's limit would run the layer uncompiled with only a warning.
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS_OF_BLOCKS)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS_OF_LAYERS)
     for module in (*model.blocks, model.head):
         module.compile(dynamic=mode == "dynamic", fullgraph=True)
 

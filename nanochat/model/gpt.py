@@ -3,7 +3,7 @@
 RMSNorm without parameters after the embedding, before attention, before the MLP and before the head; queries and keys
 are normalised after rotary embedding; squared ReLU; no biases; untied head; logits softly capped at 15.
 
-A block is the unit of compilation. It takes what it needs as arguments and knows no layer number, so that blocks of
+A layer is the unit of compilation. It takes what it needs as arguments and does not know its number, so that layers of
 the same kind share one compiled graph.
 
 Legend: B rows, T positions, N = B T tokens, D width, H heads, K head_dim, V padded vocabulary.
@@ -207,7 +207,7 @@ class GPT(nn.Module):
         capacities = (block.mlp.capacity(ids.numel()) for block in self.blocks if isinstance(block.mlp, MoE))
         capacity = next(capacities, None)  # of all layers alike
         # Copies: the compiler tells a view from a tensor of its own, and would compile everything again for a batch, or
-        # a first block, that comes the other way.
+        # a first layer, that comes the other way.
         ids, targets = ids.clone(), targets.clone()
         x0 = norm(self.wte(ids))  # (B, T, D)
         x, balances, zs, stats = x0.clone(), [], [], []
@@ -222,7 +222,7 @@ class GPT(nn.Module):
     def residual(self, ids: Tensor) -> Tensor:
         """ids (B, T), T up to the model's context -> the residual stream that `head.logits` reads (B, T, D).
 
-        For a model in evaluation. The blocks run uncompiled and route exactly: texts have any length, and none of them
+        For a model in evaluation. The layers run uncompiled and route exactly: texts have any length, and none of them
         are to compile a graph.
         """
         num_positions = ids.shape[1]

@@ -4,7 +4,7 @@ A role says how a parameter starts, which optimizer trains it at which rate, and
 parameter has the role whose path its name ends with. A parameter without a role is an error: no rule would be right for
 a matrix that the table does not know.
 
-Muon trains the matrices of the blocks, and under Muon alone weights decay. AdamW trains the rest: tables, head,
+Muon trains the matrices of the layers, and under Muon alone weights decay. AdamW trains the rest: tables, head,
 scalars, and the router, whose rows are too few and too important for Muon's equalised updates (a router driven hard is
 worse than a frozen random one).
 

@@ -88,7 +88,7 @@ def _config(**overrides: Any) -> TrainConfig:
 
 @pytest.mark.usefixtures("faulty_forward")
 def test_the_cause_is_told():
-    with pytest.raises(CompileError, match=r"in block 0 of 2 with compile.mode 'static': .*no one has thought"):
+    with pytest.raises(CompileError, match=r"in layer 0 of 2 with compile.mode 'static': .*no one has thought"):
         _losses()
 
 

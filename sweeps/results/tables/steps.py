@@ -72,7 +72,7 @@ STEP_COLUMNS: list[About] = [
     About("flags", "texts", "", "why its time may not count; not_finite: a null was no finite number, or too large"),
     About("experiment", "text", "", "id of the experiment"),
     About("tokens_seen", "int64", "tokens", "trained on up to and with this step"),
-    About("lr", "float64", "", "Muon's learning rate of the block matrices, before the factor of a matrix's shape"),
+    About("lr", "float64", "", "Muon's learning rate of the layers' matrices, before the factor of a matrix's shape"),
     About("grad_norm", "float64", "", "norm of the mean gradient of all parameters; nothing is clipped"),
     About("ended_utc", "utc", "UTC", "when rank 0 had the step's numbers, by its clock"),
 ]

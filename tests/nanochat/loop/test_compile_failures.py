@@ -48,7 +48,7 @@ def test_a_failure_says_which_block_which_mode_the_root_cause_and_what_to_do(sma
     with pytest.raises(CompileError) as caught:
         trained(_tiny(small_text))
     message = str(caught.value)
-    assert message.startswith("on rank 0 torch.compile failed in block 0 of 2 with compile.mode 'static': ")
+    assert message.startswith("on rank 0 torch.compile failed in layer 0 of 2 with compile.mode 'static': ")
     assert "no one has thought about shapes" in message
     assert "choose another compile.mode ('none' compiles nothing)" in message
     assert "with compile.fallback 'none'" in message
@@ -66,7 +66,7 @@ def test_with_the_fallback_a_run_goes_on_exactly_as_if_uncompiled_and_marks_ever
     assert all("fallback" in row.flags for row in rows)
     assert not any("fallback" in row.flags for row in plain)
     assert facts[-1].compile_fallback is not None
-    assert f"block 0 of 2 with compile.mode '{mode}'" in facts[-1].compile_fallback
+    assert f"layer 0 of 2 with compile.mode '{mode}'" in facts[-1].compile_fallback
     assert plain_facts[-1].compile_fallback is None
     assert f"warning: {facts[-1].compile_fallback}; this run continues uncompiled\n" in capsys.readouterr().out
 
@@ -74,7 +74,7 @@ def test_with_the_fallback_a_run_goes_on_exactly_as_if_uncompiled_and_marks_ever
 def test_a_missing_cpp_compiler_is_named(small_text: Path):
     with (
         inductor.patch(NO_COMPILER),
-        pytest.raises(CompileError, match=r"in block 0 of 2 .*: InvalidCxxCompiler: .*/nonexistent/g\+\+"),
+        pytest.raises(CompileError, match=r"in layer 0 of 2 .*: InvalidCxxCompiler: .*/nonexistent/g\+\+"),
     ):
         trained(_tiny(small_text))
 
@@ -133,7 +133,7 @@ def test_where_one_rank_cannot_compile_all_fail_by_its_name_or_none_goes_on_comp
     run_world: Callable[..., list[Any]], small_text: Path
 ):
     (said, fallen_back, plain), (said_by_other, _, _) = run_world(_world_of_two, 2, str(small_text))
-    assert said.startswith("on rank 1 torch.compile failed in block 0 of 2 with compile.mode 'static': ")
+    assert said.startswith("on rank 1 torch.compile failed in layer 0 of 2 with compile.mode 'static': ")
     assert said_by_other == said
     assert len(plain) == 3
     assert fallen_back == plain

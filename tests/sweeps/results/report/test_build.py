@@ -302,7 +302,7 @@ def fallen_back(make_experiment: Make, complete: Complete, make_row: MakeRow) ->
         complete(experiment, name, steps_of(make_row, name, dt_ms, 4.0, 1000.0))
     name = "static_cap1p25-b1"
     rows = steps_of(make_row, name, 210.0, 4.0, 1000.0)
-    why = "on rank 1 torch.compile failed in block 0 of 2 with compile.mode 'static': InvalidCxxCompiler: no g++"
+    why = "on rank 1 torch.compile failed in layer 0 of 2 with compile.mode 'static': InvalidCxxCompiler: no g++"
     flagged = [dataclasses.replace(row, flags=("fallback",)) for row in rows]
     complete(experiment, name, flagged, compile_fallback=why)
     return experiment
@@ -320,7 +320,7 @@ def test_a_leg_that_went_on_uncompiled_is_compared_with_none_and_says_why(fallen
     assert "| `static_cap1p25` | static | failed, ran uncompiled |" in compiled
     assert (
         "- `static_cap1p25` ran uncompiled, so it is compared with no other: on rank 1 torch.compile failed in "
-        "block 0 of 2 with compile.mode 'static': InvalidCxxCompiler: no g++"
+        "layer 0 of 2 with compile.mode 'static': InvalidCxxCompiler: no g++"
     ) in compiled
     assert "Fastest FP8 leg `static`" in text
 
