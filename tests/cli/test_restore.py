@@ -9,7 +9,7 @@ import pytest
 from sweeps.records.experiment import Experiment
 from sweeps.records.provenance import new_manifest
 from sweeps.spec.find import load_sweep
-from sweeps.spec.plan import make_plan
+from sweeps.spec.plan import Trial, make_plan
 from tests.helpers.rows import row
 
 
@@ -30,41 +30,41 @@ def test_a_completed_experiment_needs_none(
     assert "6 of 6 legs completed" in done.err
 
 
-def test_an_open_leg_needs_its_workers(program: Callable, full_size: Experiment, complete: Callable[..., None]) -> None:
-    for trial in full_size.plan.trials[1:]:
+@pytest.fixture
+def open_trial(full_size: Experiment, complete: Callable[..., None]) -> Trial:
+    """The only one that is not completed."""
+    first, *others = full_size.plan.trials
+    for trial in others:
         complete(full_size, trial.name)
+    return first
+
+
+@pytest.mark.usefixtures("open_trial")
+def test_an_open_leg_needs_its_workers(program: Callable) -> None:
     done = program("restore", "mine", "--address", "local")
     assert done.code == 69
     assert "wants 8 GPUs" in done.err
 
 
 def test_an_experiment_is_complete_without_a_leg_that_was_dropped(
-    program: Callable, full_size: Experiment, complete: Callable[..., None]
+    program: Callable, full_size: Experiment, open_trial: Trial
 ) -> None:
-    first, *others = full_size.plan.trials
-    for trial in others:
-        complete(full_size, trial.name)
     for _ in range(2):  # the same command can be given again
-        done = program("restore", "mine", "--drop", first.leg.name, "--address", "local")
+        done = program("restore", "mine", "--drop", open_trial.leg.name, "--address", "local")
         assert done.code == 0, done.err
-        assert f"5 of 6 legs completed; dropped: {first.name}" in done.err
-    assert (full_size.trial(first.name).state(), full_size.state()) == ("dropped", "completed")
+        assert f"5 of 6 legs completed; dropped: {open_trial.name}" in done.err
+    assert (full_size.trial(open_trial.name).state(), full_size.state()) == ("dropped", "completed")
     assert program("restore", "mine", "--address", "local").code == 0  # it stays dropped
     assert "dropped" in program("status", "mine").out
     report = full_size.store.read("report/report.md").decode()
-    assert f"| `{first.leg.name}` | dropped |" in report
+    assert f"| `{open_trial.leg.name}` | dropped |" in report
 
 
-def test_a_retry_by_name_takes_a_drop_back(
-    program: Callable, full_size: Experiment, complete: Callable[..., None]
-) -> None:
-    first, *others = full_size.plan.trials
-    for trial in others:
-        complete(full_size, trial.name)
-    record = full_size.trial(first.name)
+def test_a_retry_by_name_takes_a_drop_back(program: Callable, full_size: Experiment, open_trial: Trial) -> None:
+    record = full_size.trial(open_trial.name)
     record.drop()
     assert program("retry", "mine").err == "no leg of mine has failed; nothing to retry\n"
-    done = program("retry", "mine", "--legs", first.leg.name)
+    done = program("retry", "mine", "--legs", open_trial.leg.name)
     assert (done.code, record.state()) == (69, "dropped")  # no place to run it, so nothing has changed
     assert "wants 8 GPUs" in done.err
     record.undo_drop()

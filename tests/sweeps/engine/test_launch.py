@@ -68,55 +68,46 @@ def test_an_outcome_names_every_trial_once() -> None:
     assert outcome.dropped == ("e",)
 
 
-def finish_all(experiment: Experiment, complete: Callable[..., None]) -> None:
+@pytest.fixture
+def finished(make_experiment: Callable[..., Experiment], complete: Callable[..., None]) -> Experiment:
+    experiment = make_experiment()
     for trial in experiment.plan.trials:
         complete(experiment, trial.name)
+    return experiment
 
 
-def test_a_completed_experiment_only_gets_its_results_regenerated(
-    make_experiment: Callable[..., Experiment], complete: Callable[..., None]
-) -> None:
-    experiment = make_experiment()
-    finish_all(experiment, complete)
+def test_a_completed_experiment_only_gets_its_results_regenerated(finished: Experiment) -> None:
     events: list[Event] = []
     refreshed: list[str] = []
-    outcome = run_experiment(
-        experiment, LaunchContext(on_event=events.append, refresh=lambda e: refreshed.append(e.id))
-    )
+    outcome = run_experiment(finished, LaunchContext(on_event=events.append, refresh=lambda e: refreshed.append(e.id)))
     assert outcome.exit_code == 0
-    assert refreshed == [experiment.id]
+    assert refreshed == [finished.id]
     assert isinstance(events[-1], ExperimentEnded)
-    assert experiment.owner() is None
+    assert finished.owner() is None
 
 
-def test_results_that_cannot_be_made_are_a_warning(
-    make_experiment: Callable[..., Experiment], complete: Callable[..., None]
-) -> None:
-    experiment = make_experiment()
-    finish_all(experiment, complete)
+def test_results_that_cannot_be_made_are_a_warning(finished: Experiment) -> None:
     events: list[Event] = []
 
     def refresh(_: Experiment) -> None:
         raise OSError(28, "No space left on device")
 
-    assert run_experiment(experiment, LaunchContext(on_event=events.append, refresh=refresh)).exit_code == 0
+    assert run_experiment(finished, LaunchContext(on_event=events.append, refresh=refresh)).exit_code == 0
     assert any("No space left" in str(event) for event in events if isinstance(event, Warned))
 
 
 def test_an_end_that_a_full_disk_refuses_to_store_is_a_warning(
-    make_experiment: Callable[..., Experiment], complete: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    finished: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = make_experiment()
-    finish_all(experiment, complete)
     events: list[Event] = []
 
     def refuse() -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(experiment, "unlock", refuse)
-        outcome = run_experiment(experiment, LaunchContext(on_event=events.append, refresh=lambda _: None))
-    experiment.unlock()
+        patched.setattr(finished, "unlock", refuse)
+        outcome = run_experiment(finished, LaunchContext(on_event=events.append, refresh=lambda _: None))
+    finished.unlock()
     assert outcome.exit_code == 0
     assert any("could not be stored" in str(event) and "No space left" in str(event) for event in events)
     assert isinstance(events[-1], ExperimentEnded)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sweeps.results.decisions.contrasts import contrasts
+from sweeps.results.decisions.contrasts import Contrasts, contrasts
 
 NAN = float("nan")
 VALUES = np.array([[0.0, 1.0, 4.0], [10.0, 11.6, 14.0], [20.0, 20.4, 24.1], [30.0, 31.0, 33.9]])
@@ -36,19 +36,21 @@ def test_a_pair_is_its_own_pool():
     assert float(found.baseline_ratio) == 1.0
 
 
-def test_a_leg_that_is_missing_from_a_block_drops_out_of_that_blocks_contrasts():
+def _without(block: int, leg: int) -> Contrasts:
     gaps = VALUES.copy()
-    gaps[1, 2] = NAN
-    found = contrasts(gaps, 0, floor_sd=0.0)
+    gaps[block, leg] = NAN
+    return contrasts(gaps, 0, floor_sd=0.0)
+
+
+def test_a_leg_that_is_missing_from_a_block_drops_out_of_that_blocks_contrasts():
+    found = _without(block=1, leg=2)
     assert found.num_blocks.tolist() == [4, 4, 3]
     assert found.mean == pytest.approx([0.0, 1.0, (4.0 + 4.1 + 3.9) / 3])
     assert float(found.df) == 5
 
 
 def test_a_block_without_the_baseline_helps_no_contrast():
-    gaps = VALUES.copy()
-    gaps[2, 0] = NAN
-    found = contrasts(gaps, 0, floor_sd=0.0)
+    found = _without(block=2, leg=0)
     assert found.num_blocks.tolist() == [3, 3, 3]
     assert found.mean[1] == pytest.approx((1.0 + 1.6 + 1.0) / 3)
 
