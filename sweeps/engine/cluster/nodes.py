@@ -25,6 +25,13 @@ def living_nodes() -> tuple[Node, ...]:
     return tuple(_node(node) for node in ray.nodes() if node["Alive"])
 
 
+def is_alive(node_id: str) -> bool:
+    """True if a node lives, as far as the cluster knows."""
+    import ray
+
+    return any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+
+
 class ClusterNodes:
     """The nodes of this process's cluster as they are now, for legs of one size."""
 

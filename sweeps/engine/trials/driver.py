@@ -18,6 +18,7 @@ from typing import Any, Literal
 from nanochat.config import TextError, TrainConfig
 from sweeps.engine.cluster import gpus
 from sweeps.engine.cluster.checks import device_of
+from sweeps.engine.cluster.nodes import is_alive
 from sweeps.engine.cluster.on_node import on_node
 from sweeps.engine.cluster.places import NODE_LABEL
 from sweeps.engine.cluster.reservations import free_reservations, tagged
@@ -30,6 +31,7 @@ from sweeps.engine.ray_private import below_health_check, is_from_ray, lean_trai
 from sweeps.engine.trials.next_move import Move, Policy, StoredTrial, next_move
 from sweeps.engine.watching.hang_watch import HUNG, Limits, watching
 from sweeps.engine.watching.leg_timer import limiting
+from sweeps.engine.watching.node_watch import watching_node
 from sweeps.records.checkpoints import KEEP_CHECKPOINTS, Keep, keep_of, num_kept, run_name
 from sweeps.records.cleaning import keep_newest
 from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord, TrialResult, utc_now
@@ -106,10 +108,7 @@ def _run_trial(task: TrialTask, train: TrainFunction | None) -> None:
 
 def _can_start_on(experiment: Experiment, node_id: str) -> bool:
     """True if a node lives and no leg has found it unfit. If not, the leg's block goes on elsewhere."""
-    import ray
-
-    lives = any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
-    return lives and with_retries(lambda: experiment.refusal_on_node(node_id)) is None
+    return is_alive(node_id) and with_retries(lambda: experiment.refusal_on_node(node_id)) is None
 
 
 def _refuse(experiment: Experiment, task_node: str | None, reason: str, exit_code: int) -> None:
@@ -180,7 +179,11 @@ def _make_attempt(
     error: Exception | None = None
     begin, number = time.monotonic(), attempt.number
     try:
-        with watching(experiment, record.name, number, limits), limiting(experiment, record.name, number):
+        with (
+            watching(experiment, record.name, number, limits),
+            limiting(experiment, record.name, number),
+            watching_node(task.node_id, task.tag),
+        ):
             _fit(record, attempt.number, trial.config, task, train)
     except Exception as raised:  # whatever it is, it ended the attempt; the record says what follows
         error = raised
