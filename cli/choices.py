@@ -86,6 +86,11 @@ def parallel_blocks(text: str) -> "int | Literal['auto']":
     return int(text)
 
 
+def changed_parallel(text: str) -> "int | Literal['auto', 'off']":
+    """The same for a restore, which can also turn it off."""
+    return "off" if text == "off" else parallel_blocks(text)
+
+
 def names_of(option: str, text: str) -> list[str]:
     """The names in an option's value, which commas separate. Raises UsageError for one that comes twice or is empty."""
     from sweeps.spec.errors import UsageError

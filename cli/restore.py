@@ -6,7 +6,7 @@ import typer
 
 from cli.completing import legs as legs_of
 from cli.grouping import takes_groups
-from cli.options import Exp, NumWorkers, ParallelBlocks, Storage
+from cli.options import Exp, NumWorkers, Storage
 from cli.running import ReportedRunChoices, check_can_run, check_places, planned_workers, run_and_tell
 
 
@@ -26,7 +26,10 @@ def restore(
     blocks: Annotated[
         str | None, typer.Option(metavar="N|auto", help="Add blocks up to N, or until the gates are decided.")
     ] = None,
-    parallel: ParallelBlocks = None,
+    parallel: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto|off", help="Blocks at a time, each on one node; off: one leg."),
+    ] = None,
 ) -> int:
     """Run what an experiment has not completed.
 

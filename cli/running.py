@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cli.options import Address, Commit, Events, Grace, Notify, ReportTo, StopAfter
 
@@ -25,7 +25,7 @@ class LaunchOptions:
     report_copy: "ReportCopy | None" = None
     num_blocks: int = 1  # to which the experiment grows, if it has fewer
     adds_until_decided: bool = False  # further blocks, one at a time
-    parallel: "Parallel" = None  # blocks at a time, each on one node; None: as planned
+    parallel: "Parallel | Literal['off']" = None  # blocks at a time, each on one node; None: as planned
     prints_events: bool = False  # as JSON, on stdout
     notify: tuple[str, ...] | None = None  # a command that is run for some events
 
@@ -43,7 +43,7 @@ class RunChoices:
     def checked(self, blocks: str = "1", parallel: str | None = None) -> LaunchOptions:
         """Raises UsageError for a time, a number of blocks or a command that cannot be."""
         from cli.announcing import checked_command
-        from cli.choices import AUTO, first_blocks, parallel_blocks
+        from cli.choices import AUTO, changed_parallel, first_blocks
         from sweeps.spec.duration import check_seconds, seconds_of
         from sweeps.spec.errors import UsageError
 
@@ -55,7 +55,7 @@ class RunChoices:
             stop_after_s=seconds_of("--stop-after", self.stop_after),
             num_blocks=first_blocks(blocks),
             adds_until_decided=blocks == AUTO,
-            parallel=None if parallel is None else parallel_blocks(parallel),
+            parallel=None if parallel is None else changed_parallel(parallel),
             prints_events=self.events == "json",
             notify=checked_command(self.notify),
         )

@@ -172,7 +172,7 @@ def _may_grow(experiment: Experiment, stop: StopState) -> bool:
 def _run_preflight(experiment: Experiment, context: LaunchContext, resources: Resources, stop: StopState) -> None:
     """A few steps of every leg, as a separate experiment. What rejects one of them ends the whole launch."""
     short = create_preflight(experiment)
-    parallel = None if planned_parallel(experiment, context) is None else 1
+    parallel = "off" if planned_parallel(experiment, context) is None else 1
     quiet = replace(context, on_event=PreflightEvents(short, context.on_event), refresh=_no_results, parallel=parallel)
     TrialsRun(short, quiet, resources, stop, also_asked=experiment.stop_requested).run()
     refusal = short.refusal()

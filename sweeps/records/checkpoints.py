@@ -41,12 +41,17 @@ class StoredCheckpoint:
 
 
 def bytes_on_disk(plan: Plan, keep: Keep) -> int:
-    """About how much the checkpoints of a plan take at most: of one trial that trains and of those completed before."""
+    """About how much the checkpoints of a plan take at most: of the trials that train and of those completed before.
+
+    One trains at a time, and of blocks side by side one in each.
+    """
     configs = saving_configs(plan)
     sizes = [checkpoint_bytes(config) for config in configs]
     kept = [num_kept(config, keep) * size for config, size in zip(configs, sizes, strict=True)]
     training = [(KEEP_CHECKPOINTS + 1) * size for size in sizes]  # the newest is written before the oldest goes
-    return sum(kept) + max((now - then for now, then in zip(training, kept, strict=True)), default=0)
+    more = sorted((now - then for now, then in zip(training, kept, strict=True)), reverse=True)
+    at_a_time = plan.num_blocks if plan.parallel == "auto" else plan.parallel or 1
+    return sum(kept) + sum(more[: min(at_a_time, plan.num_blocks)])
 
 
 def num_kept(config: TrainConfig, keep: Keep) -> int:

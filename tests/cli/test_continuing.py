@@ -92,4 +92,6 @@ def test_the_detached_run_is_given_every_option(tmp_path: Path) -> None:
         "--commit",
     ]
     assert words_of(options, "local") == words
+    side = LaunchOptions(grace_s=60.0, parallel=2)
+    assert words_of(side, "host:1") == ["--address", "host:1", "--grace-s", "60.0", "--parallel", "2"]
     assert words_of(LaunchOptions(grace_s=60.0), "host:1") == ["--address", "host:1", "--grace-s", "60.0"]

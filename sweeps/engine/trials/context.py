@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from sweeps.engine.ranks.worker import TrainFunction
 from sweeps.engine.watching.events import Event
@@ -33,6 +34,6 @@ class LaunchContext:
     grow: Grow = lambda experiment: False  # called when all trials are over; True: it added trials, which run too
     # The same while a node is free and trials run; with the number of blocks that may be ahead of the complete ones.
     grow_ahead: GrowAhead = lambda experiment, ahead: False
-    parallel: Parallel = None  # blocks at a time, each on one node; None: as planned
+    parallel: Parallel | Literal["off"] = None  # blocks at a time, each on one node; None: as planned
     limits: Limits = field(default_factory=Limits)
     train: TrainFunction | None = None  # replaces the trainer, for tests

@@ -95,9 +95,9 @@ def _run_trial(task: TrialTask, train: TrainFunction | None) -> None:
     while True:
         match next_move(with_retries(lambda: stored_trial(experiment, record, num_earlier)), policy):
             case Move.START | Move.CONTINUE:
-                if with_retries(experiment.refusal) is not None or _is_refused(experiment, trial.config, task):
-                    return
                 if task.node_id is not None and not _can_start_on(experiment, task.node_id):
+                    return
+                if with_retries(experiment.refusal) is not None or _is_refused(experiment, trial.config, task):
                     return
                 _make_attempt(experiment, record, trial, task, train)
             case Move.WRITE_RESULT:

@@ -292,6 +292,8 @@ class TrialsRun:
 
 def planned_parallel(experiment: Experiment, context: LaunchContext) -> Parallel:
     """How many blocks run at the same time: what the launch says, else the plan."""
+    if context.parallel == "off":
+        return None
     return context.parallel if context.parallel is not None else experiment.plan.parallel
 
 

@@ -34,4 +34,5 @@ def _leg_before(snapshot: Snapshot, trial: TrialSnapshot) -> AttemptRecord | Non
 
 
 def _same_driver(one: AttemptRecord, other: AttemptRecord) -> bool:
-    return (one.host, one.pid) == (other.host, other.pid)
+    """Of blocks side by side a driver can change from one to the other: then its node is another one."""
+    return (one.host, one.pid, one.node_id) == (other.host, other.pid, other.node_id)

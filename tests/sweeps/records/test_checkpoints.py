@@ -1,5 +1,6 @@
 """Checkpoints over several attempts: found newest first, pruned only if nothing needs them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from sweeps.records.checkpoints import (
 )
 from sweeps.records.store import Store
 from sweeps.spec.find import load_sweep
+from sweeps.spec.parts import Parallel
 from sweeps.spec.plan import make_plan
 
 
@@ -101,6 +103,14 @@ def test_the_disk_holds_three_of_the_trial_that_trains_and_what_is_kept_of_all_o
     assert {keep: bytes_on_disk(plan, keep) for keep in KEEP_CHOICES} == {
         keep: ((num_trials - 1) * number + 3) * size for keep, number in kept.items()
     }
+
+
+@pytest.mark.parametrize(("parallel", "at_a_time"), [(None, 1), (1, 1), (2, 2), (9, 4), ("auto", 4)])
+def test_blocks_side_by_side_train_one_trial_each(parallel: Parallel, at_a_time: int) -> None:
+    plan = replace(make_plan(load_sweep("capacity"), 4), parallel=parallel)
+    size, num_trials = checkpoint_bytes(plan.trials[0].config), len(plan.trials)
+    assert bytes_on_disk(plan, "none") == at_a_time * 3 * size
+    assert bytes_on_disk(plan, "last") == ((num_trials - at_a_time) + at_a_time * 3) * size
 
 
 def test_experiments_that_do_not_say_what_they_keep_keep_all() -> None:
