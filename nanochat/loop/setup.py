@@ -237,6 +237,7 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
         compile_updates=device.is_cuda and config.compile.mode != "none",
         grads_in_fp32=adds_in_fp32(sizes.num_lanes(config) // ranks.world_size),
         by_half=kernels.products == "quack",
+        own_updates=kernels.own,
     )
     decay_scale = schedule.weight_decay_scale(total, 1.0, sizes.scaling_ratio(config))
     run = Run(

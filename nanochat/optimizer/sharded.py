@@ -127,16 +127,23 @@ class _Group:
                     f"clear gradients with ShardedOptimizer.zero_grad(), not with the model's zero_grad()"
                 )
 
-    def start_gather(self) -> list[Handle]:
-        """Rounds the updated values into what is sent, and begins sending it to the other ranks."""
+    def round_values(self) -> None:
+        """Rounds the values into what is sent, as each update does."""
         if self.sent is not self.value:
             self.sent.copy_(self.value)
+
+    def start_gather(self) -> list[Handle]:
+        """Begins sending the updated, rounded values to the other ranks."""
         if self.ranks.world_size == 1:
             return []
         return [
             self.ranks.all_gather_into(self.whole(bucket, self.params), self.own(bucket, self.sent))
             for bucket in self.layout.buckets
         ]
+
+    def sent_piece(self, piece: slice) -> Tensor | None:
+        """Where an update rounds its values into; None if the values themselves are sent."""
+        return None if self.sent is self.value else self.sent[piece]
 
     def tensors(self) -> dict[str, Tensor]:
         """This rank's part of everything that a checkpoint needs."""
@@ -177,13 +184,14 @@ class _MuonGroup(_Group):
 
     def extents(self, kernels: UpdateKernels) -> tuple[Tensor, Tensor]:
         """The largest gradient (n,) of each matrix and its sum of squares (n,)."""
-        return kernels.extents(self.own_grad, (-2, -1))
+        return kernels.extents(self.own_grad)
 
     def update(self, kernels: UpdateKernels, peaks: Tensor, now: "_Now") -> None:
         active = ((peaks > 0) * now.active).view(-1, 1, 1)
         for piece in self._pieces():
             kernels.muon(
                 self.value[piece],
+                self.sent_piece(piece),
                 self.own_grad[piece],
                 self.state["momentum"][piece],
                 self.state["second_moment"][piece],
@@ -213,14 +221,14 @@ class _AdamWGroup(_Group):
 
     def extents(self, kernels: UpdateKernels) -> tuple[Tensor, Tensor]:
         """The largest gradient (1,) and the sum of squares (1,)."""
-        largest, square = kernels.extents(self.own_grad, (0,))
-        return largest.view(1), square.view(1)
+        return kernels.extents(self.own_grad.view(1, -1))
 
     def update(self, kernels: UpdateKernels, peaks: Tensor, now: "_Now") -> None:
         biases = tuple((1 - beta**now.step).float() for beta in self.betas)
         for piece in self._pieces():
             kernels.adamw(
                 self.value[piece],
+                self.sent_piece(piece),
                 self.own_grad[piece],
                 self.state["exp_avg"][piece],
                 self.state["exp_avg_sq"][piece],
@@ -261,20 +269,22 @@ class ShardedOptimizer:
         compile_updates: bool = False,
         grads_in_fp32: bool = False,
         by_half: bool = False,
+        own_updates: bool = False,
     ) -> None:
         """Moves every parameter into its group's buffer. `specs` are in the model's order.
 
         All ranks must have initialised equally. `compile_updates` fuses the elementwise work; it pays on a GPU only.
         `grads_in_fp32` adds micro-steps up in fp32 whatever the model computes in (`accumulation`).
-        `by_half` is explained in `updates.orthogonal_factor`.
+        `by_half` is explained in `updates.orthogonal_factor`. `own_updates`: with kernels that need no compiler.
         """
         self.ranks = ranks
         self._num_steps_done = torch.zeros((), dtype=torch.float64, device=ranks.device)
         self._groups = sorted(_make_groups(specs, ranks, compute_dtype, grads_in_fp32), key=_update_order)
         self.own_grad_square = torch.zeros((), device=ranks.device)  # this rank's part, in the last step
         self._mesh: DeviceMesh | None = None
-        self._plain_kernels = UpdateKernels(by_half=by_half)
-        self._kernels = UpdateKernels.compiled(by_half=by_half) if compile_updates else self._plain_kernels
+        self._plain_kernels = UpdateKernels.own(by_half=by_half) if own_updates else UpdateKernels(by_half=by_half)
+        is_compiled = compile_updates and not own_updates
+        self._kernels = UpdateKernels.compiled(by_half=by_half) if is_compiled else self._plain_kernels
         place = {spec.name: i for i, spec in enumerate(specs)}
         parcels = [named for group in self._groups for named in group.parcels()]
         self.reduction = Reduction(ranks, [p for _, p in sorted(parcels, key=lambda named: -place[named[0]])])
@@ -347,6 +357,8 @@ class ShardedOptimizer:
                 raise ValueError(f"optimizer state {name} has shape {tuple(source.shape)}, not {tuple(target.shape)}")
             if target.data_ptr() != source.data_ptr():
                 target.copy_(source)
+        for group in self._groups:
+            group.round_values()
         for handle in [handle for group in self._groups for handle in group.start_gather()]:
             handle.wait()
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanochat.kernels import updating
 from nanochat.kernels.hopper_products import symmetric_product
 
 NORMUON_BETA2 = 0.95
@@ -91,19 +92,31 @@ def neuron_dim(rows: int, cols: int) -> int:
     return -1 if rows >= cols else -2
 
 
-def muon_direction(grad: Tensor, momentum_buffer: Tensor, *, active: Tensor, momentum: Tensor) -> Tensor:
-    """Where Nesterov momentum points, scaled to a Frobenius norm just under one; moves `momentum_buffer` in place."""
+def muon_direction(
+    grad: Tensor, momentum_buffer: Tensor, *, active: Tensor, momentum: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Where Nesterov momentum points, in `dtype`, scaled to a Frobenius norm just under one.
+
+    Moves `momentum_buffer` in place.
+    """
     grad = torch.where(active > 0, grad.float(), 0.0)
     momentum_buffer.lerp_(grad, (1 - momentum) * active)
     direction = torch.lerp(grad, momentum_buffer, momentum)
     norm = direction.square().sum(dim=(-2, -1), keepdim=True).sqrt()
-    return direction / (norm * _POLAR_MARGIN + 1e-7)
+    return (direction / (norm * _POLAR_MARGIN + 1e-7)).to(dtype)
 
 
 def muon_apply(
-    value: Tensor, update: Tensor, second_moment: Tensor, *, lr: Tensor, active: Tensor, weight_decay: Tensor
+    value: Tensor,
+    sent: Tensor | None,
+    update: Tensor,
+    second_moment: Tensor,
+    *,
+    lr: Tensor,
+    active: Tensor,
+    weight_decay: Tensor,
 ) -> None:
-    """Evens out the neurons of an orthogonal `update` and takes the step, in place."""
+    """Evens out the neurons of an orthogonal `update` and takes the step, in place, and in `sent`, which is rounded."""
     update = update.float()
     energy = update.square().mean(dim=neuron_dim(value.size(-2), value.size(-1)), keepdim=True)
     second_moment.lerp_(energy, (1 - NORMUON_BETA2) * active)
@@ -113,19 +126,23 @@ def muon_apply(
     update = update * (scale * (total / scaled_total.clamp_min(1e-20)).sqrt())
     agrees = (update * value) >= 0
     value.sub_(lr * active * (update + weight_decay * value * agrees))
+    if sent is not None:
+        sent.copy_(value)
 
 
-def extents(grads: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """max |g| over `dims`, NaN where one is NaN, and the sum of squares, both in fp32; one pass where compiled.
+def extents(grads: Tensor) -> tuple[Tensor, Tensor]:
+    """max |g| (n,) of each item (n, ...), not finite where one is not, and the sums of squares, both in fp32.
 
     torch's own infinity norm is ten times slower on a CPU.
     """
-    largest = torch.maximum(grads.amax(dims), -grads.amin(dims)).float()
-    return largest, torch.linalg.vector_norm(grads, dim=dims, dtype=torch.float32).square()
+    flat = grads.flatten(1)
+    largest = torch.maximum(flat.amax(1), -flat.amin(1)).float()
+    return largest, torch.linalg.vector_norm(flat, dim=1, dtype=torch.float32).square()
 
 
 def adamw_apply(
     value: Tensor,
+    sent: Tensor | None,
     grad: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
@@ -135,22 +152,67 @@ def adamw_apply(
     betas: tuple[Tensor, Tensor],
     biases: tuple[Tensor, Tensor],
 ) -> None:
-    """One step of Adam without weight decay, in place; a bias is 1 - beta^step. `value` may be bf16."""
+    """One step of Adam without weight decay, in place, and in `sent`, which is rounded.
+
+    A bias is 1 - beta^step. `value` may be bf16.
+    """
     grad = torch.where(active > 0, grad.float(), 0.0)
     exp_avg.lerp_(grad, (1 - betas[0]) * active)
     exp_avg_sq.lerp_(grad.square(), (1 - betas[1]) * active)
     denominator = (exp_avg_sq / biases[1]).sqrt() + ADAMW_EPS
     value.copy_(value.float() - lr * active / biases[0] * (exp_avg / denominator))
+    if sent is not None:
+        sent.copy_(value)
+
+
+def _own_direction(
+    grad: Tensor, momentum_buffer: Tensor, *, active: Tensor, momentum: Tensor, dtype: torch.dtype
+) -> Tensor:
+    return updating.muon_direction(
+        grad, momentum_buffer, active=active, momentum=momentum, margin=_POLAR_MARGIN, dtype=dtype
+    )
+
+
+def _own_apply(
+    value: Tensor,
+    sent: Tensor | None,
+    update: Tensor,
+    second_moment: Tensor,
+    *,
+    lr: Tensor,
+    active: Tensor,
+    weight_decay: Tensor,
+) -> None:
+    updating.muon_apply(
+        value, sent, update, second_moment, lr=lr, active=active, weight_decay=weight_decay, beta2=NORMUON_BETA2
+    )
+
+
+def _own_adamw(
+    value: Tensor,
+    sent: Tensor | None,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    *,
+    lr: Tensor,
+    active: Tensor,
+    betas: tuple[Tensor, Tensor],
+    biases: tuple[Tensor, Tensor],
+) -> None:
+    weights = ((1 - beta) * active for beta in betas)
+    factors = torch.stack([f.float() for f in (active, *weights, lr * active / biases[0], 1 / biases[1])])
+    updating.adamw_apply(value, sent, grad, exp_avg, exp_avg_sq, factors=factors, eps=ADAMW_EPS)
 
 
 @dataclass(frozen=True)
 class UpdateKernels:
-    """The update rules as they run: as written, or with their elementwise parts fused by torch.compile."""
+    """The update rules as they run: as written, with their elementwise parts fused by torch.compile, or our own."""
 
     direction: Callable[..., Tensor] = muon_direction
     apply: Callable[..., None] = muon_apply
     adamw: Callable[..., None] = adamw_apply
-    extents: Callable[[Tensor, tuple[int, ...]], tuple[Tensor, Tensor]] = extents
+    extents: Callable[[Tensor], tuple[Tensor, Tensor]] = extents
     by_half: bool = False
 
     @staticmethod
@@ -167,9 +229,17 @@ class UpdateKernels:
             by_half=by_half,
         )
 
+    @staticmethod
+    def own(*, by_half: bool) -> "UpdateKernels":
+        """For GPUs with Triton: the kernels of `kernels.updating`, which need no compiler."""
+        return UpdateKernels(
+            direction=_own_direction, apply=_own_apply, adamw=_own_adamw, extents=updating.extents, by_half=by_half
+        )
+
     def muon(
         self,
         value: Tensor,
+        sent: Tensor | None,
         grad: Tensor,
         momentum_buffer: Tensor,
         second_moment: Tensor,
@@ -181,6 +251,6 @@ class UpdateKernels:
         work_dtype: torch.dtype,
     ) -> None:
         """One Muon step of `value` (n, r, c), in place, with its state; `lr` and `active` are (n, 1, 1)."""
-        direction = self.direction(grad, momentum_buffer, active=active, momentum=momentum)
-        update = orthogonal_factor(direction.to(work_dtype), by_half=self.by_half and work_dtype == torch.bfloat16)
-        self.apply(value, update, second_moment, lr=lr, active=active, weight_decay=weight_decay)
+        direction = self.direction(grad, momentum_buffer, active=active, momentum=momentum, dtype=work_dtype)
+        update = orthogonal_factor(direction, by_half=self.by_half and work_dtype == torch.bfloat16)
+        self.apply(value, sent, update, second_moment, lr=lr, active=active, weight_decay=weight_decay)

@@ -42,6 +42,7 @@ def test_muon_equals_a_float64_reference_matrix_by_matrix(shape):
     for grad in grads:
         UpdateKernels().muon(
             value,
+            None,
             grad,
             average,
             second,
@@ -90,6 +91,7 @@ def test_adamw_equals_torch():
         theirs.step()
         UpdateKernels().adamw(
             value,
+            None,
             grad,
             average,
             square,
