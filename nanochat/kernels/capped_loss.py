@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nanochat.kernels.hopper import jitted
 from nanochat.kernels.quantizing import E4M3
+from nanochat.kernels.totals import weight_grad
 
 if TYPE_CHECKING:
     from nanochat.kernels.hopper_layers import Fp8Linears
@@ -66,6 +67,7 @@ def _head_loss(
     x8: Tensor | None,
     q: Tensor | None,
     alpha: Tensor | None,
+    total: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """x (N, D), weight (V, D), targets (N,) -> losses (N,) fp32, the logits' gradients (N, V), or (0, V) without.
 
@@ -92,22 +94,23 @@ def _(
     x8: Tensor | None,
     q: Tensor | None,
     alpha: Tensor | None,
+    total: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     rows = x.shape[0] if write_grad else 0
     return x.new_empty(x.shape[0], dtype=torch.float32), x.new_empty(rows, weight.shape[0])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, weight, *_ = inputs
-    ctx.save_for_backward(x, weight, output[1])
+    x, weight, *_, total = inputs
+    ctx.save_for_backward(x, weight, output[1], total)
 
 
 def _backward(ctx: Any, above: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    x, weight, grad = ctx.saved_tensors
+    x, weight, grad, total = ctx.saved_tensors
     above = above[:, None]  # (N, 1) fp32
     dx = ((grad @ weight) * above).to(x.dtype)
-    dw = grad.t() @ (x * above).to(x.dtype)
-    return dx, dw, *((None,) * 7)
+    dw = weight_grad(total, grad, (x * above).to(x.dtype))
+    return dx, dw, *((None,) * 8)
 
 
 _head_loss.register_autograd(_backward, setup_context=_keep)
@@ -121,13 +124,14 @@ def head_loss(
     cap: float,
     write_grad: bool,
     fp8: "Fp8Linears | None" = None,
+    total: Tensor | None = None,
 ) -> Tensor:
     """Losses (N,) fp32 of x (N, D) against an unembedding (V, D), with its logits in memory once.
 
     `write_grad` is False where no backward follows. With `fp8`, x must have been normed; both backward products stay in
-    bf16.
+    bf16. To `total` (V, D) the weight's gradient is added in place of going to autograd.
     """
     x8 = q = alpha = None
     if fp8 is not None:
         x8, q, alpha = (x.detach() * fp8.x_scale).to(E4M3), fp8.copies.q[0], fp8.alpha
-    return _head_loss(x, weight, targets, vocab_size, cap, write_grad, x8, q, alpha)[0]
+    return _head_loss(x, weight, targets, vocab_size, cap, write_grad, x8, q, alpha, total)[0]

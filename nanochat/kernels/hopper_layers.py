@@ -18,6 +18,7 @@ from nanochat.kernels import hopper_products as products
 from nanochat.kernels.combining import combine_backward
 from nanochat.kernels.fp8_weights import Fp8Weight, normed_scale, row_quantized
 from nanochat.kernels.quantizing import E4M3, E4M3_MAX
+from nanochat.kernels.totals import weight_grad
 
 
 class Fp8Experts(nn.Module):
@@ -74,24 +75,40 @@ def _combine_backward(
     return dy, dy8, scale, F.pad(dot, (0, 1))[places.row_of_assignment].to(weights.dtype)
 
 
+def _expert_weight_grad(total: Tensor | None, dy: Tensor, x: Tensor, starts: Tensor) -> Tensor | None:
+    if total is None:
+        return products.expert_weight_grad(dy, x, starts)
+    products.add_expert_weight_grad(total, dy, x, starts)
+    return None
+
+
 class _Experts(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: Tensor, w1: Tensor, w2: Tensor, *places: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weights: Tensor,
+        w1: Tensor,
+        w2: Tensor,
+        total1: Tensor | None,
+        total2: Tensor | None,
+        *places: Tensor,
+    ) -> Tensor:
         starts = places[0]
         hidden = products.expert_up(x, w1, starts)
         y = products.expert_rows(hidden, w2.mT, starts)
-        ctx.save_for_backward(x, weights, w1, w2, hidden, y, *places)
+        ctx.save_for_backward(x, weights, w1, w2, hidden, y, total1, total2, *places)
         return _combine(y, weights, Places(*places))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weights, w1, w2, hidden, y, *places = ctx.saved_tensors
+        x, weights, w1, w2, hidden, y, total1, total2, *places = ctx.saved_tensors
         starts = places[0]
         dy, _, _, dweights = _combine_backward(grads[0], y, weights, Places(*places), False)
         dz = products.expert_up_backward(dy, w2, hidden, starts)
-        dw2 = products.expert_weight_grad(dy, hidden, starts)
-        dw1 = products.expert_weight_grad(dz, x, starts)
-        return products.expert_rows(dz, w1, starts), dweights, dw1, dw2, None, None, None
+        dw2 = _expert_weight_grad(total2, dy, hidden, starts)
+        dw1 = _expert_weight_grad(total1, dz, x, starts)
+        return products.expert_rows(dz, w1, starts), dweights, dw1, dw2, *((None,) * 5)
 
 
 class _ExpertsInFp8(torch.autograd.Function):
@@ -102,6 +119,8 @@ class _ExpertsInFp8(torch.autograd.Function):
         weights: Tensor,
         w1: Tensor,
         w2: Tensor,
+        total1: Tensor | None,
+        total2: Tensor | None,
         starts: Tensor,
         token_of_row: Tensor,
         row_of_assignment: Tensor,
@@ -117,32 +136,41 @@ class _ExpertsInFp8(torch.autograd.Function):
         hidden, hidden8 = products.expert_up_fp8((x * x_scale).to(E4M3), q1, starts, alpha_up, hidden_scale)
         y = products.expert_rows(hidden8, q2.mT, starts, alpha_down)
         places = (starts, token_of_row, row_of_assignment)
-        ctx.save_for_backward(x, weights, w1, q2t, factor2, hidden, y, *places)
+        ctx.save_for_backward(x, weights, w1, q2t, factor2, hidden, y, total1, total2, *places)
         return _combine(y, weights, Places(*places))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weights, w1, q2t, factor2, hidden, y, *places = ctx.saved_tensors
+        x, weights, w1, q2t, factor2, hidden, y, total1, total2, *places = ctx.saved_tensors
         starts = places[0]
         dy, dy8, scale, dweights = _combine_backward(grads[0], y, weights, Places(*places), True)
         dz = products.expert_up_backward_fp8(dy8, q2t, hidden, starts, scale * factor2)
-        dw2 = products.expert_weight_grad(dy, hidden, starts)
-        dw1 = products.expert_weight_grad(dz, x, starts)
-        return products.expert_rows(dz, w1, starts), dweights, dw1, dw2, *((None,) * 11)
+        dw2 = _expert_weight_grad(total2, dy, hidden, starts)
+        dw1 = _expert_weight_grad(total1, dz, x, starts)
+        return products.expert_rows(dz, w1, starts), dweights, dw1, dw2, *((None,) * 13)
 
 
-def mixed_experts(x: Tensor, weights: Tensor, w1: Tensor, w2: Tensor, places: Places, fp8: Fp8Experts | None) -> Tensor:
+def mixed_experts(
+    x: Tensor,
+    weights: Tensor,
+    w1: Tensor,
+    w2: Tensor,
+    places: Places,
+    fp8: Fp8Experts | None,
+    totals: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> Tensor:
     """Rows x (R, D) through their experts, weighted by the router's weights (N, k) and added up: (N, D).
 
-    An expert is relu(x w1^T)^2 w2^T. With `fp8`, x must have been normed.
+    An expert is relu(x w1^T)^2 w2^T. With `fp8`, x must have been normed. To `totals`, of w1 and w2, their gradients
+    are added in place of going to autograd.
     """
     if fp8 is None:
-        out = _Experts.apply(x, weights, w1, w2, *places)
+        out = _Experts.apply(x, weights, w1, w2, *totals, *places)
     else:
         f = fp8
         assert f.w2.qt is not None
         scales = (f.w2.factor, f.alpha_up, f.hidden_scale, f.alpha_down, f.x_scale)
-        out = _ExpertsInFp8.apply(x, weights, w1, w2, *places, f.w1.q, f.w2.q, f.w2.qt, *scales)
+        out = _ExpertsInFp8.apply(x, weights, w1, w2, *totals, *places, f.w1.q, f.w2.q, f.w2.qt, *scales)
     assert isinstance(out, Tensor)
     return out
 
@@ -168,9 +196,17 @@ class Fp8Linears(nn.Module):
 class _LinearsInFp8(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, q: Tensor, qt: Tensor, factor: Tensor, alpha: Tensor, x_scale: float, *weights: Tensor
+        ctx: Any,
+        x: Tensor,
+        q: Tensor,
+        qt: Tensor,
+        factor: Tensor,
+        alpha: Tensor,
+        x_scale: float,
+        total: Tensor | None,
+        *weights: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(x, qt, factor)
+        ctx.save_for_backward(x, qt, factor, total)
         ctx.outer_sizes = [w.shape[0] for w in weights]
         if x_scale:
             return products.fp8_product((x * x_scale).to(E4M3), q, alpha, None)
@@ -179,19 +215,23 @@ class _LinearsInFp8(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, qt, factor = ctx.saved_tensors
+        x, qt, factor, total = ctx.saved_tensors
         dy = grads[0].contiguous()
         dy8, row_scale = row_quantized(dy)
         dx = products.fp8_product(dy8, qt, None, row_scale * factor)
-        dw = dy.t() @ x  # (M, K)
-        return dx, None, None, None, None, None, *dw.split(ctx.outer_sizes)
+        dw = weight_grad(total, dy, x)  # (M, K)
+        dws = (None,) * len(ctx.outer_sizes) if dw is None else dw.split(ctx.outer_sizes)
+        return dx, *((None,) * 6), *dws
 
 
-def fp8_linears(x: Tensor, weights: list[Tensor], fp8: Fp8Linears) -> Tensor:
-    """x (N, K) times each of the weights (M_i, K), transposed, side by side: (N, sum of M_i)."""
+def fp8_linears(x: Tensor, weights: list[Tensor], fp8: Fp8Linears, total: Tensor | None = None) -> Tensor:
+    """x (N, K) times each of the weights (M_i, K), transposed, side by side: (N, sum of M_i).
+
+    To `total`, as high as all weights, their gradients are added in place of going to autograd.
+    """
     copies = fp8.copies
     assert copies.qt is not None
-    out = _LinearsInFp8.apply(x, copies.q[0], copies.qt[0], copies.factor, fp8.alpha, fp8.x_scale, *weights)
+    out = _LinearsInFp8.apply(x, copies.q[0], copies.qt[0], copies.factor, fp8.alpha, fp8.x_scale, total, *weights)
     assert isinstance(out, Tensor)
     return out
 

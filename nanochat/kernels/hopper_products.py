@@ -127,6 +127,22 @@ def _(dy: Tensor, x: Tensor, starts: Tensor) -> Tensor:
     return dy.new_empty(starts.shape[0] - 1, dy.shape[1], x.shape[1])
 
 
+@torch.library.custom_op(
+    "nanochat::add_expert_weight_grad", mutates_args=("total",), tags=(torch.Tag.needs_exact_strides,)
+)
+def add_expert_weight_grad(total: Tensor, dy: Tensor, x: Tensor, starts: Tensor) -> None:
+    """Adds `expert_weight_grad` to `total` (E, M, K) as its tiles leave the chip."""
+    prepare_quack()
+    from quack.gemm_interface import gemm_add_inplace  # pyright: ignore[reportMissingImports]
+
+    gemm_add_inplace(dy.t(), x, total, cu_seqlens_k=starts, tuned=False)
+
+
+@add_expert_weight_grad.register_fake
+def _(total: Tensor, dy: Tensor, x: Tensor, starts: Tensor) -> None:
+    return None
+
+
 @torch.library.custom_op("nanochat::fp8_product", **_EXACT)
 def fp8_product(x: Tensor, weight: Tensor, alpha: Tensor | None, row_scale: Tensor | None) -> Tensor:
     """e4m3 x (N, K) times weight (M, K), transposed: (N, M), restored by alpha (1,) or each row by row_scale (N,)."""

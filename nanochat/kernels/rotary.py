@@ -14,6 +14,7 @@ from torch import Tensor
 from nanochat.kernels import hopper_products as products
 from nanochat.kernels.hopper import jitted
 from nanochat.kernels.quantizing import E4M3
+from nanochat.kernels.totals import weight_grad
 
 _EPS = torch.finfo(torch.float32).eps
 """RMSNorm's own, which torch takes for every dtype."""
@@ -111,6 +112,7 @@ class _QueriesKeysValues(torch.autograd.Function):
         transposed: Tensor | None,
         factor: Tensor | None,
         alpha: Tensor | None,
+        total: Tensor | None,
         q_weight: Tensor,
         k_weight: Tensor,
         v_weight: Tensor,
@@ -125,12 +127,12 @@ class _QueriesKeysValues(torch.autograd.Function):
         v = qkv[:, 2 * width :].view(batch, seq_len, heads, -1)
         ctx.is_fp8 = in_fp8 is not None
         backward_reads = (transposed, factor) if ctx.is_fp8 else weights
-        ctx.save_for_backward(flat, q, k, rstd, cos, sin, *backward_reads)
+        ctx.save_for_backward(flat, q, k, rstd, cos, sin, total, *backward_reads)
         return q, k, v
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        flat, q, k, rstd, cos, sin, *read = ctx.saved_tensors
+        flat, q, k, rstd, cos, sin, total, *read = ctx.saved_tensors
         dq, dk, dv = grads
         dqkv, dqkv8, scale = rotate_and_norm_backward(dq, dk, dv, q, k, rstd, cos, sin, ctx.is_fp8)
         if ctx.is_fp8:
@@ -138,22 +140,30 @@ class _QueriesKeysValues(torch.autograd.Function):
             dx = products.fp8_product(dqkv8, transposed, None, scale * factor)
         else:
             dx = dqkv @ torch.cat(read)
-        dw = dqkv.t() @ flat  # (3 D, D)
-        return dx.view(*q.shape[:2], -1), *((None,) * 8), *dw.chunk(3)
+        dw = weight_grad(total, dqkv, flat)  # (3 D, D)
+        dws = (None,) * 3 if dw is None else dw.chunk(3)
+        return dx.view(*q.shape[:2], -1), *((None,) * 9), *dws
 
 
 def queries_keys_values(
-    x: Tensor, weights: tuple[Tensor, Tensor, Tensor], cos: Tensor, sin: Tensor, heads: int, fp8: Any | None
+    x: Tensor,
+    weights: tuple[Tensor, Tensor, Tensor],
+    cos: Tensor,
+    sin: Tensor,
+    heads: int,
+    fp8: Any | None,
+    total: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x (B, T, D), three weights (D, D), tables (1, T, 1, K/2) -> queries and keys, turned and normed, and values.
 
     Each (B, T, H, K). `fp8` is the `Fp8Linears` of the three, for which x must have been normed; None: in bf16.
+    To `total` (3 D, D) the weights' gradients are added in place of going to autograd.
     """
     tables = (table.reshape(table.shape[1], table.shape[3]) for table in (cos, sin))
     of_fp8: tuple[Any, ...] = (0.0, None, None, None, None)
     if fp8 is not None:
         of_fp8 = (fp8.x_scale, fp8.copies.q[0], fp8.copies.qt[0], fp8.copies.factor, fp8.alpha)
-    out = _QueriesKeysValues.apply(x, *tables, heads, *of_fp8, *weights)
+    out = _QueriesKeysValues.apply(x, *tables, heads, *of_fp8, total, *weights)
     assert isinstance(out, tuple)
     return out
 

@@ -272,3 +272,77 @@ def combine_backward_kernel(
         tl.store(scale_ptr + row, scale)
         dy8 = in_range(dy * (1.0 / scale)).to(dy8_ptr.dtype.element_ty)
         tl.store(dy8_ptr + row * D + column, dy8, mask=column < D)
+
+
+# totals.py
+
+
+@triton.jit
+def add_runs_kernel(
+    total_ptr,
+    grad_ptr,
+    ids_ptr,
+    token_ptr,
+    ends_ptr,
+    N,
+    D,
+    CHUNK: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """A chunk of sorted ids per program: adds up each id's rows, those of one id by one row of a product with ones."""
+    chunk = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    place = chunk * CHUNK + tl.arange(0, CHUNK)
+    run = tl.arange(0, CHUNK)
+    ids = tl.load(ids_ptr + place, mask=place < N, other=-1)
+    before = tl.load(ids_ptr + place - 1, mask=(place > 0) & (place < N), other=-2)
+    token = tl.load(token_ptr + place, mask=place < N, other=0)
+    is_first = (ids != before) & (run > 0)
+    run_of_place = tl.cumsum(is_first.to(tl.int32), axis=0)
+    is_member = run_of_place[None, :] == run[:, None]
+    inside = (place < N)[:, None] & (column < D)[None, :]
+    x = tl.load(grad_ptr + token[:, None] * D + column[None, :], mask=inside, other=0.0)
+    sums = tl.dot(is_member.to(x.dtype), x, input_precision="ieee")
+    id_of_run = tl.max(tl.where(is_member, ids[None, :], -1), axis=1)
+    last_run = tl.max(run_of_place, axis=0)
+    behind = chunk * CHUNK + CHUNK
+    id_before = tl.load(ids_ptr + chunk * CHUNK - 1, mask=chunk > 0, other=-2)
+    id_behind = tl.load(ids_ptr + behind, mask=behind < N, other=-2)
+    began_before = (run == 0) & (id_of_run == id_before)
+    continues = (run == last_run) & (id_of_run == id_behind)
+    is_whole = (id_of_run >= 0) & (began_before == 0) & (continues == 0)
+    in_width = (column < D)[None, :]
+    to = total_ptr + id_of_run.to(tl.int64)[:, None] * D + column[None, :]
+    old = tl.load(to, mask=is_whole[:, None] & in_width, other=0.0).to(tl.float32)
+    tl.store(to, (old + sums).to(total_ptr.dtype.element_ty), mask=is_whole[:, None] & in_width)
+    end = ends_ptr + chunk * 2 * D + tl.zeros([CHUNK], tl.int64)[:, None] + column[None, :]
+    tl.store(end, sums, mask=began_before[:, None] & in_width)
+    tl.store(end + D, sums, mask=(continues & (began_before == 0))[:, None] & in_width)
+
+
+@triton.jit
+def add_long_runs_kernel(
+    total_ptr,
+    ids_ptr,
+    ends_ptr,
+    N,
+    D,
+    CHUNK: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """The id, if any, that begins in this program's chunk and continues behind it."""
+    chunk = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    in_width = column < D
+    behind = (chunk + 1) * CHUNK
+    if behind < N:
+        this = tl.load(ids_ptr + behind - 1)
+        before = tl.load(ids_ptr + chunk * CHUNK - 1, mask=chunk > 0, other=-2)
+        if (this == tl.load(ids_ptr + behind)) & (this != before):
+            total = tl.load(ends_ptr + (chunk * 2 + 1) * D + column, mask=in_width, other=0.0)
+            while tl.load(ids_ptr + behind, mask=behind < N, other=-2) == this:
+                total += tl.load(ends_ptr + (behind // CHUNK) * 2 * D + column, mask=in_width, other=0.0)
+                behind += CHUNK
+            to = total_ptr + this.to(tl.int64) * D + column
+            old = tl.load(to, mask=in_width, other=0.0).to(tl.float32)
+            tl.store(to, (old + total).to(total_ptr.dtype.element_ty), mask=in_width)

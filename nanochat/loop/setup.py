@@ -239,6 +239,8 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
         by_half=kernels.products == "quack",
         own_updates=kernels.own,
     )
+    if kernels.own and ranks.world_size == 1:
+        model.add_in_products()
     decay_scale = schedule.weight_decay_scale(total, 1.0, sizes.scaling_ratio(config))
     run = Run(
         config=config,

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from nanochat.config import CompileMode
-from nanochat.kernels import grouped, hopper_layers, rotary
+from nanochat.kernels import grouped, hopper_layers, rotary, totals
 from nanochat.model.gpt import GPT
 
 # In training and in evaluation: windowed or not, with a value embedding or not, with experts or not. All share one code
@@ -30,6 +30,7 @@ def compile_model(model: GPT, mode: CompileMode) -> None:
     grouped.prepare_for_compiler()
     hopper_layers.prepare_for_compiler()
     rotary.prepare_for_compiler()
+    totals.prepare_for_compiler()
     leave_the_shared_folder()
     # A recompile past dynamo's limit would run the layer uncompiled with only a warning.
     torch._dynamo.config.fail_on_recompile_limit_hit = True

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat.config import PrecisionConfig
+from nanochat.kernels import totals
 from nanochat.kernels.hopper_layers import Fp8Experts, Fp8Linears, fp8_linears
 from nanochat.kernels.quantizing import E4M3, E5M2, QuantizedWeight
 from nanochat.model.kernel_choice import Kernels
@@ -98,10 +99,10 @@ class QuackLinears(nn.Module):
         """True if this is where the linear's product is made."""
         return id(linear) in self._served
 
-    def forward(self, x: Tensor, *linears: nn.Linear) -> Tensor:
-        """x (..., K) -> the linears' products side by side (..., M)."""
+    def forward(self, x: Tensor, *linears: nn.Linear, total: Tensor | None = None) -> Tensor:
+        """x (..., K) -> the linears' products side by side (..., M); `total` is that of `fp8_linears`."""
         assert self.fp8 is not None, "refresh comes first"
-        out = fp8_linears(x.reshape(-1, x.shape[-1]), [linear.weight for linear in linears], self.fp8)
+        out = fp8_linears(x.reshape(-1, x.shape[-1]), [linear.weight for linear in linears], self.fp8, total)
         return out.view(*x.shape[:-1], out.shape[-1])
 
 
@@ -129,6 +130,11 @@ def conversion_line(model: nn.Module, recipe: str) -> str:
     return f"FP8 ({recipe}): matrices converted {told(converted)}, skipped {told(skipped)}"
 
 
-def project(linear: nn.Linear, x: Tensor) -> Tensor:
-    """x @ weight.T: in the linear's own precision when training, in bf16 when evaluating."""
+def project(linear: nn.Linear, x: Tensor, total: Tensor | None = None) -> Tensor:
+    """x @ weight.T: in the linear's own precision when training, in bf16 when evaluating.
+
+    To `total`, which only plain linears have, the weight's gradient is added in place of going to autograd.
+    """
+    if total is not None:
+        return totals.linear(x, linear.weight, total)
     return linear(x) if linear.training else F.linear(x, linear.weight)

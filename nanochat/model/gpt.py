@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat.config import ModelConfig, PrecisionConfig, TrainConfig
-from nanochat.kernels import rotary
+from nanochat.kernels import rotary, totals
 from nanochat.kernels.capped_loss import head_loss
 from nanochat.model.attention import attend, rotary_tables, rotate
 from nanochat.model.fp8 import QuackLinears, project
@@ -36,6 +36,14 @@ def _embedding(num_entries: int, width: int) -> nn.Embedding:
     return nn.Embedding(num_entries, width, _weight=torch.empty(num_entries, width))
 
 
+def _look_up(
+    table: nn.Embedding, ids: Tensor, total: Tensor | None, sorted_ids: totals.SortedIds | None
+) -> Tensor:
+    if total is None or sorted_ids is None:
+        return table(ids)
+    return totals.look_up(table.weight, ids, total, sorted_ids)
+
+
 class Attention(nn.Module):
     """Causal self-attention; on every second layer a gated embedding of the token itself is added to its value."""
 
@@ -53,6 +61,20 @@ class Attention(nn.Module):
         self.qkv_fp8 = QuackLinears.wanted("attention.q", config.precision, kernels, normed=True)
         self.out_fp8 = QuackLinears.wanted("attention.out", config.precision, kernels, normed=False)
         self.is_fused = kernels.own and rotary.head_problem(model.head_dim) is None
+        self.qkv_total: Tensor | None
+        self.out_total: Tensor | None
+        self.value_embed_total: Tensor | None
+        for name in ("qkv_total", "out_total", "value_embed_total"):
+            self.register_buffer(name, None, persistent=False)
+
+    def add_in_products(self) -> None:
+        """Has the products add the weights' gradients to where they are added up."""
+        if self.is_fused and type(self.q) is nn.Linear:
+            self.qkv_total = totals.together(self.q.weight, self.k.weight, self.v.weight)
+        if type(self.out) is nn.Linear:
+            self.out_total = totals.together(self.out.weight)
+        if self.value_embed is not None:
+            self.value_embed_total = totals.together(self.value_embed.weight)
 
     def _qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, D) -> queries, keys and values (B, T, H, K), as one product unless each is converted by itself."""
@@ -68,22 +90,25 @@ class Attention(nn.Module):
         q, k, v = (part.view(heads) for part in together.chunk(3, dim=-1))
         return q, k, v
 
-    def forward(self, x: Tensor, ids: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, ids: Tensor, cos: Tensor, sin: Tensor, sorted_ids: totals.SortedIds | None = None
+    ) -> Tensor:
         """x (B, T, D), ids (B, T), tables (1, T, 1, K/2) -> (B, T, D)."""
         if self.is_fused and self.training and type(self.q) is nn.Linear:
             weights = (self.q.weight, self.k.weight, self.v.weight)
             fp8 = None if self.qkv_fp8 is None else self.qkv_fp8.fp8
-            q, k, v = rotary.queries_keys_values(x, weights, cos, sin, self.num_heads, fp8)
+            q, k, v = rotary.queries_keys_values(x, weights, cos, sin, self.num_heads, fp8, self.qkv_total)
         else:
             q, k, v = self._qkv(x)
             q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
         if self.value_embed is not None and self.value_gate is not None:
             gate = 2 * torch.sigmoid(self.value_gate(x[..., :GATE_INPUTS]))  # (B, T, H)
-            v = v + gate[..., None] * self.value_embed(ids).view(v.shape)
+            embedded = _look_up(self.value_embed, ids, self.value_embed_total, sorted_ids)
+            v = v + gate[..., None] * embedded.view(v.shape)
         attended = attend(q, k, v, self.window, self.backend).reshape(x.shape)
         if self.out_fp8 is not None and self.training:
-            return self.out_fp8(attended, self.out)
-        return project(self.out, attended)
+            return self.out_fp8(attended, self.out, total=self.out_total)
+        return project(self.out, attended, self.out_total)
 
     def refresh_fp8(self) -> None:
         """Quantises the weights for the next micro-steps."""
@@ -102,12 +127,22 @@ class MLP(nn.Module):
         self.down = nn.Linear(4 * width, width, bias=False)
         self.up_fp8 = QuackLinears.wanted("mlp.up", precision, kernels, normed=True)
         self.down_fp8 = QuackLinears.wanted("mlp.down", precision, kernels, normed=False)
+        self.up_total: Tensor | None
+        self.down_total: Tensor | None
+        for name in ("up_total", "down_total"):
+            self.register_buffer(name, None, persistent=False)
+
+    def add_in_products(self) -> None:
+        """Has the products add the weights' gradients to where they are added up."""
+        if type(self.up) is nn.Linear:
+            self.up_total, self.down_total = totals.together(self.up.weight), totals.together(self.down.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D), which must have been normed -> (B, T, D)."""
         if self.training and self.up_fp8 is not None and self.down_fp8 is not None:
-            return self.down_fp8(F.relu(self.up_fp8(x, self.up)).square(), self.down)
-        return project(self.down, F.relu(project(self.up, x)).square())
+            hidden = self.up_fp8(x, self.up, total=self.up_total)
+            return self.down_fp8(F.relu(hidden).square(), self.down, total=self.down_total)
+        return project(self.down, F.relu(project(self.up, x, self.up_total)).square(), self.down_total)
 
     def refresh_fp8(self) -> None:
         """Quantises the weights for the next micro-steps."""
@@ -132,14 +167,22 @@ class Layer(nn.Module):
             self.mlp = MLP(config.model.width, config.precision, kernels)
 
     def forward(
-        self, x: Tensor, x0: Tensor, ids: Tensor, cos: Tensor, sin: Tensor, capacity: int | None
+        self,
+        x: Tensor,
+        x0: Tensor,
+        ids: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        capacity: int | None,
+        sorted_ids: totals.SortedIds | None = None,
     ) -> tuple[Tensor, RouterLosses, Tensor]:
         """x, x0 (B, T, D), ids (B, T) -> x (B, T, D), the router's losses, its statistics (S,).
 
-        `capacity` is the experts' queue length, None for exact routing (see MoE.capacity).
+        `capacity` is the experts' queue length, None for exact routing (see MoE.capacity). `sorted_ids` are the ids in
+        another order, for tables whose gradients are added row by row.
         """
         x = self.residual_scale * x + self.embedding_scale * x0
-        x = x + self.attention(norm(x), ids, cos, sin)
+        x = x + self.attention(norm(x), ids, cos, sin, sorted_ids)
         if isinstance(self.mlp, MoE):
             out, losses, stats = self.mlp(norm(x), capacity)
         else:
@@ -158,6 +201,13 @@ class Head(nn.Module):
         self.vocab_size = model.vocab_size
         self.is_fused = kernels.own
         self.head_fp8 = QuackLinears.wanted("head.lm_head", precision, kernels, normed=True)
+        self.total: Tensor | None
+        self.register_buffer("total", None, persistent=False)
+
+    def add_in_products(self) -> None:
+        """Has the product add the weight's gradient to where it is added up, if the head is fused."""
+        if self.is_fused:
+            self.total = totals.together(self.lm_head.weight)
 
     def logits(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, vocab_size) fp32, capped."""
@@ -176,6 +226,7 @@ class Head(nn.Module):
                 LOGIT_CAP,
                 torch.is_grad_enabled(),
                 None if fp8 is None else fp8.fp8,
+                self.total,
             ).view(targets.shape)
         logits = self.logits(x)
         flat = F.cross_entropy(logits.view(-1, self.vocab_size), targets.view(-1), ignore_index=-1, reduction="none")
@@ -201,6 +252,8 @@ class GPT(nn.Module):
         self.sin: Tensor
         self.register_buffer("cos", torch.empty(0), persistent=False)
         self.register_buffer("sin", torch.empty(0), persistent=False)
+        self.wte_total: Tensor | None
+        self.register_buffer("wte_total", None, persistent=False)
 
     def forward(self, ids: Tensor, targets: Tensor) -> tuple[Tensor, RouterLosses, Tensor]:
         """ids, targets (B, T) -> cross-entropy (B, T), router losses summed over layers, statistics (L, S)."""
@@ -209,10 +262,11 @@ class GPT(nn.Module):
         # Copies: the compiler tells a view from a tensor of its own, and would compile everything again for a batch, or
         # a first layer, that comes the other way.
         ids, targets = ids.clone(), targets.clone()
-        x0 = norm(self.wte(ids))  # (B, T, D)
+        sorted_ids = None if self.wte_total is None or not self.training else totals.SortedIds.of(ids)
+        x0 = norm(_look_up(self.wte, ids, self.wte_total, sorted_ids))  # (B, T, D)
         x, balances, zs, stats = x0.clone(), [], [], []
         for block in self.blocks:
-            x, losses, layer_stats = block(x, x0, ids, self.cos, self.sin, capacity)
+            x, losses, layer_stats = block(x, x0, ids, self.cos, self.sin, capacity, sorted_ids)
             balances.append(losses.balance)
             zs += [] if losses.z is None else [losses.z]
             stats.append(layer_stats)
@@ -251,6 +305,16 @@ class GPT(nn.Module):
             for buffer in router.buffers():
                 buffer.zero_()
         self.cos, self.sin = rotary_tables(self.config.model.seq_len, self.config.model.head_dim, device, dtype)
+
+    def add_in_products(self) -> None:
+        """From now on most weight gradients are added to the parameters' present ones where they are made.
+
+        Autograd gets none of them, and runs no hooks on them. For GPUs with Triton.
+        """
+        self.wte_total = totals.together(self.wte.weight)
+        for module in self.modules():
+            if isinstance(module, Experts | Attention | MLP | Head):
+                module.add_in_products()
 
     def routers(self) -> dict[int, Router]:
         """The routers by layer."""

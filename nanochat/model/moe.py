@@ -26,6 +26,7 @@ from nanochat.kernels.grouped import fp8_grouped_linear, grouped_linear
 from nanochat.kernels.hopper_layers import Fp8Experts, Places, mixed_experts
 from nanochat.kernels.quantizing import QuantizedWeight
 from nanochat.kernels.thin import thin_product
+from nanochat.kernels.totals import together
 from nanochat.model.kernel_choice import PLAIN, Kernels
 
 ROUTER_STATS = ("dropped", "max_vio", "dead_experts", "lost_tokens")  # the order of router_stats
@@ -260,6 +261,15 @@ class Experts(nn.Module):
         self.uses_fp8 = precision.experts == "fp8"
         self.uses_quack = kernels.makes_fp8(precision) if self.uses_fp8 else kernels.products == "quack"
         self.fp8: Fp8Experts | None = None  # of the products by QuACK
+        self.w1_total: Tensor | None
+        self.w2_total: Tensor | None
+        for name in ("w1_total", "w2_total"):
+            self.register_buffer(name, None, persistent=False)
+
+    def add_in_products(self) -> None:
+        """Has the products add the weights' gradients to where they are added up, if QuACK makes them."""
+        if self.uses_quack:
+            self.w1_total, self.w2_total = together(self.w1), together(self.w2)
 
     @torch.no_grad()
     def refresh_fp8(self) -> None:
@@ -295,7 +305,8 @@ class Experts(nn.Module):
             return out
         starts = _starts(d.offsets, x.shape[0], self.w1.shape[0], x.device)
         places = Places(starts, d.token_of_row, d.row_of_assignment)
-        return mixed_experts(x, weights, self.w1, self.w2, places, self.fp8 if self.training else None)
+        fp8 = self.fp8 if self.training else None
+        return mixed_experts(x, weights, self.w1, self.w2, places, fp8, (self.w1_total, self.w2_total))
 
 
 class MoE(nn.Module):
