@@ -27,7 +27,16 @@ def extents_kernel(grad_ptr, largest_ptr, square_ptr, size, BLOCK: tl.constexpr,
 
 @triton.jit
 def adamw_kernel(
-    value_ptr, sent_ptr, grad_ptr, average_ptr, square_ptr, factors_ptr, size, eps, SENDS: tl.constexpr, BLOCK: tl.constexpr
+    value_ptr,
+    sent_ptr,
+    grad_ptr,
+    average_ptr,
+    square_ptr,
+    factors_ptr,
+    size,
+    eps,
+    SENDS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < size
@@ -70,9 +79,7 @@ def momentum_kernel(grad_ptr, momentum_ptr, square_ptr, active_ptr, beta_ptr, si
 
 
 @triton.jit
-def direction_kernel(
-    grad_ptr, momentum_ptr, direction_ptr, scale_ptr, active_ptr, beta_ptr, size, BLOCK: tl.constexpr
-):
+def direction_kernel(grad_ptr, momentum_ptr, direction_ptr, scale_ptr, active_ptr, beta_ptr, size, BLOCK: tl.constexpr):
     """Where Nesterov's momentum points, times the matrix' scale."""
     matrix = tl.program_id(0).to(tl.int64)
     place = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

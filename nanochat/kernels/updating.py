@@ -99,7 +99,9 @@ def muon_apply(
     energy, factor = (update.new_empty(n, num_neurons, dtype=torch.float32) for _ in range(2))
     cdiv, next_power = jitted().cdiv, jitted().next_power_of_2
     if by_row:
-        _kernels().row_energy_kernel[(cdiv(n * r, 4),)](update, energy, n * r, c, ROWS=4, BLOCK=min(1024, next_power(c)))
+        _kernels().row_energy_kernel[(cdiv(n * r, 4),)](
+            update, energy, n * r, c, ROWS=4, BLOCK=min(1024, next_power(c))
+        )
     else:
         _kernels().column_energy_kernel[(n, cdiv(c, 64))](update, energy, r, c, ROWS=32, COLUMNS=64)
     active = active.reshape(n).float().contiguous()

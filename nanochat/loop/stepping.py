@@ -10,6 +10,8 @@ With peers, a step's last micro-step also sends its gradients as they become fin
 does that. Marks between the parts say where the time goes (`phases`).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,9 @@ from nanochat.model import compiling
 from nanochat.model.moe import stat_names
 from nanochat.model.router_bias import RouterBias
 from nanochat.optimizer import schedule
+from nanochat.optimizer.sharded import Mark, unmarked
 
+_EAGER_UPDATES = 2
 _EAGER_MICRO_STEPS = 2  # before recording: they compile, and set up what libraries allocate once
 
 
@@ -35,6 +39,7 @@ class Stepper:
         bias_rate = moe.router_bias_rate if moe else 0.0
         self._bias = RouterBias(run.model.routers().values(), bias_rate, run.ranks) if bias_rate > 0 else None
         self.recorded: RecordedMicroStep | None = RecordedMicroStep(self) if run.device.is_cuda else None
+        self._update = RecordedUpdate(run) if run.device.is_cuda and run.ranks.world_size == 1 else None
         self._is_tried = run.config.compile.mode == "none"
         self.fallback: str | None = None  # why this run continues uncompiled, though it should not
 
@@ -56,16 +61,14 @@ class Stepper:
             run.feed.prefetch()
         if self._bias is not None:
             self._bias.start()
-        active = run.optimizer.step(
+        run.optimizer.set_rates(
             lr_mult=schedule.lr_multiplier(step, run.num_steps, run.config.schedule),
             momentum=schedule.muon_momentum(step),
             weight_decay=schedule.weight_decay(step, run.num_steps, run.peak_weight_decay),
-            mark=phases.mark,
         )
+        active = _update(run, phases.mark) if self._update is None else self._update(self.recorded)
         if self._bias is not None:
             self._bias.finish(active)
-        run.optimizer.zero_grad()
-        run.model.refresh_fp8()
         return self._meter.stop(
             active,
             num_micro_steps,
@@ -131,6 +134,42 @@ class Stepper:
         self._run.model.train()
 
 
+def _update(run: Run, mark: Mark) -> Tensor:
+    """Moves the weights, clears their gradients and quantises them again; 1.0 on the device, 0.0 if nothing moved."""
+    active = run.optimizer.update(mark)
+    run.optimizer.zero_grad()
+    run.model.refresh_fp8()
+    return active
+
+
+class RecordedUpdate:
+    """What follows a step's micro-steps on one GPU, recorded at its third call and replayed from then on."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._stream = torch.cuda.Stream()
+        self._num_eager = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._active = torch.empty(0)
+
+    def __call__(self, micro_step: "RecordedMicroStep | None") -> Tensor:
+        """1.0 on the device, or 0.0 if nothing has moved; the next step overwrites it.
+
+        Its temporary memory is that of the recorded micro-step, which never runs at the same time.
+        """
+        if self._graph is None and self._num_eager < _EAGER_UPDATES:
+            self._num_eager += 1
+            return _update(self._run, unmarked)
+        if self._graph is None:
+            graph = torch.cuda.CUDAGraph()
+            pool = None if micro_step is None else micro_step.pool()
+            with torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local"):
+                self._active = _update(self._run, unmarked)
+            self._graph = graph
+        self._graph.replay()
+        return self._active
+
+
 class RecordedMicroStep:
     """`Stepper.micro_step`, recorded at its third call and replayed from then on."""
 
@@ -145,6 +184,10 @@ class RecordedMicroStep:
     def is_recorded(self) -> bool:
         """True once calls replay the graph."""
         return self._graph is not None
+
+    def pool(self) -> Any:
+        """Where its graph has its memory, for graphs that run in turn with it; None before it is recorded."""
+        return None if self._graph is None else self._graph.pool()
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> None:
         if self._graph is None and self._num_eager < _EAGER_MICRO_STEPS:

@@ -36,9 +36,7 @@ def _embedding(num_entries: int, width: int) -> nn.Embedding:
     return nn.Embedding(num_entries, width, _weight=torch.empty(num_entries, width))
 
 
-def _look_up(
-    table: nn.Embedding, ids: Tensor, total: Tensor | None, sorted_ids: totals.SortedIds | None
-) -> Tensor:
+def _look_up(table: nn.Embedding, ids: Tensor, total: Tensor | None, sorted_ids: totals.SortedIds | None) -> Tensor:
     if total is None or sorted_ids is None:
         return table(ids)
     return totals.look_up(table.weight, ids, total, sorted_ids)

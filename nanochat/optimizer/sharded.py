@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -250,10 +250,18 @@ class _Now:
     weight_decay: Tensor
 
 
+class _Rates(NamedTuple):
+    """What the schedule says, as 0-d tensors that stay where they are."""
+
+    lr_mult: Tensor
+    momentum: Tensor
+    weight_decay: Tensor
+
+
 Mark = Callable[[Literal["optimizer", "communication"]], None]
 
 
-def _unmarked(_phase: str) -> None:
+def unmarked(_phase: str) -> None:
     """Times nothing."""
 
 
@@ -279,6 +287,7 @@ class ShardedOptimizer:
         """
         self.ranks = ranks
         self._num_steps_done = torch.zeros((), dtype=torch.float64, device=ranks.device)
+        self._rates = _Rates(*(torch.zeros((), device=ranks.device) for _ in range(3)))
         self._groups = sorted(_make_groups(specs, ranks, compute_dtype, grads_in_fp32), key=_update_order)
         self.own_grad_square = torch.zeros((), device=ranks.device)  # this rank's part, in the last step
         self._mesh: DeviceMesh | None = None
@@ -304,20 +313,32 @@ class ShardedOptimizer:
         return self.reduction.micro_step(is_last=is_last)
 
     @torch.no_grad()
-    def step(self, *, lr_mult: float, momentum: float, weight_decay: float, mark: Mark = _unmarked) -> Tensor:
+    def step(self, *, lr_mult: float, momentum: float, weight_decay: float, mark: Mark = unmarked) -> Tensor:
         """Updates all parameters on all ranks from the mean gradient over ranks.
 
         `mark` gets what has just ended at once, so that waiting for other ranks can be told from work.
         Returns 1.0 on the device, or 0.0 if a gradient was not finite on any rank: then nothing has changed.
         """
+        self.set_rates(lr_mult=lr_mult, momentum=momentum, weight_decay=weight_decay)
+        return self.update(mark)
+
+    def set_rates(self, *, lr_mult: float, momentum: float, weight_decay: float) -> None:
+        """What the next `update` takes."""
         for group in self._groups:
             group.check_gradients()
+        self._rates.lr_mult.fill_(lr_mult)
+        self._rates.momentum.fill_(momentum)
+        self._rates.weight_decay.fill_(weight_decay)
+
+    @torch.no_grad()
+    def update(self, mark: Mark = unmarked) -> Tensor:
+        """`step` with the rates that were set last. In a world of one it can be recorded as a CUDA graph."""
         self._wait(self.reduction.handles(), mark)
         peaks, squares = zip(*(group.extents(self._kernels) for group in self._groups), strict=True)
         self.own_grad_square = torch.cat(squares).sum()
         finite = torch.isfinite(torch.cat(peaks)).all().float().view(1)
         self._wait([self.ranks.all_reduce_min(finite)], mark)
-        now = self._now(finite.view(()), lr_mult, momentum, weight_decay)
+        now = self._now(finite.view(()))
         sending: list[Handle] = []
         for group, peak in zip(self._groups, peaks, strict=True):
             group.update(self._kernels, peak, now)
@@ -328,7 +349,8 @@ class ShardedOptimizer:
     @torch.no_grad()
     def rehearse(self) -> None:
         """Runs every update with nothing active, which changes nothing: compiles them. Not collective."""
-        now = self._now(torch.zeros((), device=self.ranks.device), lr_mult=0.0, momentum=0.0, weight_decay=0.0)
+        self.set_rates(lr_mult=0.0, momentum=0.0, weight_decay=0.0)
+        now = self._now(torch.zeros((), device=self.ranks.device))
         for group in self._groups:
             group.update(self._kernels, group.extents(self._kernels)[0], now)
 
@@ -370,13 +392,10 @@ class ShardedOptimizer:
             handle.wait()
         mark("communication")
 
-    def _now(self, active: Tensor, lr_mult: float, momentum: float, weight_decay: float) -> _Now:
-        def on_device(number: float) -> Tensor:
-            return torch.full((), number, dtype=torch.float32, device=self.ranks.device)
-
+    def _now(self, active: Tensor) -> _Now:
         self._num_steps_done += active
         step = self._num_steps_done.clamp_min(1)  # a first step that is skipped must not divide by zero
-        return _Now(active, step, on_device(lr_mult), on_device(momentum), on_device(weight_decay))
+        return _Now(active, step, *self._rates)
 
     def _as_global(self, own: Tensor, bucket: Bucket) -> Tensor:
         """The bucket's items, whose part here is in `own` (m, ...), without padding."""
