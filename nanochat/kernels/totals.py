@@ -101,7 +101,8 @@ def add_table_grad(total: Tensor, grad: Tensor, ids: Tensor, token: Tensor) -> N
     # What a chunk of tokens has of the id that began before it, and of the one that continues behind it.
     ends = grad.new_empty(grid[0], 2, width, dtype=torch.float32)
     sizes = {"CHUNK": _CHUNK, "COLUMNS": _COLUMNS}
-    jitted().add_runs_kernel[grid](total, grad, ids, token, ends, num_tokens, width, **sizes)
+    precision = "tf32" if grad.dtype == torch.bfloat16 else "ieee"  # tf32 holds every number in bf16
+    jitted().add_runs_kernel[grid](total, grad, ids, token, ends, num_tokens, width, **sizes, PRECISION=precision)
     jitted().add_long_runs_kernel[grid](total, ids, ends, num_tokens, width, **sizes)
 
 

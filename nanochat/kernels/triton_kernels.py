@@ -288,6 +288,7 @@ def add_runs_kernel(
     D,
     CHUNK: tl.constexpr,
     COLUMNS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """A chunk of sorted ids per program: adds up each id's rows, those of one id by one row of a product with ones."""
     chunk = tl.program_id(0).to(tl.int64)
@@ -301,8 +302,8 @@ def add_runs_kernel(
     run_of_place = tl.cumsum(is_first.to(tl.int32), axis=0)
     is_member = run_of_place[None, :] == run[:, None]
     inside = (place < N)[:, None] & (column < D)[None, :]
-    x = tl.load(grad_ptr + token[:, None] * D + column[None, :], mask=inside, other=0.0)
-    sums = tl.dot(is_member.to(x.dtype), x, input_precision="ieee")
+    x = tl.load(grad_ptr + token[:, None] * D + column[None, :], mask=inside, other=0.0).to(tl.float32)
+    sums = tl.dot(is_member.to(tl.float32), x, input_precision=PRECISION)
     id_of_run = tl.max(tl.where(is_member, ids[None, :], -1), axis=1)
     last_run = tl.max(run_of_place, axis=0)
     behind = chunk * CHUNK + CHUNK

@@ -43,7 +43,7 @@ CASES: list[tuple[str, list[str], dict[str, Any], int]] = [
         {"BLOCK": 1024, "IN_FP8": True},
         2,
     ),
-    ("add_runs_kernel", [BF16, BF16, I32, I64, F32, "i", "i"], {"CHUNK": 32, "COLUMNS": 128}, 4),
+    ("add_runs_kernel", [BF16, BF16, I32, I64, F32, "i", "i"], {"CHUNK": 32, "COLUMNS": 128, "PRECISION": "tf32"}, 4),
     ("add_long_runs_kernel", [BF16, I32, F32, "i", "i"], {"CHUNK": 32, "COLUMNS": 128}, 4),
     ("extents_kernel", [BF16, F32, F32, "i"], {"BLOCK": 4096, "LOOPS": 4}, 8),
     ("adamw_kernel", [F32, BF16, BF16, F32, F32, F32, "i", "f"], {"SENDS": True, "BLOCK": 2048}, 8),
