@@ -6,7 +6,8 @@ A variant is a list of config overrides on the recipe d12_moe_fp8. The control i
 variants are built in batches of `--together`, each with a control of its own, and the counted steps of a batch are
 taken in rounds, a few of each variant at a time, so that a drift of the machine meets all of them. Times are medians
 over the counted steps (no warm-up, no recompile), with the middle 80 % as spread. Data is the embedded corpus, real
-text. In a skewed variant a fixed bias makes the routers prefer some experts; `max_vio` says by how much.
+text. In a skewed variant a bias makes the routers prefer some experts, and follows them as they learn to level it, so
+that the fullest expert keeps half as much again as its share; `max_vio` says what it had.
 
 Without a GPU the size is tiny, which shows that the benchmark works and nothing else.
 """
@@ -29,6 +30,7 @@ from nanochat.loop.stepping import Stepper
 from nanochat.metering import meter as clock
 from nanochat.metering.meter import RankStep
 from nanochat.model import compiling
+from nanochat.model.moe import ROUTER_STATS, stat_names
 from nanochat.recipes import d12_moe_fp8, shrink_to_tiny
 from nanochat.stats import Hooks
 
@@ -56,7 +58,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 CONTROL = "bf16_static_exact"
 _PHASE_COLUMNS = ("data_ms", "forward_ms", "backward_ms", "optimizer_ms")
-_SKEW = 0.03  # spread of the bias on probabilities of 1/8 each: the fullest expert gets half as much again
+_SKEW = 0.5  # the fullest expert's load over its share, less 1, that a skewed variant is held at
+_SKEW_STEP = 1.15  # factor on a layer's bias where its load is off that
 
 
 def variant_config(base: TrainConfig, variant: str, total_batch: int) -> TrainConfig:
@@ -85,6 +88,7 @@ class Leg:
     graphs_built: int
     next_step: int
     steps: list[RankStep] = field(default_factory=list[RankStep])
+    skew: "_Skew | None" = None
 
     @staticmethod
     def build(variant: str, config: TrainConfig, num_warmup: int) -> "Leg":
@@ -94,19 +98,22 @@ class Leg:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         run = prepare(config, Hooks())
-        _skew(variant, run)
+        skew = _Skew(run) if variant.endswith("skewed") else None
         take_step = Stepper(run)
         first = take_step(0)
-        for step in range(1, num_warmup):
-            take_step(step)
-        peak = run.device.peak_mib() - taken_mib
-        return Leg(variant, config, run, take_step, first.dt_ms / 1e3, peak, compiling.num_graphs(), num_warmup)
+        leg = Leg(variant, config, run, take_step, first.dt_ms / 1e3, 0.0, compiling.num_graphs(), 1, skew=skew)
+        leg.take(num_warmup - 1)
+        leg.steps.clear()
+        leg.peak_mib = run.device.peak_mib() - taken_mib
+        return leg
 
     def take(self, num_steps: int) -> None:
         """Takes some counted steps."""
         for _ in range(num_steps):
             self.steps.append(self.take_step(self.next_step))
             self.next_step += 1
+            if self.skew is not None:
+                self.skew.follow(self.steps[-1].router)
 
     def figures(self) -> dict[str, float]:
         """What the counted steps say."""
@@ -142,13 +149,28 @@ def _allocated_mib() -> float:
     return torch.cuda.memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
 
 
-def _skew(variant: str, run: Run) -> None:
-    if not variant.endswith("skewed"):
-        return
-    for router in run.model.routers().values():
-        assert router.bias is not None
-        num_experts = router.bias.shape[0]
-        router.bias.copy_(torch.linspace(_SKEW, -_SKEW, num_experts, device=router.bias.device))
+class _Skew:
+    """Holds a model's routers at a skewed load by a bias that rises evenly from the last expert to the first."""
+
+    def __init__(self, run: Run) -> None:
+        self._routers = run.model.routers()
+        self._num_stats = len(stat_names(run.config.moe))
+        self._place = ROUTER_STATS.index("max_vio")
+        self._spreads = dict.fromkeys(self._routers, 0.03)
+        self._set()
+
+    def follow(self, stats: Sequence[float]) -> None:
+        """Moves each layer's bias by what its last step measured, (L x S,) flat."""
+        for layer, spread in self._spreads.items():
+            found = stats[layer * self._num_stats + self._place]
+            self._spreads[layer] = max(spread * (_SKEW_STEP if found < _SKEW else 1 / _SKEW_STEP), 1e-4)
+        self._set()
+
+    def _set(self) -> None:
+        for layer, router in self._routers.items():
+            assert router.bias is not None
+            spread, num_experts = self._spreads[layer], router.bias.shape[0]
+            router.bias.copy_(torch.linspace(spread, -spread, num_experts, device=router.bias.device))
 
 
 def _profile(step: Any, file: Path) -> None:

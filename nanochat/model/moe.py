@@ -111,6 +111,23 @@ def dispatch_bounded(order: Tensor, rank: Tensor, experts: Tensor, num_experts: 
     return Dispatch(token_of_row, row_of_assignment.view(num_tokens, top_k), None)
 
 
+def dispatch_cut(order: Tensor, rank: Tensor, counts: Tensor, experts: Tensor, capacity: int) -> Dispatch:
+    """As `dispatch_bounded`, without empty rows between groups: each has the rows that its expert serves, and no more.
+
+    What is left of the rows lies behind the last group, where a ragged product neither reads nor writes.
+    """
+    num_tokens, top_k = experts.shape
+    num_rows = min(num_tokens * top_k, counts.shape[0] * capacity)
+    kept = counts.clamp(max=capacity)  # (E,)
+    ends = kept.cumsum(0)
+    row = (ends - kept)[experts.reshape(-1)[order]] + rank
+    row = torch.where(rank < capacity, row, num_rows)  # (N k,), the dropped share one place past the end
+    token_of_row = torch.full((num_rows + 1,), num_tokens, device=order.device, dtype=torch.int64)
+    token_of_row = token_of_row.scatter(0, row, order // top_k)[:num_rows]
+    row_of_assignment = torch.empty_like(row).scatter_(0, order, row)
+    return Dispatch(token_of_row, row_of_assignment.view(num_tokens, top_k), ends.to(torch.int32))
+
+
 def _take_rows(x: Tensor, index: Tensor) -> Tensor:
     """x[index], with zeros where the index is one past the end."""
     inside = index < x.shape[0]
@@ -334,6 +351,8 @@ class MoE(nn.Module):
         self, routing: Routing, counts: Tensor, order: Tensor, rank: Tensor, capacity: int | None
     ) -> Dispatch:
         num_tokens, num_experts = routing.experts.shape[0], self.moe.num_experts
+        if capacity is not None and self.experts.uses_quack:
+            return dispatch_cut(order, rank, counts, routing.experts, capacity)
         if capacity is not None:
             return dispatch_bounded(order, rank, routing.experts, num_experts, capacity)
         if self.experts.w1.dtype == torch.bfloat16:

@@ -19,6 +19,7 @@ from nanochat.model.moe import (
     MoE,
     Router,
     dispatch_bounded,
+    dispatch_cut,
     dispatch_exact,
     queue_length,
     router_stats,
@@ -382,6 +383,26 @@ def test_no_queue_is_ever_longer_than_its_capacity_and_the_lowest_weights_are_dr
             if place < num_rows:
                 assert token_of_row[place] == n
                 assert place // capacity == experts[n, j]
+
+
+@settings(deadline=None, max_examples=60)
+@given(assignments())
+def test_queues_without_empty_rows_keep_what_bounded_ones_keep(case: tuple[Tensor, Tensor, int, int]):
+    weights, experts, num_experts, capacity = case
+    order, rank, counts = sort_by_expert(weights, experts, num_experts, by_weight=True)
+    bounded = dispatch_bounded(order, rank, experts, num_experts, capacity)
+    token_of_row, row_of_assignment, ends = dispatch_cut(order, rank, counts, experts, capacity)
+    num_rows = min(experts.numel(), num_experts * capacity)
+    assert ends is not None
+    assert ends.diff(prepend=ends.new_zeros(1)).tolist() == counts.clamp(max=capacity).tolist()
+    assert len(token_of_row) == num_rows
+    is_kept = row_of_assignment < num_rows
+    assert torch.equal(is_kept, bounded.row_of_assignment < num_experts * capacity)
+    tokens = torch.arange(len(experts))[:, None].expand_as(experts)
+    assert torch.equal(token_of_row[row_of_assignment[is_kept]], tokens[is_kept])
+    assert torch.equal(torch.searchsorted(ends, row_of_assignment[is_kept], right=True), experts[is_kept])
+    assert row_of_assignment[is_kept].sort().values.tolist() == list(range(int(ends[-1])))
+    assert (token_of_row[int(ends[-1]) :] == len(experts)).all(), "rows behind the last group are empty"
 
 
 @settings(deadline=None, max_examples=60)
