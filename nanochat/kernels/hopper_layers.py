@@ -18,6 +18,7 @@ from nanochat.kernels import hopper_products as products
 from nanochat.kernels.combining import combine_backward
 from nanochat.kernels.fp8_weights import Fp8Weight, normed_scale, row_quantized
 from nanochat.kernels.quantizing import E4M3, E4M3_MAX
+from nanochat.kernels.rows import gather_sum, runs_at_once
 from nanochat.kernels.totals import weight_grad
 
 
@@ -58,6 +59,8 @@ class Places(NamedTuple):
 def _combine(y: Tensor, weights: Tensor, places: Places) -> Tensor:
     """Rows (R, D), weighted and added up for each token (N, D). The dropped add nothing."""
     rows = places.row_of_assignment
+    if runs_at_once(y):
+        return gather_sum(y, rows, weights)
     is_kept = rows < y.shape[0]
     chosen = y[torch.where(is_kept, rows, 0)].float()  # (N, k, D)
     return (chosen * torch.where(is_kept, weights, 0)[:, :, None]).sum(1).to(y.dtype)

@@ -347,3 +347,87 @@ def add_long_runs_kernel(
             to = total_ptr + this.to(tl.int64) * D + column
             old = tl.load(to, mask=in_width, other=0.0).to(tl.float32)
             tl.store(to, (old + total).to(total_ptr.dtype.element_ty), mask=in_width)
+
+
+# rows.py
+
+
+@triton.jit
+def gather_sum_kernel(
+    y_ptr, rows_ptr, weights_ptr, out_ptr, R, D, K: tl.constexpr, HAS_WEIGHTS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """One result row per program."""
+    n = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], dtype=tl.float32)
+    for j in tl.static_range(K):
+        row = tl.load(rows_ptr + n * K + j)
+        y = tl.load(y_ptr + row * D + column, mask=(column < D) & (row < R), other=0.0).to(tl.float32)
+        total += y * tl.load(weights_ptr + n * K + j).to(tl.float32) if HAS_WEIGHTS else y
+    tl.store(out_ptr + n * D + column, total.to(out_ptr.dtype.element_ty), mask=column < D)
+
+
+@triton.jit
+def mix_and_norm_kernel(
+    x_ptr,
+    other_ptr,
+    scales_ptr,
+    mixed_ptr,
+    normed_ptr,
+    rstd_ptr,
+    D,
+    eps,
+    HAS_SCALES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One row per program."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < D
+    x = tl.load(x_ptr + row * D + column, mask=inside, other=0.0).to(tl.float32)
+    other = tl.load(other_ptr + row * D + column, mask=inside, other=0.0).to(tl.float32)
+    if HAS_SCALES:
+        x *= tl.load(scales_ptr)
+        other *= tl.load(scales_ptr + 1)
+    mixed = (x + other).to(mixed_ptr.dtype.element_ty)
+    tl.store(mixed_ptr + row * D + column, mixed, mask=inside)
+    exact = mixed.to(tl.float32)
+    rstd = tl.rsqrt(tl.sum(exact * exact) / D + eps)
+    tl.store(rstd_ptr + row, rstd)
+    tl.store(normed_ptr + row * D + column, (exact * rstd).to(normed_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def mix_and_norm_backward_kernel(
+    dmixed_ptr,
+    dnormed_ptr,
+    mixed_ptr,
+    rstd_ptr,
+    x_ptr,
+    other_ptr,
+    scales_ptr,
+    dx_ptr,
+    dother_ptr,
+    dots_ptr,
+    D,
+    HAS_SCALES: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One row per program; without scales both gradients are one, which is written once."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < D
+    rstd = tl.load(rstd_ptr + row)
+    normed = tl.load(mixed_ptr + row * D + column, mask=inside, other=0.0).to(tl.float32) * rstd
+    dnormed = tl.load(dnormed_ptr + row * D + column, mask=inside, other=0.0).to(tl.float32)
+    grad = tl.load(dmixed_ptr + row * D + column, mask=inside, other=0.0).to(tl.float32)
+    grad += (dnormed - normed * (tl.sum(dnormed * normed) / D)) * rstd
+    if HAS_SCALES:
+        x = tl.load(x_ptr + row * D + column, mask=inside, other=0.0).to(tl.float32)
+        other = tl.load(other_ptr + row * D + column, mask=inside, other=0.0).to(tl.float32)
+        tl.store(dots_ptr + row * 2, tl.sum(grad * x))
+        tl.store(dots_ptr + row * 2 + 1, tl.sum(grad * other))
+        dother = grad * tl.load(scales_ptr + 1)
+        tl.store(dother_ptr + row * D + column, dother.to(dother_ptr.dtype.element_ty), mask=inside)
+        grad *= tl.load(scales_ptr)
+    tl.store(dx_ptr + row * D + column, grad.to(dx_ptr.dtype.element_ty), mask=inside)

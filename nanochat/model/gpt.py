@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat.config import ModelConfig, PrecisionConfig, TrainConfig
-from nanochat.kernels import rotary, totals
+from nanochat.kernels import rotary, rows, totals
 from nanochat.kernels.capped_loss import head_loss
 from nanochat.model.attention import attend, rotary_tables, rotate
 from nanochat.model.fp8 import QuackLinears, project
@@ -156,6 +156,7 @@ class Layer(nn.Module):
         super().__init__()
         self.residual_scale = nn.Parameter(torch.empty(()))
         self.embedding_scale = nn.Parameter(torch.empty(()))
+        self.is_fused = kernels.own
         self.attention = Attention(config, layer, backend, kernels)
         self.num_stats = len(stat_names(config.moe))
         self.mlp: MLP | MoE
@@ -179,12 +180,18 @@ class Layer(nn.Module):
         `capacity` is the experts' queue length, None for exact routing (see MoE.capacity). `sorted_ids` are the ids in
         another order, for tables whose gradients are added row by row.
         """
-        x = self.residual_scale * x + self.embedding_scale * x0
-        x = x + self.attention(norm(x), ids, cos, sin, sorted_ids)
-        if isinstance(self.mlp, MoE):
-            out, losses, stats = self.mlp(norm(x), capacity)
+        if self.is_fused and self.training and rows.runs_at_once(x):
+            scales = torch.stack((self.residual_scale, self.embedding_scale)).float()
+            x, normed = rows.mix_and_norm(x, x0, scales)
+            x, normed = rows.mix_and_norm(x, self.attention(normed, ids, cos, sin, sorted_ids))
         else:
-            out = self.mlp(norm(x))
+            x = self.residual_scale * x + self.embedding_scale * x0
+            x = x + self.attention(norm(x), ids, cos, sin, sorted_ids)
+            normed = norm(x)
+        if isinstance(self.mlp, MoE):
+            out, losses, stats = self.mlp(normed, capacity)
+        else:
+            out = self.mlp(normed)
             losses = RouterLosses(x.new_zeros((), dtype=torch.float32), None)
             stats = x.new_zeros(self.num_stats, dtype=torch.float32)
         return x + out, losses, stats

@@ -25,6 +25,7 @@ from nanochat.config import MoEConfig, PrecisionConfig
 from nanochat.kernels.grouped import fp8_grouped_linear, grouped_linear
 from nanochat.kernels.hopper_layers import Fp8Experts, Places, mixed_experts
 from nanochat.kernels.quantizing import QuantizedWeight
+from nanochat.kernels.rows import gather_sum, runs_at_once
 from nanochat.kernels.thin import thin_product
 from nanochat.kernels.totals import together
 from nanochat.model.kernel_choice import PLAIN, Kernels
@@ -138,15 +139,18 @@ class _Scatter(torch.autograd.Function):
     """Tokens (N, D) to rows (R, D). Backward gathers each token's rows, instead of adding into tokens by atomics."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, token_of_row: Tensor, row_of_assignment: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, token_of_row: Tensor, row_of_assignment: Tensor, is_fused: bool) -> Tensor:
         ctx.save_for_backward(row_of_assignment)
-        return _take_rows(x, token_of_row)
+        ctx.is_fused = is_fused
+        return gather_sum(x, token_of_row[:, None]) if is_fused else _take_rows(x, token_of_row)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (row_of_assignment,) = ctx.saved_tensors
+        if ctx.is_fused:
+            return gather_sum(grads[0], row_of_assignment), None, None, None
         per_assignment = _take_rows(grads[0], row_of_assignment)  # (N, k, D)
-        return per_assignment.float().sum(1).to(grads[0].dtype), None, None
+        return per_assignment.float().sum(1).to(grads[0].dtype), None, None, None
 
 
 class _Combine(torch.autograd.Function):
@@ -382,6 +386,8 @@ class MoE(nn.Module):
             )
             d = self._dispatch(routing, counts, order, rank, capacity)
             stats = self._stats(counts, d, routing.losses.z)
-        rows = _Scatter.apply(tokens, d.token_of_row, d.row_of_assignment)
+        rows = _Scatter.apply(
+            tokens, d.token_of_row, d.row_of_assignment, self.router.on_matrix_units and runs_at_once(tokens)
+        )
         assert isinstance(rows, Tensor)
         return self.experts.mixed(rows, routing.weights, d).view_as(x), routing.losses, stats
