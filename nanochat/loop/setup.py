@@ -239,7 +239,7 @@ def prepare(config: TrainConfig, hooks: Hooks) -> Run:
         by_half=kernels.products == "quack",
         own_updates=kernels.own,
     )
-    if kernels.own and ranks.world_size == 1:
+    if kernels.own:
         model.add_in_products()
     decay_scale = schedule.weight_decay_scale(total, 1.0, sizes.scaling_ratio(config))
     run = Run(

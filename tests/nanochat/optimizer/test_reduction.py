@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nanochat.kernels import totals
 from nanochat.machine.ranks import Handle, Ranks
 from nanochat.optimizer import sharded as optim
 from nanochat.optimizer.sharded import ParamSpec, ShardedOptimizer
@@ -78,6 +79,34 @@ def test_alone_nothing_is_sent(monkeypatch: pytest.MonkeyPatch):
     assert two_micro_steps(alone) == FIRST * 2
     chain, _optimizer = _chain(alone, lambda _: None)
     assert [layer._post_accumulate_grad_hooks for layer in chain.layers] == [None] * NUM_LAYERS, "nor watched"
+
+
+def added_in_products(ranks: Ranks) -> tuple[list[str], bool]:
+    """Layers whose gradients the products add, beside the same ones through autograd."""
+    watched = Watched(ranks.rank, ranks.world_size, ranks.device)
+    plain, by_autograd = _chain(ranks, lambda _: None)
+    chain, optimizer = _chain(watched, lambda _: None)
+    for step in range(2):
+        optimizer.zero_grad()
+        by_autograd.zero_grad()
+        for micro_step in range(2):
+            x = y = _inputs(ranks, 2 * step + micro_step)
+            with optimizer.micro_step(is_last=micro_step == 1), by_autograd.micro_step(is_last=micro_step == 1):
+                for layer, twin in zip(chain.layers, plain.layers, strict=True):
+                    total = totals.together(layer)
+                    assert total is not None
+                    x, y = torch.tanh(totals.linear(x, layer, total)), torch.tanh(y @ twin.t())
+                x.square().sum().backward()
+                watched.seen.append("end of backward")
+                y.square().sum().backward()
+        for o in (optimizer, by_autograd):
+            o.step(lr_mult=1.0, momentum=0.9, weight_decay=0.1)
+    return watched.seen, all(torch.allclose(a, b) for a, b in zip(chain.layers, plain.layers, strict=True))
+
+
+def test_gradients_that_products_add_are_sent_from_within_backward_too(run_world):
+    seen = ["end of backward", *["reduce"] * NUM_LAYERS, "end of backward"]
+    assert run_world(added_in_products, 2) == [(seen * 2, True)] * 2
 
 
 def early_middle(ranks: Ranks) -> list[str]:
