@@ -5,11 +5,12 @@ accumulated, or the product that has added to it (`kernels.totals`). On a CPU th
 once. On a GPU a micro-step is recorded as a CUDA graph and replayed, without any Python in between: there the moment is
 an event, recorded into the graph, and the host, which is done with launching long before the GPU is done with
 computing, queues each bucket's collective behind its event, on a stream next to the graph's. The collectives stay out
-of the graph: NCCL's watchdog sees them, so that a rank that is lost ends the others, and one graph serves every micro-
-step.
+of the graph: NCCL's watchdog sees them, so that a rank that is lost ends the others, and one graph serves every
+micro-step.
 
 All ranks send in one order, from the model's end to its start; a bucket that is final early waits for its turn. Between
-compiled blocks gradients become final block by block; inside of one they all do at its end.
+compiled blocks gradients become final block by block; inside of one those that products add do at once, the others
+at its end.
 """
 
 from collections.abc import Callable, Iterator, Sequence
