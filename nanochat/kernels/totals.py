@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from nanochat.kernels.hopper import jitted
 
@@ -19,7 +19,7 @@ _CHUNK, _COLUMNS = 32, 128  # tokens and columns that a program of a table's gra
 _IN_PLACE: dict[str, Any] = {"mutates_args": ("total",), "tags": (torch.Tag.needs_exact_strides,)}
 
 
-def together(*params: nn.Parameter) -> Tensor | None:
+def together(*params: Tensor) -> Tensor | None:
     """Where the gradients of `params` are added up, one below the other, in a tensor of its own on that memory.
 
     None if they do not lie so, or are not in the weights' dtype.
@@ -89,7 +89,7 @@ class _Linear(torch.autograd.Function):
         return dy @ weight, None, None
 
 
-def linear(x: Tensor, weight: nn.Parameter, total: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Tensor, total: Tensor) -> Tensor:
     """x (..., K) times weight (M, K), transposed: (..., M). The weight's gradient goes to `total` alone."""
     out = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, total)
     assert isinstance(out, Tensor)
@@ -145,7 +145,7 @@ class _Lookup(torch.autograd.Function):
         return (None,) * 5
 
 
-def look_up(table: nn.Parameter, ids: Tensor, total: Tensor, sorted_ids: SortedIds) -> Tensor:
+def look_up(table: Tensor, ids: Tensor, total: Tensor, sorted_ids: SortedIds) -> Tensor:
     """The rows (..., D) of table (V, D) that ids (...) name. The table's gradient goes to `total` alone."""
     out = _Lookup.apply(table, total, ids, *sorted_ids)
     assert isinstance(out, Tensor)

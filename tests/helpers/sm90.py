@@ -112,7 +112,7 @@ def resources(name: str, types: list[str], constants: dict[str, Any], warps: int
 
 def main() -> None:
     """Prints what each kernel takes, and the names of those without a case."""
-    taken = {name: resources(name, *rest) for name, *rest in CASES}
+    taken = {case[0]: resources(*case) for case in CASES}
     print(json.dumps({"taken": taken, "without_case": sorted(kernels().keys() - taken.keys())}))
 
 

@@ -65,9 +65,9 @@ def test_layers_add_to_totals_micro_step_by_micro_step(mode: str) -> None:
     table, weight = nn.Parameter(torch.randn(9, 4)), nn.Parameter(torch.randn(6, 4))
     grads = torch.zeros(9 * 4 + 6 * 4)
     table.grad, weight.grad = grads[:36].view(9, 4), grads[36:].view(6, 4)
-    totals = together(table), together(weight)
-    assert totals[0] is not None
-    assert totals[1] is not None
+    of_table, of_weight = together(table), together(weight)
+    assert of_table is not None
+    assert of_weight is not None
 
     def layer(ids: Tensor, of_table: Tensor, of_weight: Tensor, sorted_ids: SortedIds) -> Tensor:
         return linear(look_up(table, ids, of_table, sorted_ids), weight, of_weight).square().sum()
@@ -76,7 +76,7 @@ def test_layers_add_to_totals_micro_step_by_micro_step(mode: str) -> None:
     plain_table, plain_weight = (p.detach().clone().requires_grad_() for p in (table, weight))
     for _ in range(3):
         ids = torch.randint(0, 9, (2, 5))
-        run(ids, *totals, SortedIds.of(ids)).backward()
+        run(ids, of_table, of_weight, SortedIds.of(ids)).backward()
         (plain_table[ids] @ plain_weight.t()).square().sum().backward()
     torch.testing.assert_close(table.grad, plain_table.grad)
     torch.testing.assert_close(weight.grad, plain_weight.grad)
