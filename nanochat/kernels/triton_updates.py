@@ -38,6 +38,7 @@ def adamw_kernel(
     SENDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """The step of some numbers; factors are those of `updating.adamw_apply`."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < size
     is_active = tl.load(factors_ptr) > 0

@@ -6,8 +6,8 @@ from torch import nn
 from nanochat.config import OptimConfig
 from nanochat.model.gpt import GPT
 from nanochat.model.roles import role_of
+from nanochat.optimizer.groups import ParamSpec
 from nanochat.optimizer.schedule import batch_lr_scale, width_lr_scale
-from nanochat.optimizer.sharded import ParamSpec
 
 
 def param_specs(model: GPT, optim: OptimConfig, total_batch_tokens: int) -> list[ParamSpec]:

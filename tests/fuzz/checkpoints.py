@@ -31,7 +31,8 @@ from nanochat.data.shards import write_shard
 from nanochat.data.tokenizer import Tokenizer
 from nanochat.loop import setup
 from nanochat.machine.ranks import Ranks
-from nanochat.optimizer.sharded import ParamSpec, ShardedOptimizer
+from nanochat.optimizer.groups import ParamSpec
+from nanochat.optimizer.sharded import ShardedOptimizer
 from nanochat.recipes import d12_moe, shrink_to_tiny
 from nanochat.stats import Hooks
 from tests.fuzz.files import change_a_file, change_a_folder

@@ -21,7 +21,7 @@ from nanochat.loop.setup import Progress
 from nanochat.machine import device
 from nanochat.machine.ranks import Ranks
 from nanochat.metering.meter import RankStep
-from nanochat.optimizer import sharded as optim
+from nanochat.optimizer import groups as optim
 from nanochat.stats import PHASES, Checkpoint, Hooks, StartFacts, StepStats, TrainResult
 from nanochat.train import MAX_SKIPPED_IN_A_ROW, DivergedError, advance, train
 from tests.helpers.configs import MICRO_BATCH_TOKENS, tiny_config

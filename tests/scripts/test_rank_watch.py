@@ -21,7 +21,8 @@ from nanochat.checkpoints.format import TrainState
 from nanochat.checkpoints.saving import Saver
 from nanochat.loop.waiting import Answer
 from nanochat.machine.ranks import Ranks
-from nanochat.optimizer.sharded import ParamSpec, ShardedOptimizer
+from nanochat.optimizer.groups import ParamSpec
+from nanochat.optimizer.sharded import ShardedOptimizer
 from nanochat.stats import Checkpoint, Hooks
 from scripts import rank_watch
 from scripts.rank_watch import RankWatch, verdict

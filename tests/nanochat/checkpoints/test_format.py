@@ -21,7 +21,8 @@ from nanochat.checkpoints import format as checkpoint
 from nanochat.checkpoints.format import CheckpointError, TrainState
 from nanochat.checkpoints.saving import Saver
 from nanochat.machine.ranks import Ranks
-from nanochat.optimizer.sharded import ParamSpec, ShardedOptimizer
+from nanochat.optimizer.groups import ParamSpec
+from nanochat.optimizer.sharded import ShardedOptimizer
 from nanochat.stats import Hooks
 
 ALONE = Ranks.from_environment(torch.device("cpu"))

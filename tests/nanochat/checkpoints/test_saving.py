@@ -19,7 +19,8 @@ from nanochat.checkpoints.format import CheckpointError, TrainState
 from nanochat.checkpoints.host_copies import HostCopies
 from nanochat.checkpoints.saving import COMPLETE, FAILED, UNDER_WAY, Saver, is_over
 from nanochat.machine.ranks import Ranks
-from nanochat.optimizer.sharded import ParamSpec, ShardedOptimizer
+from nanochat.optimizer.groups import ParamSpec
+from nanochat.optimizer.sharded import ShardedOptimizer
 from nanochat.stats import Checkpoint, Hooks
 
 ALONE = Ranks.from_environment(torch.device("cpu"))

@@ -23,7 +23,8 @@ from nanochat.checkpoints.folders import newest_first
 from nanochat.checkpoints.format import CheckpointError, TrainState
 from nanochat.checkpoints.untrusted import UntrustedError, load_rank_state
 from nanochat.machine.ranks import Ranks
-from nanochat.optimizer.sharded import ParamSpec, ShardedOptimizer
+from nanochat.optimizer.groups import ParamSpec
+from nanochat.optimizer.sharded import ShardedOptimizer
 
 ALONE = Ranks.from_environment(torch.device("cpu"))
 LANES = {0: {"epoch": 1, "tokens": np.arange(5, dtype=np.uint16), "lengths": np.array([2, 3], dtype=np.int32)}}

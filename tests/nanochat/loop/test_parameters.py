@@ -7,7 +7,7 @@ from nanochat.config import TrainConfig, with_overrides
 from nanochat.loop.parameters import param_specs
 from nanochat.model.gpt import GPT
 from nanochat.model.roles import UnknownParameterError
-from nanochat.optimizer.sharded import ParamSpec
+from nanochat.optimizer.groups import ParamSpec
 from nanochat.recipes import d12_moe
 
 

@@ -7,7 +7,7 @@ from nanochat.loop.setup import prepare
 from nanochat.loop.stepping import Stepper
 from nanochat.machine.ranks import Ranks
 from nanochat.metering.meter import RankStep
-from nanochat.optimizer import sharded as optim
+from nanochat.optimizer import groups as optim
 from nanochat.stats import Hooks
 from tests.helpers.configs import MICRO_BATCH_TOKENS, tiny_config
 

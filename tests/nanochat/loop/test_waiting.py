@@ -32,7 +32,8 @@ from nanochat.loop.waiting import Answer, Landmarks, Stack, answer, answer_of_te
 from nanochat.machine.device import open_device
 from nanochat.machine.ranks import Ranks
 from nanochat.metering.meter import Meter
-from nanochat.optimizer.sharded import ParamSpec, ShardedOptimizer
+from nanochat.optimizer.groups import ParamSpec
+from nanochat.optimizer.sharded import ShardedOptimizer
 from nanochat.stats import Hooks
 
 NAMES = ("rank 0 (a, process 10)", "rank 1 (b, process 11)", "rank 2 (b, process 12)")

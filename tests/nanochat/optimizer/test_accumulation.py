@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from nanochat.machine.ranks import Ranks
 from nanochat.optimizer.accumulation import MOST_IN_BF16, adds_in_fp32
-from nanochat.optimizer.sharded import ParamSpec, ShardedOptimizer
+from nanochat.optimizer.groups import ParamSpec
+from nanochat.optimizer.sharded import ShardedOptimizer
 
 ALONE = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
 

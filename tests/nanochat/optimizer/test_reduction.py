@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from nanochat.kernels import totals
 from nanochat.machine.ranks import Handle, Ranks
-from nanochat.optimizer import sharded as optim
-from nanochat.optimizer.sharded import ParamSpec, ShardedOptimizer
+from nanochat.optimizer import groups as optim
+from nanochat.optimizer.groups import ParamSpec
+from nanochat.optimizer.sharded import ShardedOptimizer
 
 NUM_LAYERS = 3
 SIZE = 4

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from nanochat.machine.ranks import Ranks
-from nanochat.optimizer import sharded as optim
-from nanochat.optimizer.sharded import ParamSpec, ShardedOptimizer
+from nanochat.optimizer import groups as optim
+from nanochat.optimizer.groups import ParamSpec
+from nanochat.optimizer.sharded import ShardedOptimizer
 
 ALONE = Ranks.from_environment(torch.device("cpu"))
 NUM_MICRO_STEPS = 6
