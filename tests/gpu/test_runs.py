@@ -83,6 +83,21 @@ def test_four_micro_steps_launched_or_replayed_add_the_gradients_of_one_batch(pr
             assert sqnr_db(other[name], gradient) > 35, name
 
 
+def test_a_recorded_update_undoes_a_step_whose_gradients_are_not_finite():
+    run = prepare(card_config(**FP8), _hooks([]))
+    stepper = Stepper(run)
+    steps = [stepper(step) for step in range(4)]  # from the third on the update is replayed
+    before = [p.detach().clone() for p in run.model.parameters()]
+    grad = next(run.model.parameters()).grad
+    assert grad is not None
+    grad.view(-1)[0] = float("nan")  # micro-steps add to it
+    steps.append(stepper(4))
+    assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
+    steps.append(stepper(5))
+    assert any(not torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
+    assert [step.active for step in steps] == [1, 1, 1, 1, 0, 1]
+
+
 def test_a_recording_that_would_compile_something_again_says_what():
     run = prepare(card_config(**{"compile.mode": "static"}), _hooks([]))
     recorded = Stepper(run).recorded

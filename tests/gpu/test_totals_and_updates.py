@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.kernels import hopper_products as products
+from nanochat.kernels.rows import gather_sum, mix_and_norm
 from nanochat.kernels.totals import SortedIds, add_table_grad, add_weight_grad
 from nanochat.machine.kernel_libraries import problems
 from nanochat.optimizer.updates import UpdateKernels, neuron_dim
@@ -132,3 +134,26 @@ def test_extents_of_many_gradients(gpu: torch.device, bad: float | None) -> None
     assert largest.isfinite().tolist() == [True, bad is None, True]
     torch.testing.assert_close(largest[[0, 2]], grads[[0, 2]].abs().amax(1).float())
     torch.testing.assert_close(square[[0, 2]].double(), grads[[0, 2]].double().square().sum(1), rtol=1e-5, atol=0)
+
+
+def test_rows_are_gathered_mixed_and_normed(gpu: torch.device) -> None:
+    torch.manual_seed(6)
+    y, rows = torch.randn(300, 768, device=gpu).to(BF16), torch.randint(0, 301, (200, 2), device=gpu)
+    weights = torch.rand(200, 2, device=gpu)
+    exact = (torch.cat([y, y.new_zeros(1, 768)]).double()[rows] * weights.double()[:, :, None]).sum(1)
+    assert _sqnr_db(gather_sum(y, rows, weights), exact) > 54
+    inputs = [torch.randn(5, 100, 768, device=gpu).to(BF16).requires_grad_() for _ in range(2)]
+    scales = torch.tensor([0.8, 0.3], device=gpu, requires_grad=True)
+    leaves = [leaf.detach().double().requires_grad_() for leaf in (*inputs, scales)]
+    mixed = leaves[2][0] * leaves[0] + leaves[2][1] * leaves[1]
+    above = torch.randn(2, 5, 100, 768, device=gpu).to(BF16)
+    pairs: list[list[Tensor]] = []
+    for out, of in (
+        (mix_and_norm(inputs[0], inputs[1], scales), [*inputs, scales]),
+        ((mixed, F.rms_norm(mixed, (768,), eps=1e-7)), leaves),
+    ):
+        total = sum((o.double() * a.double()).sum() for o, a in zip(out, above, strict=True))
+        assert isinstance(total, Tensor)
+        pairs.append([*(o.detach() for o in out), *torch.autograd.grad(total, of)])
+    for mine, theirs in zip(*pairs, strict=True):
+        assert _sqnr_db(mine, theirs) > 46
