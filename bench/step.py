@@ -6,8 +6,8 @@ A variant is a list of config overrides on the recipe d12_moe_fp8. The control i
 variants are built in batches of `--together`, each with a control of its own, and the counted steps of a batch are
 taken in rounds, a few of each variant at a time, so that a drift of the machine meets all of them. Times are medians
 over the counted steps (no warm-up, no recompile), with the middle 80 % as spread. Data is the embedded corpus, real
-text. In a skewed variant a bias makes the routers prefer some experts, and follows them as they learn to level it, so
-that the fullest expert keeps half as much again as its share; `max_vio` says what it had.
+text. In a skewed variant a bias makes the routers prefer some experts, and follows them as they learn to level it;
+`max_vio` says what the fullest expert had above its share.
 
 Without a GPU the size is tiny, which shows that the benchmark works and nothing else.
 """
@@ -58,8 +58,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 CONTROL = "bf16_static_exact"
 _PHASE_COLUMNS = ("data_ms", "forward_ms", "backward_ms", "optimizer_ms")
-_SKEW = 0.5  # the fullest expert's load over its share, less 1, that a skewed variant is held at
-_SKEW_STEP = 1.15  # factor on a layer's bias where its load is off that
+_SKEW = 0.5  # the fullest expert's load over its share, less 1, that a skewed variant is steered to
+_SKEW_STEP = 1.05  # factor on a layer's bias where its load is off that
 
 
 def variant_config(base: TrainConfig, variant: str, total_batch: int) -> TrainConfig:
@@ -150,7 +150,7 @@ def _allocated_mib() -> float:
 
 
 class _Skew:
-    """Holds a model's routers at a skewed load by a bias that rises evenly from the last expert to the first."""
+    """Keeps a model's routers at a skewed load by a bias that rises evenly from the last expert to the first."""
 
     def __init__(self, run: Run) -> None:
         self._routers = run.model.routers()

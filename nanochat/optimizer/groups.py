@@ -19,7 +19,6 @@ from nanochat.optimizer.updates import UpdateKernels, neuron_dim
 
 _ALIGN_ELEMENTS = 1024  # where a parameter starts in an AdamW buffer: kernels want aligned addresses
 BUCKET_ELEMENTS = 2**24  # 32 MiB of bf16: enough to fill a link, and a small share of all gradients
-_CHUNK_ELEMENTS = 2**25  # updates go through a rank's part in pieces of this size, to bound temporary memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +148,9 @@ class Group:
         """This rank's part of everything that a checkpoint needs."""
         return {"value": self.value, **self.state}
 
-    def _pieces(self) -> Iterator[slice]:
+    def _pieces(self, most_elements: int) -> Iterator[slice]:
         """Nearly equal slices of this rank's part."""
-        num_pieces = max(1, -(-self.num_own * math.prod(self.item_shape) // _CHUNK_ELEMENTS))
+        num_pieces = max(1, -(-self.num_own * math.prod(self.item_shape) // most_elements))
         size = -(-self.num_own // num_pieces)
         if not self.item_shape:
             size = -(-size // _ALIGN_ELEMENTS) * _ALIGN_ELEMENTS
@@ -191,7 +190,7 @@ class MuonGroup(Group):
     def update(self, kernels: UpdateKernels, peaks: Tensor, now: Now) -> None:
         """Moves this rank's own matrices that have a gradient."""
         active = ((peaks > 0) * now.active).view(-1, 1, 1)
-        for piece in self._pieces():
+        for piece in self._pieces(kernels.chunk_elements):
             kernels.muon(
                 self.value[piece],
                 self.sent_piece(piece),
@@ -231,7 +230,7 @@ class AdamWGroup(Group):
     def update(self, kernels: UpdateKernels, peaks: Tensor, now: Now) -> None:
         """Moves this rank's own numbers."""
         biases = tuple((1 - beta**now.step).float() for beta in self.betas)
-        for piece in self._pieces():
+        for piece in self._pieces(kernels.chunk_elements):
             kernels.adamw(
                 self.value[piece],
                 self.sent_piece(piece),

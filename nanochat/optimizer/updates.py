@@ -214,6 +214,7 @@ class UpdateKernels:
     adamw: Callable[..., None] = adamw_apply
     extents: Callable[[Tensor], tuple[Tensor, Tensor]] = extents
     by_half: bool = False
+    chunk_elements: int = 2**25  # an update goes through a rank's part in pieces of this size: temporary memory
 
     @staticmethod
     def compiled(*, by_half: bool) -> "UpdateKernels":
@@ -233,7 +234,12 @@ class UpdateKernels:
     def own(*, by_half: bool) -> "UpdateKernels":
         """For GPUs with Triton: the kernels of `kernels.updating`, which need no compiler."""
         return UpdateKernels(
-            direction=_own_direction, apply=_own_apply, adamw=_own_adamw, extents=updating.extents, by_half=by_half
+            direction=_own_direction,
+            apply=_own_apply,
+            adamw=_own_adamw,
+            extents=updating.extents,
+            by_half=by_half,
+            chunk_elements=2**27,  # needs no temporary values in fp32, and fills the GPU with fewer products
         )
 
     def muon(
