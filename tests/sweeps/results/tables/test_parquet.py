@@ -241,6 +241,7 @@ def test_the_page_explains_every_flag_and_no_other() -> None:
     flags = Flags(first_step=5)
     given = {*flags.of_step(5, compiled_graphs=1, skipped=True, fell_back=True, throttle_bits=32)}
     flags.after(evaluated=True, sampled=True)
+    flags.told(wait_ms=50.0, dt_ms=100.0)
     flags.saving()
     given |= {*flags.of_step(6, compiled_graphs=0, skipped=False)}
     table = DOCS.read_text().split("| flag | the step |")[1].split("\n\n")[0]
