@@ -168,31 +168,15 @@ def linears(bench: Bench) -> None:
         bench.time(f"q, k, v {name} dw added", lambda g=grad, dy=dy: torch.addmm(g, dy.t(), x, out=g), flops=flops)
         x8, w8, dy8 = x.to(FP8), w.to(FP8), dy.to(FP8)
         per_column = torch.ones(1, outer, device="cuda")
-        bench.time(
-            f"q, k, v {name} forward fp8 tensorwise",
-            lambda w=w8, x=x8: scaled(x, w.t(), one, one, **kind),
-            flops=flops,
-            fp8=True,
-        )
-        bench.time(
-            f"q, k, v {name} forward fp8 rowwise",
-            lambda w=w8, x=x8, c=per_column: scaled(x, w.t(), per_row, c, **kind),
-            flops=flops,
-            fp8=True,
-        )
         wt8 = w8.t().contiguous()
-        bench.time(
-            f"q, k, v {name} dx fp8 tensorwise",
-            lambda w=wt8, dy=dy8: scaled(dy, w.t(), one, one, **kind),
-            flops=flops,
-            fp8=True,
-        )
-        bench.time(
-            f"q, k, v {name} forward fp8 QuACK",
-            lambda w=w8, x=x8: q.gemm(x, w.t(), out_dtype=BF16, tuned=False, alpha=alpha),
-            flops=flops,
-            fp8=True,
-        )
+        in_fp8: dict[str, Callable[[], object]] = {
+            "forward fp8 tensorwise": lambda w=w8, x=x8: scaled(x, w.t(), one, one, **kind),
+            "forward fp8 rowwise": lambda w=w8, x=x8, c=per_column: scaled(x, w.t(), per_row, c, **kind),
+            "dx fp8 tensorwise": lambda w=wt8, dy=dy8: scaled(dy, w.t(), one, one, **kind),
+            "forward fp8 QuACK": lambda w=w8, x=x8: q.gemm(x, w.t(), out_dtype=BF16, tuned=False, alpha=alpha),
+        }
+        for what, product in in_fp8.items():
+            bench.time(f"q, k, v {name} {what}", product, flops=flops, fp8=True)
 
 
 def routing(bench: Bench) -> None:
