@@ -3,6 +3,11 @@
 The driver opens an attempt and closes it; its file is the whole record then. In between rank 0 stores what it finds,
 any rank the first error, and two watches in the driver why they killed the ranks. A user may ask for more after the
 end. A reader puts the files together, by one rule and in no order of time.
+
+The owners of an experiment are numbered, and so are attempts, a thousand for each owner: the first one's are 0 to 999,
+the next one's 1000 to 1999. So everything that is named by an attempt (its documents, rows, checkpoints, stacks) is
+named by its owner too, and readers, who take the highest attempt, take the newest owner's. What a launch that was taken
+for dead still begins is older than what its successor has begun, however late it comes.
 """
 
 import hashlib
@@ -23,6 +28,17 @@ Writer = Literal["rank", "error", "watch", "timer", "user"]
 _WHOLE = re.compile(r"([0-9]{3,9})\.json")
 _PART = re.compile(rf"([0-9]{{3,9}})\.({'|'.join(get_args(Writer))})(-[0-9a-f]{{8}})?\.json")
 _EMPTY = AttemptPart()
+_PER_OWNER = 1000
+
+
+def first_number(owner_number: int) -> int:
+    """The number of an owner's first attempt of a trial; owners count from 1."""
+    return (owner_number - 1) * _PER_OWNER
+
+
+def owner_number_of(attempt: int) -> int:
+    """Which owner an attempt is of, by its number."""
+    return attempt // _PER_OWNER + 1
 
 
 def whole_name(number: int) -> str:

@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from nanochat.config import digest
+from sweeps.records.attempts import owner_number_of
 from sweeps.records.conditional_puts import check_conditional_puts
 from sweeps.records.documents import (
     COMPLETED_STATES,
@@ -50,6 +51,7 @@ class Experiment:
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self.store, self.manifest = store, manifest
         self._lock: Lock | None = None
+        self.owner_number = 0  # of the launch that this object serves; 0: of none
 
     @classmethod
     def create(cls, store_root: str, id: str, manifest: Manifest) -> "Experiment":
@@ -155,6 +157,22 @@ class Experiment:
         lock = Lock(self.store, owner or Owner.this_process())
         lock.acquire()
         self._lock = lock
+        self.owner_number = max(lock.number, self._newest_attempts_owner()) if lock.number == 1 else lock.number
+
+    def _newest_attempts_owner(self) -> int:
+        """By the attempts of trials without a result. Above 1 at a first lock if a person has deleted `lock/`."""
+        started = set(self.store.list("trials"))
+        numbers = [
+            number
+            for trial in self.trials()
+            if trial.name in started and not self.store.exists(trial.folders.result)
+            for number in trial.attempt_numbers()
+        ]
+        return owner_number_of(max(numbers, default=0))
+
+    def act_for(self, owner_number: int) -> None:
+        """Makes this object a part of the launch that is the owner of that number: its requests are that launch's."""
+        self.owner_number = owner_number
 
     def unlock(self) -> None:
         """Gives the experiment up; does nothing where `lock` was not called."""
@@ -184,29 +202,37 @@ class Experiment:
         return watched_owner(self.store) if certain else current_owner(self.store)
 
     def request_stop(self, reason: str) -> None:
-        """Asks the owner of the experiment to stop after the current step and checkpoint."""
-        self.store.write(_STOP, to_bytes(StopRequest(reason=reason, requested_utc=utc_now())))
+        """Asks the owner of the experiment to stop after the current step and checkpoint. An owner asks itself."""
+        self.store.write(self._own(_STOP), to_bytes(StopRequest(reason=reason, requested_utc=utc_now())))
 
     def stop_requested(self) -> str | None:
         """The reason of a pending stop request."""
-        request = stored_document(self.store, StopRequest, _STOP)
-        return None if request is None else request.reason
+        for path in dict.fromkeys((self._own(_STOP), _STOP)):
+            request = stored_document(self.store, StopRequest, path)
+            if request is not None:
+                return request.reason
+        return None
+
+    def _own(self, path: str) -> str:
+        """Where a launch has what another one's processes must neither hear nor replace."""
+        folder, _, name = path.partition("/")
+        return f"{folder}/o{self.owner_number:06d}-{name}" if self.owner_number else path
 
     def refuse(self, reason: str, exit_code: int) -> None:
         """Says, for the owner to read, why no leg can be started here now, and how the launch ends of it."""
-        self.store.write(_REFUSAL, to_bytes(Refusal(reason=reason, exit_code=exit_code)))
+        self.store.write(self._own(_REFUSAL), to_bytes(Refusal(reason=reason, exit_code=exit_code)))
 
     def refusal(self) -> Refusal | None:
         """Why a leg was not started."""
-        return stored_document(self.store, Refusal, _REFUSAL)
+        return stored_document(self.store, Refusal, self._own(_REFUSAL))
 
     def refuse_on_node(self, node_id: str, reason: str, exit_code: int) -> None:
         """Says, for the owner to read, why no leg can be started on a node; on others it may."""
-        self.store.write(_refusal_of(node_id), to_bytes(Refusal(reason=reason, exit_code=exit_code)))
+        self.store.write(self._own(_refusal_of(node_id)), to_bytes(Refusal(reason=reason, exit_code=exit_code)))
 
     def refusal_on_node(self, node_id: str) -> Refusal | None:
         """Why a leg was not started on a node."""
-        return stored_document(self.store, Refusal, _refusal_of(node_id))
+        return stored_document(self.store, Refusal, self._own(_refusal_of(node_id)))
 
     def clear_requests(self) -> None:
         """Forgets stop requests and refusals; for a new owner to call before it starts."""

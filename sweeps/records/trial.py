@@ -6,6 +6,7 @@ rows is never changed once it is there. Before the result is written the
 parts are compacted into one file; whatever is killed in between, each row is found at least once and counted once.
 """
 
+import contextlib
 import os
 import re
 import socket
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.config import TrainConfig, digest, to_dict
-from sweeps.records.attempts import Writer, numbered, part_name, read_attempt, whole_name
+from sweeps.records.attempts import Writer, first_number, numbered, owner_number_of, part_name, read_attempt, whole_name
 from sweeps.records.documents import (
     AttemptPart,
     AttemptRecord,
@@ -39,7 +40,7 @@ from sweeps.records.set_aside import SET_ASIDE
 from sweeps.records.steps import Steps
 from sweeps.records.store import Store
 from sweeps.records.stored import stored_document
-from sweeps.spec.errors import CorruptData
+from sweeps.spec.errors import CorruptData, Locked
 
 _TAKEN = re.compile(rf"([0-9]{{3,9}})\.json(?:{re.escape(SET_ASIDE)})?")
 _COMPACTED = re.compile(r"compacted-([0-9]{3,9})\.jsonl")
@@ -76,6 +77,10 @@ class TrialRecord:
         names = self._store.list(self.folders.attempts)
         return [self._read_attempt(name, names) for _, name in numbered(names)]
 
+    def attempt_numbers(self) -> list[int]:
+        """Of all attempts, oldest first."""
+        return [number for number, _ in numbered(self._store.list(self.folders.attempts))]
+
     def attempt(self, number: int) -> AttemptRecord:
         """One attempt. Raises FileNotFoundError if it is not in storage."""
         return self._read_attempt(whole_name(number), self._store.list(self.folders.attempts))
@@ -87,13 +92,19 @@ class TrialRecord:
         code: CodeVersion | None = None,
         node_id: str | None = None,
         node_host: str | None = None,
+        owner_number: int = 0,
     ) -> AttemptRecord:
         """Opens the attempt with the next free number, run by the calling process and its `code`, if that is known.
 
+        `owner_number`: of the launch that it belongs to; 0: of none. Raises Locked if a newer owner has opened one.
         `node_id`, `node_host`: of the node that the trial's block is bound to.
         """
         number = _next_number(_TAKEN, self._store.list(self.folders.attempts))
+        if owner_number:
+            number = max(number, first_number(owner_number))
         while True:
+            if owner_number and owner_number_of(number) > owner_number:
+                raise Locked(f"another launch has begun attempts of {self.name}, or this one has begun a thousand")
             record = AttemptRecord(
                 number=number,
                 host=socket.gethostname(),
@@ -211,8 +222,9 @@ class TrialRecord:
                 self._store.delete(f"{self.folders.rows}/{name}")
 
     def write_result(self, result: TrialResult) -> None:
-        """Makes the trial completed; call it last."""
-        self._store.write(self.folders.result, to_bytes(result))
+        """Makes the trial completed; call it last. A result that is there already stays."""
+        with contextlib.suppress(FileExistsError):
+            self._store.create(self.folders.result, to_bytes(result))
 
     def result(self) -> TrialResult | None:
         """The result of a completed trial."""

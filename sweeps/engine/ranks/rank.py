@@ -49,6 +49,7 @@ class RankTask:
     experiment: str
     trial: str
     attempt: int
+    owner_number: int = 0  # of the launch
 
 
 class Group(Protocol):
@@ -81,6 +82,7 @@ class Rank:
         self.experiment = or_lost(
             f"experiment {task.experiment} cannot be read", lambda: Experiment.open(task.experiment)
         )
+        self.experiment.act_for(task.owner_number)
         self._record = self.experiment.trial(task.trial)
         self._train_store = self._record.train_store
         self._rows = WaitingRows(self._record, task.attempt)

@@ -36,7 +36,7 @@ TrainFunction = Callable[[TrainConfig, Hooks], TrainResult]
 def run_rank(values: dict[str, Any]) -> None:
     """Ray Train's loop function. `values` holds a task's fields and, for tests, another `train` function."""
     train: TrainFunction | None = values.get("train")
-    task = RankTask(values["experiment"], values["trial"], values["attempt"])
+    task = RankTask(values["experiment"], values["trial"], values["attempt"], values["owner_number"])
     experiment = or_lost(f"experiment {task.experiment} cannot be read", lambda: Experiment.open(task.experiment))
     record = experiment.trial(task.trial)
     with contextlib.ExitStack() as output:

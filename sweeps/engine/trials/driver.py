@@ -32,6 +32,7 @@ from sweeps.engine.trials.next_move import Move, Policy, StoredTrial, next_move
 from sweeps.engine.watching.hang_watch import HUNG, Limits, watching
 from sweeps.engine.watching.leg_timer import limiting
 from sweeps.engine.watching.node_watch import watching_node
+from sweeps.records.attempts import owner_number_of
 from sweeps.records.checkpoints import KEEP_CHECKPOINTS, Keep, keep_of, num_kept, run_name
 from sweeps.records.cleaning import keep_newest
 from sweeps.records.documents import AttemptEnd, AttemptError, AttemptRecord, TrialResult, utc_now
@@ -52,6 +53,7 @@ class TrialTask:
     """Everything a driver needs; plain values, so that Tune can carry it."""
 
     experiment: str
+    owner_number: int  # of the launch
     trial: str
     num_workers: int
     num_gpus: int
@@ -88,6 +90,7 @@ def run_trial(config: dict[str, Any], train: TrainFunction | None = None) -> Non
 
 def _run_trial(task: TrialTask, train: TrainFunction | None) -> None:
     experiment = with_retries(lambda: Experiment.open(task.experiment))
+    experiment.act_for(task.owner_number)
     record = experiment.trial(task.trial)
     trial = next(t for t in experiment.plan.trials if t.name == task.trial)
     policy = Policy(max_interruptions=task.max_interruptions)
@@ -161,6 +164,8 @@ def stored_trial(experiment: Experiment, record: TrialRecord, num_earlier: int) 
     ends: list[AttemptEnd | None] = [attempt.end for attempt in attempts]
     return StoredTrial(
         has_result=record.result() is not None,
+        has_newer_owner=bool(attempts and experiment.owner_number)
+        and owner_number_of(attempts[-1].number) > experiment.owner_number,
         stop_requested=experiment.stop_requested() is not None,
         ends=ends,
         num_earlier=num_earlier,
@@ -204,7 +209,11 @@ def _end_what_is_left(experiment: Experiment, trial: str, attempt: int) -> None:
 def _open_attempt(record: TrialRecord, config: TrainConfig, task: TrialTask) -> AttemptRecord:
     record.write_config(config)
     return record.start_attempt(
-        num_workers=task.num_workers, code=running_code(), node_id=task.node_id, node_host=task.node_host
+        num_workers=task.num_workers,
+        owner_number=task.owner_number,
+        code=running_code(),
+        node_id=task.node_id,
+        node_host=task.node_host,
     )
 
 
@@ -235,7 +244,7 @@ def _fit(record: TrialRecord, attempt: int, config: TrainConfig, task: TrialTask
 
     on_gpu = device_of(config, task.num_gpus) == "cuda"
     leg = {launch_processes.LEG_VARIABLE: launch_processes.leg_mark(task.experiment, task.trial)}
-    values: dict[str, Any] = asdict(RankTask(task.experiment, task.trial, attempt))
+    values: dict[str, Any] = asdict(RankTask(task.experiment, task.trial, attempt, task.owner_number))
     trainer = lean_trainer(
         run_rank,
         ProcessGroup("cpu:gloo,cuda:nccl" if on_gpu else "gloo"),

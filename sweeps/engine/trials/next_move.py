@@ -16,6 +16,7 @@ class Move(Enum):
     """The next act on a trial."""
 
     NOTHING = "the result is there"
+    LEAVE = "a newer launch has begun an attempt: this one was taken for dead"
     WRITE_RESULT = "all steps are done: compact the rows and write the result"
     START = "no attempt yet: start at step 0"
     CONTINUE = "start another attempt from the last good checkpoint"
@@ -36,6 +37,7 @@ class StoredTrial:
     """What storage says about a trial. An attempt without an end was cut off."""
 
     has_result: bool
+    has_newer_owner: bool = False  # a later launch than this one has begun the last attempt
     stop_requested: bool
     ends: Sequence[AttemptEnd | None]  # of all attempts, oldest first
     num_earlier: int  # how many of them belong to earlier launches
@@ -47,6 +49,8 @@ def next_move(trial: StoredTrial, policy: Policy) -> Move:
     """The truth table of a trial's life."""
     if trial.has_result:
         return Move.NOTHING
+    if trial.has_newer_owner:
+        return Move.LEAVE
     last = trial.ends[-1] if trial.ends else None
     if last == "completed" and not trial.again_asked:
         return Move.WRITE_RESULT

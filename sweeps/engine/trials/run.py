@@ -252,6 +252,7 @@ class TrialsRun:
             num_gpus = int(node.num_gpus)
         return TrialTask(
             experiment=self._experiment.uri,
+            owner_number=self._experiment.owner_number,
             trial=trial.name,
             num_workers=self._num_workers,
             num_gpus=self._resources.num_gpus,

@@ -51,9 +51,10 @@ class LegStarted(LegEvent):
     """A worker group is being started for an attempt."""
 
     attempt: int
+    num_earlier: int = 0  # attempts of the trial
 
     def __str__(self) -> str:
-        return self.line("starts" if self.attempt == 0 else f"starts again (attempt {self.attempt})")
+        return self.line(f"starts again (attempt {self.attempt})" if self.num_earlier else "starts")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,21 +123,21 @@ class StoredEvents:
         is_running = result is None and len(attempts) > seen.num_known and attempts[-1].end is None
         seen.running = attempts[-1] if is_running else None
         place = Place(record.name, seen.position, len(self._records))
-        for attempt in attempts[seen.num_ended :]:
-            if attempt.number >= seen.num_started:
-                seen.num_started = attempt.number + 1
-                yield LegStarted(at=place, attempt=attempt.number)
-            if attempt.facts is not None and attempt.number >= seen.num_training:
-                seen.num_training = attempt.number + 1
+        for index, attempt in enumerate(attempts[seen.num_ended :], start=seen.num_ended):
+            if index >= seen.num_started:
+                seen.num_started = index + 1
+                yield LegStarted(at=place, attempt=attempt.number, num_earlier=index)
+            if attempt.facts is not None and index >= seen.num_training:
+                seen.num_training = index + 1
                 yield from _training(place, attempt)
             reason = (attempt.facts or {}).get("compile_fallback")
-            if reason is not None and attempt.number >= seen.num_uncompiled:
-                seen.num_uncompiled = attempt.number + 1
+            if reason is not None and index >= seen.num_uncompiled:
+                seen.num_uncompiled = index + 1
                 yield LegUncompiled(at=place, reason=reason)
             yield from self._progress(record.name, place, seen, attempt)
             is_cut_off = attempt.end is None and attempt is not attempts[-1]
             if is_cut_off or attempt.end not in (None, "completed"):
-                seen.num_ended = attempt.number + 1
+                seen.num_ended = index + 1
                 yield self._ended(record, place, attempt)
         if result is not None:
             seen.settled = True
