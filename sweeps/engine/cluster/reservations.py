@@ -54,29 +54,41 @@ def free_reservations_of_dead_launches() -> list[str]:
     return found
 
 
-def unmet_reservation() -> str | None:
-    """What a reservation of this job waits for, and how much of it is free; None if no reservation waits."""
+def unmet_reservation(tag: int | None = None) -> str | None:
+    """What a reservation of this job waits for, and how much of it is free; None if no reservation waits.
+
+    `tag`: of the leg that waits, where others run next to it.
+    """
     import ray
     from ray.util.placement_group import placement_group_table
 
     job, free, total = ray.get_runtime_context().get_job_id(), ray.available_resources(), ray.cluster_resources()
-    return describe_unmet(placement_group_table(), job, free, total)
+    return describe_unmet(placement_group_table(), job, free, total, tag)
 
 
 def describe_unmet(
-    table: Mapping[str, Mapping[str, Any]], job_id: str, free: Mapping[str, float], total: Mapping[str, float]
+    table: Mapping[str, Mapping[str, Any]],
+    job_id: str,
+    free: Mapping[str, float],
+    total: Mapping[str, float],
+    tag: int | None = None,
 ) -> str | None:
     """For instance "2 CPUs, of which 0.5 of 2 are free", from a placement group table and the cluster's resources."""
-    waiting = [group for id, group in table.items() if is_of_job(id, job_id) and group["state"] in _WAITING]
+    waiting = [
+        group
+        for id, group in table.items()
+        if is_of_job(id, job_id) and group["state"] in _WAITING and (tag is None or _has_tag(group, tag))
+    ]
     if not waiting:
         return None
+    where = " of one node" if any(group.get("strategy") == "STRICT_PACK" for group in waiting) else ""
     needed: dict[str, float] = {}
     for bundle in (bundle for group in waiting for bundle in group["bundles"].values()):
         for kind in bundle.keys() & {"CPU", "GPU"}:
             needed[kind] = needed.get(kind, 0) + bundle[kind]
     return " and ".join(
-        f"{amount:g} {kind if amount == 1 else kind + 's'}, of which {free.get(kind, 0):g} of {total.get(kind, 0):g} "
-        f"are free"
+        f"{amount:g} {kind if amount == 1 else kind + 's'}{where}, of which {free.get(kind, 0):g} of "
+        f"{total.get(kind, 0):g} are free"
         for kind, amount in sorted(needed.items())
     )
 

@@ -7,7 +7,6 @@ after each leg, in another thread. Whatever Tune raises is only a warning: the r
 # Ray and pyarrow are typed in parts only.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
-import itertools
 import os
 import tempfile
 import threading
@@ -70,7 +69,7 @@ class TrialsRun:
         self._experiment, self._context, self._resources = experiment, context, resources
         self._stop, self._also_asked, self._on_event = stop, also_asked, context.on_event
         self._num_workers = context.num_workers or experiment.plan.num_workers
-        self._tags = itertools.count(1)
+        self._tag_of: dict[str, int] = {}  # of each trial's reservation
         self._side = self._side_by_side()
         self._order = self._plan_order() if self._side is None else self._side.order
         self._watch, self._waits = StoredEvents(experiment), dict[str, WaitClock]()
@@ -201,8 +200,15 @@ class TrialsRun:
         for key, unready in found.items():
             seconds = self._waits[key].due(unready or key, time.monotonic())
             if seconds is not None:
-                what = what_for(None if unready is None else unready.phase, unmet_reservation())
+                what = self._what_for(unready)
                 self._on_event(Waiting(what=what, seconds=seconds, at=None if unready is None else unready.at))
+
+    def _what_for(self, unready: Unready | None) -> str:
+        if self._side is None:
+            return what_for(None if unready is None else unready.phase, unmet_reservation())
+        if unready is None:
+            return "a free node that holds a leg, or the next leg's driver to start it"
+        return what_for(unready.phase, unmet_reservation(self._tag_of.get(unready.at.trial)))
 
     def _look_for_refusal(self) -> None:
         """A driver that cannot start its leg says so in storage; the next ones could not start theirs either."""
@@ -250,6 +256,7 @@ class TrialsRun:
         if node is not None:
             place, num_cores = bound_placement(), num_cores if is_private else int(node.num_cpus)
             num_gpus = int(node.num_gpus)
+        tag = self._tag_of.setdefault(trial.name, len(self._tag_of) + 1)
         return TrialTask(
             experiment=self._experiment.uri,
             owner_number=self._experiment.owner_number,
@@ -261,7 +268,7 @@ class TrialsRun:
             owns_all_gpus=is_private or self._num_workers == num_gpus,
             placement=place.strategy,
             driver_nodes=place.driver_nodes,
-            tag=next(self._tags),
+            tag=tag,
             node_id=None if node is None else node.id,
             node_host=None if node is None else node.host,
             step_limit_s=self._context.limits.step_s,

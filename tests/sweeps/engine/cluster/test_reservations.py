@@ -14,6 +14,7 @@ from sweeps.engine.cluster.reservations import (
     free_reservations,
     free_reservations_of_dead_launches,
     left_over,
+    tagged,
 )
 from sweeps.engine.processes.launch_processes import MARK_VARIABLE
 
@@ -33,6 +34,23 @@ def test_only_places_for_workers_of_the_same_job_are_left_over() -> None:
         "ee02000000": group("CREATED", {"CPU": 1.0}),
     }
     assert left_over(table, JOB) == ["aa" + JOB, "bb" + JOB]
+
+
+def test_a_leg_next_to_others_has_its_own_reservations() -> None:
+    table = {
+        "aa" + JOB: group("CREATED", tagged({"CPU": 1.0, "GPU": 1.0}, 7), tagged({"CPU": 1.0, "GPU": 1.0}, 7)),
+        "bb" + JOB: group("PENDING", tagged({"CPU": 1.0}, 8)),
+        "cc" + JOB: group("REMOVED", tagged({"CPU": 1.0}, 7)),
+        "dd" + JOB: group("CREATED", {"memory": 7.0}),  # a driver's
+        "ee02000000": group("CREATED", tagged({"CPU": 1.0}, 7)),
+    }
+    assert left_over(table, JOB, 7) == ["aa" + JOB]
+    assert left_over(table, JOB, 8) == ["bb" + JOB]
+    assert left_over(table, JOB, 9) == []
+    assert describe_unmet(table, JOB, {}, {"CPU": 4.0}, 7) is None
+    table["bb" + JOB]["strategy"] = "STRICT_PACK"
+    words = "1 CPU of one node, of which 1 of 4 are free"
+    assert describe_unmet(table, JOB, {"CPU": 1.0}, {"CPU": 4.0}, 8) == words
 
 
 def test_what_waits_is_described_by_what_it_needs_and_what_is_free() -> None:
