@@ -16,7 +16,7 @@ from torch.distributed.elastic.rendezvous import (
     RendezvousStoreInfo,
 )
 
-from nanochat.machine.stores import LOOPBACK, listen, store_at
+from nanochat.machine.stores import LOOPBACK, listening_socket, store_at
 from scripts.own_errors import end_launcher_quietly
 
 _TIMEOUT_S = 600
@@ -40,7 +40,7 @@ class LoopbackRendezvous(RendezvousHandler):
 
     def next_rendezvous(self) -> RendezvousInfo:
         """A new store, in which this node is the first of one."""
-        self._store = store_at(listen(LOOPBACK), timedelta(seconds=_TIMEOUT_S))
+        self._store = store_at(listening_socket(LOOPBACK), timedelta(seconds=_TIMEOUT_S))
         where = RendezvousStoreInfo(LOOPBACK, self._store.port)
         return RendezvousInfo(PrefixStore(self._run_id, self._store), 0, 1, where)
 

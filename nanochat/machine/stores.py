@@ -17,7 +17,7 @@ _INTERFACE = "lo"
 _VARIABLES = {"GLOO_SOCKET_IFNAME": _INTERFACE, "NCCL_SOCKET_IFNAME": f"={_INTERFACE}"}  # "=": that name alone
 
 
-def listen(address: str) -> socket.socket:
+def listening_socket(address: str) -> socket.socket:
     """A socket that listens on this address alone, at a port of the kernel's choice. Imports no torch."""
     listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     listener.bind((address, 0))

@@ -20,7 +20,7 @@ import ray.train
 from ray.exceptions import GetTimeoutError
 from ray.train.backend import Backend, BackendConfig
 
-from nanochat.machine.stores import LOOPBACK, listen, stay_on_this_machine, store_at
+from nanochat.machine.stores import LOOPBACK, listening_socket, stay_on_this_machine, store_at
 
 TIMEOUT_S = 1800  # a hang inside a collective; the first one waits for the slowest rank's compilation
 _LEAVE_TIMEOUT_S = 30
@@ -74,7 +74,7 @@ def _listen(is_one_node: bool) -> tuple[str, int]:
     """In rank 0: opens the store's port, to the other nodes only if there are any."""
     global _listener
     address = LOOPBACK if is_one_node else ray.util.get_node_ip_address()
-    _listener = listen(address)
+    _listener = listening_socket(address)
     return address, _listener.getsockname()[1]
 
 

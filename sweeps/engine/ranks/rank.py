@@ -52,7 +52,7 @@ class RankTask:
     owner_number: int = 0  # of the launch
 
 
-class Group(Protocol):
+class RankGroup(Protocol):
     """The ranks of the attempt, as Ray Train knows them."""
 
     is_first: bool
@@ -77,7 +77,7 @@ class Group(Protocol):
 class Rank:
     """The hooks of one rank and what they share."""
 
-    def __init__(self, task: RankTask, group: Group) -> None:
+    def __init__(self, task: RankTask, group: RankGroup) -> None:
         self._task, self._group = task, group
         self.experiment = or_lost(
             f"experiment {task.experiment} cannot be read", lambda: Experiment.open(task.experiment)

@@ -13,7 +13,7 @@ from sweeps.engine.cluster.nodes import is_alive
 from sweeps.engine.cluster.reservations import free_reservations
 from sweeps.engine.processes.beside import beside
 
-LOOK_S = 2.0
+NODE_LOOK_S = 2.0
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def watching_node(node_id: str | None, tag: int) -> Generator[None]:
 
 
 def _watch(node_id: str, tag: int, over: threading.Event) -> None:
-    while not over.wait(LOOK_S):
+    while not over.wait(NODE_LOOK_S):
         with contextlib.suppress(Exception):  # the next look may succeed; without a cluster nothing waits
             if not is_alive(node_id):
                 free_reservations(tag)
