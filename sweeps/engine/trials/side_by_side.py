@@ -15,6 +15,7 @@ from sweeps.engine.processes.storage_retry import with_retries
 from sweeps.engine.trials.binding import Binding, StoredLeg, choose, is_there
 from sweeps.engine.trials.blocks import BlockOrder
 from sweeps.engine.watching.events import BlockBound, Event, Warned
+from sweeps.records.attempts import owner_number_of
 from sweeps.records.documents import BlockMove, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.trial import TrialRecord
@@ -33,6 +34,8 @@ class SideBySide:
         task_of: Callable[[Trial, Node], dict[str, Any]],
     ) -> None:
         self._experiment = Experiment(experiment.store, experiment.manifest)  # the main thread's can grow
+        self._experiment.act_for(experiment.owner_number)
+        self._is_lost = experiment.ownership_lost
         self._nodes, self._is_open, self._task_of = nodes, is_open, task_of
         self._told: queue.SimpleQueue[tuple[Event, dict[str, int]]] = queue.SimpleQueue()
         blocks = range(1, experiment.plan.num_blocks + 1)
@@ -64,7 +67,7 @@ class SideBySide:
         legs = [self._stored_leg(name) for name in trials]
         lives = {id: is_fit for id, (_, is_fit) in known.items()}
         binding = choose(legs, free, lives, {id: node.host for id, (node, _) in known.items()})
-        if binding is None:
+        if binding is None or self._is_lost() or self._has_newer_owner(legs):
             return None
         has_moved = has_left(legs, binding, lives)
         if has_moved:
@@ -75,6 +78,11 @@ class SideBySide:
             bound = BlockBound(block=block, node_id=node.id, host=node.host, again=binding.again, has_moved=has_moved)
             self._told.put((bound, again))
         return node, [self._task_of(trials[name], node) for name in left]
+
+    def _has_newer_owner(self, legs: Sequence[StoredLeg]) -> bool:
+        """True if a later launch has begun a leg: this one was taken for dead, and must open nothing again."""
+        own = self._experiment.owner_number
+        return bool(own) and any(leg.last is not None and owner_number_of(leg.last.number) > own for leg in legs)
 
     def _move(self, block: int, binding: Binding) -> None:
         self._experiment.move(
@@ -100,8 +108,11 @@ class SideBySide:
 
     def ended(self, task: dict[str, Any]) -> None:
         """After a leg's driver: what a killed one has left reserved is freed; a node that it found unfit is barred."""
+        import ray
+
         with contextlib.suppress(Exception):  # the cluster can be gone
-            free_reservations(task["tag"])
+            if ray.is_initialized():
+                free_reservations(task["tag"])
         with contextlib.suppress(OSError):
             refusal = with_retries(lambda: self._experiment.refusal_on_node(task["node_id"]))
             if refusal is not None:
