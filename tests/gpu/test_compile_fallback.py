@@ -17,6 +17,8 @@ from tests.helpers.unknown_operator import norm_of_unknown_shape
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("fresh_process")]
 REAL_ROTATE, REAL_COMPILE = gpt.rotate, compiling.compile_model
+# Blocks that call `gpt.rotate`, and a head whose gradient autograd adds: own kernels do both themselves.
+BY_TORCH: dict[str, Any] = {"compile.kernels": "torch"}
 SLEEP_CYCLES = 20_000_000_000  # about ten seconds: longer than the compiler takes to fail
 
 
@@ -95,16 +97,16 @@ def test_the_cause_is_told():
 @pytest.mark.usefixtures("faulty_backward")
 def test_a_failure_in_the_backward_pass_is_told_as_that():
     with pytest.raises(CompileError, match=r"in the backward pass with compile.mode 'static': .*about this gradient"):
-        _losses()
+        _losses(**BY_TORCH)
 
 
-@pytest.mark.parametrize("fault", ["faulty_forward", "faulty_backward"])
+@pytest.mark.parametrize(("fault", "kernels"), [("faulty_forward", {}), ("faulty_backward", BY_TORCH)])
 def test_a_run_that_fell_back_records_its_micro_steps_and_equals_an_uncompiled_one(
-    fault: str, request: pytest.FixtureRequest
+    fault: str, kernels: dict[str, Any], request: pytest.FixtureRequest
 ):
     request.getfixturevalue(fault)
-    fallen_back, marked = _losses(**{"compile.fallback": "none"})
-    plain, unmarked = _losses(**{"compile.mode": "none"})
+    fallen_back, marked = _losses(**kernels, **{"compile.fallback": "none"})
+    plain, unmarked = _losses(**kernels, **{"compile.mode": "none"})
     assert len(plain) == 4
     assert fallen_back == plain
     assert (marked, unmarked) == ({True}, {False})
