@@ -115,10 +115,12 @@ class Experiment:
             ) from None
 
     def grow(self, num_blocks: int) -> None:
-        """Adds blocks, up to `num_blocks` in all; nothing that is there changes. Raises SweepError past the maximum.
+        """Adds blocks, up to `num_blocks` in all; nothing that is there changes. Raises SweepError past the maximum,
+        Locked if another launch has taken over.
 
         A leg that was dropped in the last block stays dropped in the new ones.
         """
+        self._confirm_ownership()
         last = [trial for trial in self.plan.trials if trial.block == self.plan.num_blocks]
         dropped = {trial.leg.name for trial in last if self._record(trial.name).is_dropped()}
         for trial in grown(self.plan, num_blocks).trials:
@@ -189,6 +191,14 @@ class Experiment:
         """Whether another can have taken over since `lock`, because storage has not been reached for too long."""
         return self._lock is not None and self._lock.is_lost()
 
+    def _confirm_ownership(self) -> None:
+        """Before what a later owner could not undo. Raises Locked if another has taken over since `lock`."""
+        if self._lock is None:
+            return
+        self._lock.beat()
+        if self._lock.is_replaced:
+            raise Locked(f"another launch has taken over {self.uri}, because this one was silent for a minute")
+
     def has_another_owner(self) -> bool:
         """Whether another has taken over since `lock`."""
         return self._lock is not None and self._lock.is_replaced
@@ -240,10 +250,12 @@ class Experiment:
             self.store.delete(f"requests/{name}")
 
     def move(self, move: BlockMove) -> None:
-        """Notes that a block is bound to another node, and has its completed trials that are named run again.
+        """Notes that a block is bound to another node, and has its completed trials that are named run again. Raises
+        Locked if another launch has taken over.
 
         The note comes first: who reads storage meanwhile looks again at what was settled.
         """
+        self._confirm_ownership()
         self.store.create(f"{_MOVES}/{self.num_moves():06d}.json", to_bytes(move))
         for name in move.again:
             self._record(name).begin_again()

@@ -77,6 +77,7 @@ class Lock:
         self._pulse: threading.Thread | None = None
         self._last_heartbeat_s, self._num_beats = 0.0, 0
         self._is_replaced = False
+        self._writing = threading.Lock()  # the heartbeat's thread is not the only one
 
     @property
     def number(self) -> int:
@@ -124,8 +125,9 @@ class Lock:
     def beat(self) -> None:
         """One heartbeat. Raises OSError while storage fails."""
         begin_s = _since_boot_s()  # a watcher can see the lease before this process knows that it is there
-        self._num_beats += 1
-        self._write(fresh(self.owner, beat=self._num_beats))
+        with self._writing:
+            self._num_beats += 1
+            self._write(fresh(self.owner, beat=self._num_beats))
         if not self._is_replaced:
             self._last_heartbeat_s = begin_s
 

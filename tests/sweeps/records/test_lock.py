@@ -247,7 +247,7 @@ def interrupted_by(monkeypatch: pytest.MonkeyPatch, method: str, act: Callable[[
     pending = [act]
 
     def late(self: ObjectStorage, rel: str, *arguments: Any) -> Version:
-        if pending and rel.startswith("lock/"):
+        if pending and rel.startswith("lock/") and threading.current_thread() is threading.main_thread():
             pending.pop()()
         return before(self, rel, *arguments)
 

@@ -1,7 +1,7 @@
 """What a launch that was taken for dead still writes changes nothing for its successor, on disks and in buckets."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from nanochat.stats import TrainResult
 from sweeps.engine.ranks.rank import Rank, RankTask, Superseded
 from sweeps.engine.trials.driver import stored_trial
 from sweeps.engine.trials.next_move import Move, Policy, next_move
-from sweeps.records.documents import Manifest, TrialResult, utc_now
+from sweeps.records.documents import BlockMove, Manifest, TrialResult, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.owner import Owner
 from sweeps.records.rows import StepRow
@@ -39,14 +39,16 @@ def uri(
 
 
 @pytest.fixture
-def launches(uri: str) -> tuple[Experiment, Experiment]:
+def launches(uri: str) -> Iterator[tuple[Experiment, Experiment]]:
     """One that was frozen for a minute on another host, and its successor; each has begun an attempt."""
     frozen, successor = Experiment.open(uri), Experiment.open(uri)
     frozen.lock(dataclasses.replace(Owner.this_process(), host="far-away"))
     begin(frozen)
     successor.lock()
     begin(successor)
-    return frozen, successor
+    yield frozen, successor
+    frozen.keep_locked()  # ends its heartbeat
+    successor.keep_locked()
 
 
 def begin(launch: Experiment) -> int:
@@ -115,6 +117,27 @@ def test_requests_of_the_frozen_launch_are_its_own_and_a_users_are_everybodys(
     assert successor.stop_requested() == "a user"
 
 
+def test_the_frozen_launch_neither_adds_blocks_nor_moves_any(launches: tuple[Experiment, Experiment]) -> None:
+    frozen, successor = launches
+    before = everything_below(successor.store, "")
+    with pytest.raises(Locked, match="another launch has taken over"):
+        frozen.grow(2)
+    with pytest.raises(Locked, match="another launch has taken over"):
+        frozen.move(BlockMove(block=1, node_id="a" * 56, node_host="here", again=[TRIAL], moved_utc=utc_now()))
+    assert everything_below(successor.store, "") == before
+    successor.grow(1)
+
+
+def everything_below(store: Store, folder: str) -> dict[str, bytes]:
+    """All files but the leases, whose owners beat."""
+    found: dict[str, bytes] = {}
+    for name in store.list(folder):
+        path = f"{folder}/{name}".strip("/")
+        below = {} if path == "lock" else everything_below(store, path)
+        found.update(below or ({} if path == "lock" or store.list(path) else {path: store.read(path)}))
+    return found
+
+
 def test_the_first_result_stays(launches: tuple[Experiment, Experiment]) -> None:
     frozen, successor = launches
     first = TrialResult(
@@ -146,3 +169,4 @@ def test_a_launch_after_the_lock_was_deleted_by_hand_continues_the_newest_attemp
     fourth = Experiment.open(uri)
     fourth.lock()
     assert begin(fourth) == 1002
+    fourth.unlock()
