@@ -176,6 +176,10 @@ class Experiment:
         """Makes this object a part of the launch that is the owner of that number: its requests are that launch's."""
         self.owner_number = owner_number
 
+    def act_beside(self, launch: "Experiment") -> None:
+        """As `act_for`, in the launch's own process: what needs its lease renews it here too."""
+        self.owner_number, self._lock = launch.owner_number, launch._lock
+
     def unlock(self) -> None:
         """Gives the experiment up; does nothing where `lock` was not called."""
         if self._lock is not None:

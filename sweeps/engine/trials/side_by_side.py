@@ -34,7 +34,7 @@ class SideBySide:
         task_of: Callable[[Trial, Node], dict[str, Any]],
     ) -> None:
         self._experiment = Experiment(experiment.store, experiment.manifest)  # the main thread's can grow
-        self._experiment.act_for(experiment.owner_number)
+        self._experiment.act_beside(experiment)
         self._is_lost = experiment.ownership_lost
         self._nodes, self._is_open, self._task_of = nodes, is_open, task_of
         self._told: queue.SimpleQueue[tuple[Event, dict[str, int]]] = queue.SimpleQueue()

@@ -122,8 +122,10 @@ def test_the_frozen_launch_neither_adds_blocks_nor_moves_any(launches: tuple[Exp
     before = everything_below(successor.store, "")
     with pytest.raises(Locked, match="another launch has taken over"):
         frozen.grow(2)
+    beside = Experiment(frozen.store, frozen.manifest)
+    beside.act_beside(frozen)
     with pytest.raises(Locked, match="another launch has taken over"):
-        frozen.move(BlockMove(block=1, node_id="a" * 56, node_host="here", again=[TRIAL], moved_utc=utc_now()))
+        beside.move(BlockMove(block=1, node_id="a" * 56, node_host="here", again=[TRIAL], moved_utc=utc_now()))
     assert everything_below(successor.store, "") == before
     successor.grow(1)
 
