@@ -64,7 +64,7 @@ def num_kept(config: TrainConfig, keep: Keep) -> int:
 def keep_of(settings: Mapping[str, Any]) -> Keep:
     """What a launch chose. Experiments from before there was a choice keep all."""
     chosen: dict[Any, Keep] = {choice: choice for choice in KEEP_CHOICES}
-    return chosen.get(settings.get(KEEP_SETTING), "all")
+    return chosen.get(str(settings.get(KEEP_SETTING)), "all")
 
 
 def saving_configs(plan: Plan) -> list[TrainConfig]:

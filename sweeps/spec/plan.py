@@ -65,6 +65,13 @@ class Plan:
         """The leg whose verdict decides the gates, if the sweep has one."""
         return next((leg for leg in self.legs if leg.role == "candidate"), None)
 
+    @property
+    def family(self) -> tuple[Leg, ...]:
+        """The legs that one set of verdicts is about: those that run, and those that the gates name."""
+        run = {trial.leg.name for trial in self.trials}
+        named = {gate.reference for gate in self.gates}
+        return tuple(leg for leg in self.legs if leg.role in ("baseline", "candidate") or leg.name in run | named)
+
 
 def make_plan(sweep: Sweep, num_blocks: int = 1, max_blocks: int | None = None) -> Plan:
     """Resolve a sweep into trials. SweepError where a leg cannot be served, or its batch does not divide.

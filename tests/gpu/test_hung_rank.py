@@ -22,7 +22,7 @@ import torch
 
 from nanochat.config import TrainConfig, with_overrides
 from nanochat.recipes import d12_moe, shrink_to_tiny
-from nanochat.stats import Hooks, TrainResult
+from nanochat.stats import CHECKPOINT_INDEX, Hooks, TrainResult
 from sweeps.engine.launch import run_experiment
 from sweeps.engine.trials.context import LaunchContext
 from sweeps.engine.watching.events import Event
@@ -61,10 +61,15 @@ def struck_once(folder: Path) -> Callable[[TrainConfig, Hooks], TrainResult]:
         import nanochat.train
 
         steps, leg = itertools.count(1), leg_name(config)
+        saved = folder / "hung" / "trials" / f"{leg}-b1" / "train" / "a000" / f"step_{SAVE_EVERY:06d}"
 
         def step_done() -> None:
-            is_due = next(steps) == STRUCK_AFTER and os.environ["RANK"] == "1"
-            if is_due and not (folder / leg).exists():
+            step = next(steps)
+            if os.environ["RANK"] != "1" or (folder / leg).exists():
+                return
+            if step > SAVE_EVERY:
+                time.sleep(0.3)  # a GPU's steps take milliseconds, and the save that they overlap does not
+            if step >= STRUCK_AFTER and (saved / CHECKPOINT_INDEX).exists():
                 (folder / leg).touch()
                 dawdle() if leg == "hanging" else os.kill(os.getpid(), signal.SIGSTOP)
 

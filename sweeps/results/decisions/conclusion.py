@@ -225,7 +225,7 @@ def _next_step(snapshot: Snapshot, judgement: Judgement, verdict: LegVerdict) ->
         )
     if not verdict.finding.num_blocks:
         return _missing(snapshot, verdict.leg)
-    needed = blocks_to_decide(judgement, verdict, len(snapshot.plan.legs))
+    needed = blocks_to_decide(judgement, verdict, len(snapshot.plan.family))
     within = (
         f"about {counted(needed - judgement.num_complete, 'more block')}"
         f"{_takes(snapshot, needed - judgement.num_complete)} should decide it"

@@ -41,8 +41,8 @@ class Foresight:
         """The smallest ratio above 1 that so many blocks can decide; None before the first look, or with one leg."""
         if not self.can_compare:
             return None
-        num_running = len(self._running)
-        return smallest_effect(len(self.plan.legs), num_blocks, self.plan.max_blocks, self.floor_sd, num_running)
+        num_legs = len(self.plan.family)
+        return smallest_effect(num_legs, num_blocks, self.plan.max_blocks, self.floor_sd, len(self._running))
 
     @property
     def can_compare(self) -> bool:

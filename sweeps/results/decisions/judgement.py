@@ -1,8 +1,8 @@
 """What an experiment says about its gates and its legs, from the blocks that are complete.
 
-The family is all legs; the looks come after every complete block, up to a maximum that the plan fixes. A leg that is
-missing from a block, or must not be compared there, drops out of that block. Every other leg is judged against the
-baseline in speed; the candidate alone decides the gates. Nothing binding is said of single runs.
+The family is all legs that run; the looks come after every complete block, up to a maximum that the plan fixes. A leg
+that is missing from a block, or must not be compared there, drops out of that block. Every other leg is judged against
+the baseline in speed; the candidate alone decides the gates. Nothing binding is said of single runs.
 """
 
 import math
@@ -16,7 +16,7 @@ from sweeps.records.documents import COMPLETED_STATES, SETTLED_STATES
 from sweeps.results.decisions.boundaries import FIRST_LOOK
 from sweeps.results.decisions.bounds import Bounded, maximum_at_most, mean_at_most, own_mean_at_most
 from sweeps.results.decisions.contrasts import Floats
-from sweeps.results.decisions.looks import LegFinding, findings, looks_after
+from sweeps.results.decisions.looks import NOT_RUN, LegFinding, findings, looks_after
 from sweeps.results.decisions.reach import boundary, floor_of
 from sweeps.results.measures.compare import differing_code, why_barred, why_unusable
 from sweeps.results.measures.equal_time import loss_ratio_at_equal_time
@@ -153,7 +153,7 @@ class _Table:
 
     def __init__(self, snapshot: Snapshot, floor_sd: float) -> None:
         self.snapshot, self.floor_sd = snapshot, floor_sd
-        self.legs = snapshot.plan.legs
+        self.legs = snapshot.plan.family
         self.max_blocks = snapshot.plan.max_blocks
         self.blocks = list(range(1, snapshot.plan.num_blocks + 1))
         self._found: dict[tuple[str, str], list[LegFinding]] = {}
@@ -198,6 +198,8 @@ class _Table:
         return self.floor_sd if metric.read.over == "window" else 0.0
 
     def verdict(self, leg: Leg, reference: Leg, metric: Metric) -> LegVerdict:
+        if leg.name not in [other.name for other in self.legs]:
+            return LegVerdict(leg=leg, reference=reference, metric=metric, word="INCONCLUSIVE", finding=NOT_RUN)
         key = (metric.name, reference.name)
         if key not in self._found:
             values = self.values(metric, reference, logs=True)

@@ -3,7 +3,8 @@
 The maximum number of blocks and the family of legs are fixed before the first look. A look comes after every complete
 block from the third on. At each look the interval of every contrast uses the boundary of that look, so that all
 intervals of all legs at all looks hold together with 99 %; they are therefore intersected, and a leg that was decided
-stays decided. Equivalence is two one-sided tests of 5 % shared out over the looks.
+stays decided. Equivalence is two one-sided tests of 5 % shared out over the looks, so its intervals may be intersected
+too: they hold together with 95 %, and a leg that counts as equal shows that one, which lies within the margin.
 
     K  legs of the family, the baseline among them     R  blocks     values are logarithms, so a contrast is a ratio
 """
@@ -30,7 +31,10 @@ MIN_BLOCKS_OF_RATIO = 4  # with three blocks that ratio is mere chance
 
 @dataclass(frozen=True, kw_only=True)
 class LegFinding:
-    """One leg against the baseline after the looks so far. Limits are of the ratio leg / baseline."""
+    """One leg against the baseline after the looks so far.
+
+    Limits are of the ratio leg / baseline, at 99 % for all legs together; of an EQUIVALENT leg those of its two tests.
+    """
 
     finding: Finding
     ratio: float | None
@@ -39,6 +43,11 @@ class LegFinding:
     num_blocks: int  # that the leg shares with the baseline
     decided_after: int | None  # blocks at the look that decided; None while INCONCLUSIVE
     standard_error: float | None  # of ln(ratio), at the latest look
+
+
+NOT_RUN = LegFinding(
+    finding="INCONCLUSIVE", ratio=None, low=None, high=None, num_blocks=0, decided_after=None, standard_error=None
+)
 
 
 def findings(
@@ -82,6 +91,7 @@ class _Look:
 
 def _finding(leg: int, looks: Sequence[_Look], is_baseline: bool) -> LegFinding:
     low, high = -math.inf, math.inf
+    tested_low, tested_high = -math.inf, math.inf
     finding: Finding = "INCONCLUSIVE"
     decided_after: int | None = None
     last = looks[-1]
@@ -90,11 +100,15 @@ def _finding(leg: int, looks: Sequence[_Look], is_baseline: bool) -> LegFinding:
         if not math.isfinite(mean) or not math.isfinite(error) or is_baseline:
             continue
         low, high = max(low, mean - look.bound * error), min(high, mean + look.bound * error)
+        tested = look.equivalence_bound * error
+        tested_low, tested_high = max(tested_low, mean - tested), min(tested_high, mean + tested)
         if finding == "INCONCLUSIVE":
             finding = _said(mean, error, low, high, look)
             decided_after = None if finding == "INCONCLUSIVE" else look.num_blocks
     if last.is_invalid or low > high:  # or what the looks say cannot all be true
         finding, decided_after = "INVALID", None
+    if finding == "EQUIVALENT":
+        low, high = tested_low, tested_high
     mean, error = float(last.found.mean[leg]), float(last.found.standard_error[leg])
     return LegFinding(
         finding="EQUIVALENT" if is_baseline else finding,

@@ -67,7 +67,7 @@ class SelfTest:
 def self_test(snapshot: Snapshot, num_experiments: int = DEFAULT_EXPERIMENTS) -> SelfTest:
     """Simulates. Raises GateUndecided if the experiment does not yet show how much runs differ."""
     judgement = judge(snapshot)
-    noise, num_legs = noise_of(snapshot, judgement), len(snapshot.plan.legs)
+    noise, num_legs = noise_of(snapshot, judgement), len(snapshot.plan.family)
 
     def simulate(effects: Sequence[float], scale: Sequence[float]) -> Rates:
         return rates(
@@ -108,7 +108,7 @@ def noise_of(snapshot: Snapshot, judgement: Judgement) -> Noise:
     found = contrasts(values, 0, 0.0) if values.size else None
     pooled = _pooled_sd(values) if found is not None and float(found.df) > 0 else math.nan
     windows = [trial.window.floats("dt_ms") for trial in snapshot.trials if len(trial.window) > 2]
-    if not math.isfinite(pooled) or not windows or len(snapshot.plan.legs) < 2:
+    if not math.isfinite(pooled) or not windows or len(snapshot.plan.family) < 2:
         raise GateUndecided(
             f"{snapshot.manifest.id} does not show yet how much runs differ: that takes two legs that are timed in the "
             f"same two blocks; add some with `nanochat-sweep restore {snapshot.manifest.id} --blocks 3`"

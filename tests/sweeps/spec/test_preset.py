@@ -11,7 +11,7 @@ from nanochat.recipes import shrink_to_tiny
 from sweeps.capacity import SWEEP as CAPACITY
 from sweeps.spec import TailWindow
 from sweeps.spec.errors import SweepError
-from sweeps.spec.preset import apply_preset, apply_settings, parse_sets, scaled_interval
+from sweeps.spec.preset import apply_preset, apply_settings, parse_sets, scaled_interval, steps_of_a_save
 
 
 def test_tiny_shrinks_the_base_and_keeps_every_leg() -> None:
@@ -41,27 +41,34 @@ def test_the_number_of_workers_leaves_the_batch_alone() -> None:
 def test_the_window_and_the_checkpoints_follow_the_number_of_steps() -> None:
     short = apply_settings(CAPACITY, num_steps=80)
     assert {leg.config.schedule.num_steps for leg in short.legs} == {80}
-    assert (short.window, short.checkpoint_every) == (TailWindow(20), 40)
+    assert (short.window, short.checkpoint_every) == (TailWindow(20), 80)  # 4.2 GiB are written until the end
     long = apply_settings(CAPACITY, sets=["schedule.num_steps=560"])
     assert (long.window, long.checkpoint_every) == (TailWindow(50), 140)
     own = apply_settings(CAPACITY, num_steps=80, sets=["run.checkpoint_every=33"])
     assert own.checkpoint_every == 33
 
 
-@given(st.integers(1, 100), st.none() | st.integers(100, 300), st.integers(1, 1000), st.integers(1, 100))
-def test_no_scaled_checkpoint_falls_inside_the_tail_window_or_shortly_before_it(
-    every: int, old_steps: int | None, new_steps: int, window: int
+@given(
+    st.integers(1, 100),
+    st.none() | st.integers(100, 300),
+    st.integers(1, 1000),
+    st.integers(1, 100),
+    st.integers(1, 60),
+)
+def test_no_scaled_checkpoint_falls_inside_the_tail_window_or_in_the_steps_before_it_that_a_save_takes(
+    every: int, old_steps: int | None, new_steps: int, window: int, save_steps: int
 ) -> None:
     window = min(window, max(1, new_steps // 4))
-    interval = scaled_interval(every, old_steps, new_steps, window)
+    interval = scaled_interval(every, old_steps, new_steps, window, save_steps)
     assert interval is not None
-    too_late = range(new_steps - window - min(window, 20) + 1, new_steps)  # after so many steps
+    too_late = range(new_steps - window - save_steps + 1, new_steps)  # after so many steps
     assert not [done for done in too_late if done > 0 and done % interval == 0]
 
 
 @given(st.integers(1, 140), st.integers(4, 2000))
-def test_a_sweep_that_saves_still_does_so_at_another_length(every: int, new_steps: int) -> None:
-    interval = scaled_interval(every, 280, new_steps, min(50, new_steps // 4))
+def test_a_small_sweep_that_saves_still_does_so_at_another_length(every: int, new_steps: int) -> None:
+    window = min(50, new_steps // 4)
+    interval = scaled_interval(every, 280, new_steps, window, min(window, 20))
     assert interval is not None
     assert interval < new_steps
 
@@ -70,12 +77,12 @@ def test_a_sweep_that_saves_still_does_so_at_another_length(every: int, new_step
 def test_the_interval_is_the_nearest_that_has_no_late_save(every: int, new_steps: int, window: int) -> None:
     latest = new_steps - window - min(window, 20)
     allowed = [i for i in range(1, new_steps) if (new_steps - 1) // i * i <= latest]
-    found = scaled_interval(every, None, new_steps, window)
+    found = scaled_interval(every, None, new_steps, window, min(window, 20))
     assert found == (every if every >= new_steps else min(allowed, key=lambda i: abs(i - every), default=new_steps))
 
 
 def test_the_interval_of_a_very_long_run_is_found_at_once() -> None:
-    assert scaled_interval(140, 280, 10**20, 50) == 5 * 10**19
+    assert scaled_interval(140, 280, 10**20, 50, 20) == 5 * 10**19
 
 
 def test_the_same_length_keeps_the_interval() -> None:
@@ -83,7 +90,14 @@ def test_the_same_length_keeps_the_interval() -> None:
 
 
 def test_a_sweep_without_checkpoints_has_none_at_any_length() -> None:
-    assert scaled_interval(None, 280, 80, 20) is None
+    assert scaled_interval(None, 280, 80, 20, 20) is None
+
+
+def test_a_large_checkpoint_is_written_for_longer_and_a_small_one_for_no_longer_than_a_window() -> None:
+    assert steps_of_a_save(CAPACITY.base, 10) == steps_of_a_save(CAPACITY.base, 50) > 40
+    tiny = apply_preset(CAPACITY, "tiny")
+    assert [steps_of_a_save(tiny.base, window) for window in (10, 50)] == [10, 20]
+    assert apply_settings(tiny, num_steps=80).checkpoint_every == 40
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ def effect_figure(snapshot: Snapshot, *, number: int | None = None, of: str = ""
     several = snapshot.plan.num_blocks > 1
     spread = (
         " Ticks are blocks, n is their number. The bar of tok/s is the interval that holds with 99 % for all legs "
-        "together, from three complete blocks on; other bars reach from the lowest to the highest block."
+        "together, from three complete blocks on, or with 95 % for a leg that counts as equal; other bars reach from "
+        "the lowest to the highest block."
         if several
         else " One block: no spread to show."
     )

@@ -13,7 +13,8 @@ _TONES = {"PASS": "within", "FAIL": "outside", "UNDECIDED": ""}
 _NOTE = (
     "Intervals of speed hold together, over all legs and all looks, with 99 %; a look follows every complete block "
     "from the third on. A loss is held to its bound with 5 % for either wrong answer, memory exactly. IMPROVED and "
-    "REGRESSED: the interval excludes 0. EQUIVALENT: within \N{PLUS-MINUS SIGN}1 %. INCONCLUSIVE: more blocks are "
+    "REGRESSED: the interval excludes 0. EQUIVALENT: within \N{PLUS-MINUS SIGN}1 %, with the interval of "
+    "95 % that says so. INCONCLUSIVE: more blocks are "
     "needed. ADVISORY: fewer than three blocks, or other code. INVALID: a leg diverged, ran uncompiled or on other "
     "hardware."
 )

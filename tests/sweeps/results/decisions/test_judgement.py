@@ -18,8 +18,8 @@ from sweeps.results.decisions.reach import smallest_effect
 from sweeps.results.measures.snapshot import Snapshot, TrialSnapshot
 from sweeps.spec import Gate
 from sweeps.spec.errors import SweepError
-from sweeps.spec.plan import make_plan, plan_from_json, plan_to_json
-from tests.helpers.judged import FACTS, GATES, judged_experiment, judged_sweep
+from sweeps.spec.plan import choose_legs, make_plan, plan_from_json, plan_to_json
+from tests.helpers.judged import FACTS, GATES, judged_experiment, judged_of_plan, judged_sweep
 from tests.helpers.rows import row
 
 
@@ -77,6 +77,16 @@ def test_what_it_takes_is_said_in_blocks_and_in_time():
     found = re.search(r"about (\d) more blocks? \((\d+) min\) should decide it", text_of(step))
     assert found is not None, text_of(step)
     assert int(found[2]) == 6 * int(found[1])  # four legs of 90 s
+
+
+def test_legs_that_a_launch_leaves_out_cost_the_others_no_certainty():
+    chosen = choose_legs(make_plan(judged_sweep(), 4), ["cap0", "cap1"])
+    alone = dataclasses.replace(chosen, legs=tuple(leg for leg in chosen.legs if leg.name in ("cap0", "cap1")))
+    judgements = [judge(judged_of_plan(plan, {"cap1": -0.01}, sd=0.002)) for plan in (chosen, alone)]
+    assert judgements[0].gates == judgements[1].gates
+    assert judgements[0].of_leg("cap1") == judgements[1].of_leg("cap1")
+    left_out = judgements[0].of_leg("cap1.25")
+    assert (left_out.word, left_out.finding.ratio, left_out.finding.num_blocks) == ("INCONCLUSIVE", None, 0)
 
 
 @pytest.mark.parametrize("num_blocks", [1, 2])

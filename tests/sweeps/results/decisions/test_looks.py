@@ -52,6 +52,17 @@ def test_nothing_is_decided_before_the_third_block():
     assert (two.low, two.num_blocks, two.ratio) == (None, 2, pytest.approx(math.exp(-0.5), rel=1e-2))
 
 
+@given(st.integers(0, 10**6), st.floats(-0.008, 0.008), st.floats(0.0005, 0.004), st.integers(3, 8))
+@settings(deadline=None)
+def test_a_leg_that_counts_as_equal_shows_an_interval_within_the_margin(seed: int, effect: float, sd: float, num: int):
+    for leg in findings(blocks(0.0, effect, 0.0, num=num, sd=sd, seed=seed), 0, 8)[1:]:
+        assert leg.ratio is not None
+        if leg.finding == "EQUIVALENT":
+            assert leg.low is not None
+            assert leg.high is not None
+            assert 1 / 1.01 < leg.low < leg.high < 1.01
+
+
 def test_a_clear_difference_is_found_with_its_sign_and_an_equal_leg_is_equivalent():
     faster, slower, equal = findings(blocks(0.0, -0.03, 0.03, 0.0), 0, 8)[1:]
     assert (faster.finding, slower.finding, equal.finding) == ("LOWER", "HIGHER", "EQUIVALENT")
