@@ -61,7 +61,10 @@ class ObjectStorage:
 
     def replace(self, rel: str, data: bytes, version: Version) -> Version:
         """Replaces a file if it is that version. Raises Outdated if it is not, as `create` if this call was faster."""
-        return self._put(rel, data, dict(version))
+        try:
+            return self._put(rel, data, dict(version))
+        except FileExistsError as error:  # how a store says that another write is under way
+            raise Outdated(errno.ESTALE, "is being changed by another writer", error.filename) from None
 
     def upload(self, path: Path, rel: str) -> None:
         """Stores a file of this machine, of any size; it appears whole."""

@@ -18,6 +18,7 @@ import pytest
 from tests.helpers.ports import free_port
 
 _START_S = 120
+_CONDITIONS = ("if-match", "if-none-match")
 _HOP = {"connection", "transfer-encoding", "keep-alive", "content-length", "server", "date"}
 
 
@@ -31,6 +32,7 @@ class S3Server:
         self.loses: Callable[[str, str], bool] = lambda method, path: False  # the answer to such a request
         self.refuses: Callable[[str, dict[str, str]], bool] = lambda method, headers: False  # as not implemented
         self.ignores_conditions = False
+        self.has_conflicts = False  # conditional puts meet another write that is under way
         self.requests: list[tuple[str, str]] = []
 
     def make_bucket(self, name: str) -> None:
@@ -100,8 +102,11 @@ def _proxy(behind: int) -> tuple[S3Server, ThreadingHTTPServer]:
             if server.refuses(self.command, headers):
                 self._answer(501, [], b"<Error><Code>NotImplemented</Code><Message>no such header</Message></Error>")
                 return
+            if server.has_conflicts and any(name.lower() in _CONDITIONS for name in headers):
+                self._answer(409, [], b"<Error><Code>ConditionalRequestConflict</Code><Message>again</Message></Error>")
+                return
             if server.ignores_conditions:
-                headers = {k: v for k, v in headers.items() if k.lower() not in ("if-match", "if-none-match")}
+                headers = {k: v for k, v in headers.items() if k.lower() not in _CONDITIONS}
             with writing if self.command != "GET" else contextlib.nullcontext():
                 status, found, data = _passed_on(behind, self.command, self.path, headers, body)
             if server.loses(self.command, self.path):

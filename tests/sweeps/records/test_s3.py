@@ -11,6 +11,7 @@ import pytest
 from pyarrow.fs import FileSystem
 
 from cli.checks import storage_folder
+from sweeps.records.buckets import open_bucket
 from sweeps.records.conditional_puts import check_conditional_puts
 from sweeps.records.documents import Manifest
 from sweeps.records.experiment import Experiment
@@ -39,6 +40,7 @@ def server(running: S3Server, monkeypatch: pytest.MonkeyPatch) -> Generator[S3Se
     use(running, monkeypatch)
     yield running
     running.delay_s, running.is_away, running.ignores_conditions = 0.0, False, False
+    running.has_conflicts = False
     running.refuses = running.loses = lambda *request: False
 
 
@@ -191,6 +193,30 @@ def test_a_server_without_conditional_puts_is_refused(server: S3Server) -> None:
     server.refuses = lambda *request: False
     assert storage_folder("s3://bucket/conditions").level == "ok"
     assert store.everything() == []
+
+
+def test_a_write_that_meets_another_one_under_way_is_not_the_first(server: S3Server) -> None:
+    store = Store("s3://bucket/conflicts")
+    version = store.bucket.create("x", b"1")
+    server.has_conflicts = True
+    with pytest.raises(Outdated):
+        store.bucket.replace("x", b"2", version)
+    with pytest.raises(FileExistsError):
+        store.create("y", b"1")
+    server.has_conflicts = False
+    assert (store.read("x"), store.exists("y")) == (b"1", False)
+    store.bucket.replace("x", b"2", version)
+
+
+@pytest.mark.parametrize(
+    "address", ["gs://bucket/x", "gcs://bucket/x", "az://box/x", "abfs://mine.blob.core.windows.net/box/x"]
+)
+def test_other_clouds_buckets_are_opened_by_their_addresses(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "mine")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "a2V5")
+    store, base = open_bucket(address)
+    assert base == "x"
+    assert type(store).__name__ == ("GCSStore" if address.startswith("g") else "AzureStore")
 
 
 def test_keys_and_endpoint_come_from_a_profile_and_are_read_again(
