@@ -42,11 +42,17 @@ def leg_name(config: TrainConfig) -> str:
 
 
 def toy_experiment(
-    storage: Path, *, num_legs: int, num_blocks: int = 1, num_workers: int = 1, device: str = "cpu"
+    storage: Path | str,
+    *,
+    num_legs: int,
+    num_blocks: int = 1,
+    num_workers: int = 1,
+    num_steps: int = NUM_STEPS,
+    device: str = "cpu",
 ) -> Experiment:
-    """A new experiment of toy legs with checkpoints every 10 of 40 steps."""
-    fields = {"schedule.num_steps": NUM_STEPS, "run.device": device}
-    base = with_overrides(shrink_to_tiny(d12_moe(num_steps=NUM_STEPS)), fields)
+    """A new experiment of toy legs with checkpoints every 10 steps."""
+    fields = {"schedule.num_steps": num_steps, "run.device": device}
+    base = with_overrides(shrink_to_tiny(d12_moe(num_steps=num_steps)), fields)
     sweep = Sweep(
         name="toys",
         base=base,

@@ -67,6 +67,13 @@ class BlockOrder(Searcher):
             return bool(self._tasks) or (not self._stopped and any(not block.is_over for block in self._blocks))
 
     @property
+    def waits_for_node(self) -> bool:
+        """True if nothing runs and a block has no node yet."""
+        with self._lock:
+            is_waiting = any(not block.is_over and block.node is None for block in self._blocks)
+            return not self._tasks and not self._stopped and is_waiting
+
+    @property
     def has_idle_node(self) -> bool:
         """True if another block could start now, and none waits."""
         with self._lock:

@@ -192,7 +192,8 @@ class TrialsRun:
     def _look_for_waits(self) -> None:
         """A leg that does not start says for what it waits."""
         found: dict[str, Unready | None] = {unready.at.trial: unready for unready in self._watch.unready()}
-        if self._order.has_more and self._watch.running() is None:
+        is_waiting = self._order.has_more if self._side is None else self._side.order.waits_for_node
+        if is_waiting and self._watch.running() is None:
             found["the next leg"] = None
         if self._is_stopping or self._is_refused:
             found = {}
@@ -207,7 +208,7 @@ class TrialsRun:
         if self._side is None:
             return what_for(None if unready is None else unready.phase, unmet_reservation())
         if unready is None:
-            return "a free node that holds a leg, or the next leg's driver to start it"
+            return "a free node that holds a leg"
         return what_for(unready.phase, unmet_reservation(self._tag_of.get(unready.at.trial)))
 
     def _look_for_refusal(self) -> None:

@@ -91,6 +91,20 @@ def test_blocks_that_are_added_follow_when_a_node_is_idle() -> None:
     assert order.suggest("t2")["trial"] == "leg0-b2"
 
 
+def test_a_block_waits_for_a_node_while_nothing_runs() -> None:
+    machines = Machines(num_nodes=1, num_blocks=2, num_legs=1)
+    order = machines.order(None)
+    order.suggest("t1")
+    assert not order.waits_for_node, "what waits for a leg that runs is no news"
+    machines.living = []
+    order.on_trial_complete("t1")
+    assert order.suggest("t2") is None
+    assert order.waits_for_node
+    machines.living = NODES[:1]
+    order.suggest("t3")
+    assert not order.waits_for_node
+
+
 def test_a_block_without_open_legs_takes_no_node() -> None:
     machines = Machines(num_nodes=1, num_blocks=2, num_legs=1)
     machines.left[1] = []
