@@ -13,8 +13,11 @@ from cli.plan import plan
 from nanochat.config import from_dict
 from nanochat.flags import LAUNCHER_FLAGS, parse_flags
 from sweeps.capacity import SWEEP as CAPACITY
+from sweeps.results.decisions.foresight import gate_sentence
 from sweeps.results.measures.cost import cost_of
+from sweeps.spec import Gate
 from sweeps.spec.errors import SweepError, UsageError
+from sweeps.spec.plan import make_plan
 
 Program = Callable[..., Any]
 GOLDEN = Path(__file__).parent / "golden"
@@ -117,10 +120,26 @@ def test_it_says_what_the_gates_ask_what_the_blocks_can_decide_and_that_the_cost
     said = program("plan", "capacity", "--blocks", "4").out
     one, other = "moe_fp8_experts_static_cap1p0", "moe_fp8_experts_static_cap0p0"
     assert f"  tok/s of {one} is better than that of {other}\n" in said
-    assert f"  peak MiB of {one} is at most +5.0 % over that of {other}\n" in said
+    assert f"  peak MiB of {one} is at most 5.0 % above that of {other}\n" in said
     assert "smallest effect that 4 blocks can decide: \N{PLUS-MINUS SIGN}0.46 % tok/s" in said
     assert "floor 0.15 % between runs (default, not calibrated)" in said
     assert "cost: time unknown (no earlier run of these configs on 8 workers" in said
+
+
+@pytest.mark.parametrize(
+    ("bound", "words"),
+    [
+        ({"at_most": 1.05}, "at most 5.0 % above that of"),
+        ({"at_least": 1.05}, "at least 5.0 % above that of"),
+        ({"at_least": 0.8}, "at most 20.0 % below that of"),
+        ({"at_most": 0.8}, "at least 20.0 % below that of"),
+        ({"at_most": 1.0}, "at most that of"),
+        ({"at_most": 2.0}, "at most 100 % above that of"),
+    ],
+)
+def test_a_bound_is_said_in_the_direction_in_which_it_lies(bound: dict[str, Any], words: str) -> None:
+    said = gate_sentence(Gate("peak_mib", **bound), make_plan(CAPACITY))
+    assert f" is {words} moe_fp8_experts_static_cap0p0" in said
 
 
 def test_a_speed_gives_the_cost_and_one_block_decides_nothing(program: Program) -> None:

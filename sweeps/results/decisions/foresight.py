@@ -19,6 +19,7 @@ from sweeps.spec.parts import Gate
 from sweeps.spec.plan import Plan
 from sweeps.spec.words import counted, percent_change
 
+_SIGNS = "+\N{MINUS SIGN}"
 _ANY_CHANGE = 2.0  # no plan is for a larger one
 
 
@@ -65,7 +66,16 @@ def gate_sentence(gate: Gate, plan: Plan) -> str:
     assert number is not None, "a gate has exactly one bound"
     if reference is None:
         return f"{metric.label} of {candidate} is {sense} {number:g} {metric.unit}".rstrip()
-    return f"{metric.label} of {candidate} is {sense} {percent_change(number)} over that of {reference}"
+    return f"{metric.label} of {candidate} is {_bound_in_words(sense, number)} that of {reference}"
+
+
+def _bound_in_words(sense: str, ratio: float) -> str:
+    """At most 1.05 is `at most 5.0 % above`, at least 0.8 `at most 20.0 % below`, a bound of 1 `at most`."""
+    if ratio == 1:
+        return sense
+    change = percent_change(ratio).lstrip(_SIGNS)
+    turned = sense if ratio > 1 else {"at most": "at least", "at least": "at most"}[sense]
+    return f"{turned} {change} {'above' if ratio > 1 else 'below'}"
 
 
 def lines_of(foresight: Foresight) -> list[str]:
