@@ -6,6 +6,7 @@ is completed when its result exists, it runs only while the experiment's owner l
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterable
 from functools import cached_property
@@ -36,10 +37,11 @@ from sweeps.records.store import Store
 from sweeps.records.stored import stored_document
 from sweeps.records.trial import TrialRecord
 from sweeps.spec.checked import plain_name
-from sweeps.spec.errors import CorruptData, Locked, SweepError, UsageError
+from sweeps.spec.errors import CorruptData, Locked, StorageFailed, SweepError, UsageError
 from sweeps.spec.plan import Plan, grown, plan_from_json
 
 _GROWTH = "blocks.json"
+_WILL_NOT_PASS = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _STOP = "requests/stop.json"
 _REFUSAL = "requests/refusal.json"
 _MOVES = "moves"
@@ -74,7 +76,8 @@ class Experiment:
 
     @classmethod
     def open(cls, uri: str) -> "Experiment":
-        """The experiment in a folder. Raises UsageError if it is none, CorruptData if its manifest is damaged."""
+        """The experiment in a folder. Raises UsageError if it is none, CorruptData if its manifest is damaged,
+        StorageFailed if storage does not answer."""
         store = Store(uri)
         try:
             data = store.read("manifest.json")
@@ -83,7 +86,8 @@ class Experiment:
                 f"{uri} is no experiment: it holds no manifest.json; give an experiment's id, its folder or its address"
             ) from error
         except OSError as error:
-            raise UsageError(f"{uri} cannot be read: {error}") from error
+            kind = UsageError if error.errno in _WILL_NOT_PASS else StorageFailed
+            raise kind(f"{uri} cannot be read: {error}") from error
         manifest = from_bytes(Manifest, data, store.uri_of("manifest.json"))
         plain_name(manifest.id, f"{store.uri_of('manifest.json')} is damaged: id")
         if _digest(manifest.plan) != manifest.plan_digest:

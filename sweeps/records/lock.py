@@ -76,7 +76,7 @@ class Lock:
         self._stop = threading.Event()
         self._pulse: threading.Thread | None = None
         self._last_heartbeat_s, self._num_beats = 0.0, 0
-        self._is_replaced = False
+        self._is_replaced = self._is_released = False
         self._writing = threading.Lock()  # the heartbeat's thread is not the only one
 
     @property
@@ -98,12 +98,13 @@ class Lock:
         self._pulse.start()
 
     def release(self) -> None:
-        """Gives the experiment up. Does nothing if it is not held."""
-        if self._pulse is None:
+        """Gives the experiment up. Does nothing if it is not held. After an OSError it can be tried again."""
+        if self._claim is None or self._is_released:
             return
         self.fall_silent()
         if not self._is_replaced:
             self._write(fresh(self.owner, released=True))
+        self._is_released = True
 
     def fall_silent(self) -> None:
         """Ends the heartbeat and releases nothing: on this machine the claim counts as long as the process lives."""

@@ -43,15 +43,15 @@ def with_retries(action: Callable[[], T], retry_for_s: float | None = None, paus
     while True:
         try:
             return action()
-        except (OSError, UsageError) as error:
+        except (OSError, UsageError, StorageFailed) as error:
             if not can_pass(error) or time.monotonic() > deadline:
                 raise
             time.sleep(PAUSE_S if pause_s is None else pause_s)
 
 
 def can_pass(error: BaseException | None) -> bool:
-    """True for storage's own failure that another try may not meet, also as the cause of a UsageError."""
-    if isinstance(error, UsageError):
+    """True for storage's own failure that another try may not meet, also as the cause of an error in words."""
+    if isinstance(error, UsageError | StorageFailed):
         return can_pass(error.__cause__)
     is_final = isinstance(error, OSError) and (error.errno in _FINAL or _FINAL_IN_WORDS.search(str(error)))
     return isinstance(error, OSError) and not is_final
@@ -61,7 +61,7 @@ def or_lost(what: str, action: Callable[[], T]) -> T:
     """Does the action with retries. Raises StorageLost, which begins with `what`, if storage still fails."""
     try:
         return with_retries(action)
-    except (OSError, UsageError) as error:
+    except (OSError, UsageError, StorageFailed) as error:
         if isinstance(error, UsageError) and not isinstance(error.__cause__, OSError):
             raise
         raise StorageLost(f"{what}: {error}") from error

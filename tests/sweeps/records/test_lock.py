@@ -81,6 +81,22 @@ def test_after_release_nobody_owns_it_and_the_next_one_may(store: Store) -> None
     second.release()
 
 
+def test_a_release_that_storage_refused_can_be_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = lock(store)
+    mine.acquire()
+
+    def refuse(*arguments: object) -> Claim:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sweeps.records.lock.replace_claim", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            mine.release()
+    assert current_owner(store) == mine.owner
+    mine.release()
+    assert current_owner(store) is None
+
+
 def test_a_dead_owner_on_this_machine_is_replaced_at_once(store: Store) -> None:
     dead = dead_owner()
     plant(store, dead, datetime.now(UTC).isoformat())

@@ -11,6 +11,7 @@ import pytest
 from pyarrow.fs import FileSystem
 
 from cli.checks import storage_folder
+from sweeps.engine.processes.storage_retry import can_pass
 from sweeps.records.buckets import open_bucket
 from sweeps.records.conditional_puts import check_conditional_puts
 from sweeps.records.documents import Manifest
@@ -20,7 +21,7 @@ from sweeps.records.object_storage import Outdated
 from sweeps.records.owner import Owner
 from sweeps.records.removal import remove_experiment
 from sweeps.records.store import Store
-from sweeps.spec.errors import UsageError
+from sweeps.spec.errors import StorageFailed, UsageError
 from tests.helpers.contention import all_at_once
 from tests.helpers.s3_server import S3Server, s3_server, use
 
@@ -166,6 +167,16 @@ def test_an_outage_is_an_error_of_one_line_and_passes(server: S3Server) -> None:
     assert "\n" not in str(refused.value)
     server.is_away = False
     assert store.read("x") == b"1"
+
+
+def test_an_experiment_in_a_bucket_that_is_away_is_storages_fault_and_no_wrong_usage(server: S3Server) -> None:
+    server.is_away = True
+    with pytest.raises(StorageFailed, match=r"s3://bucket/away cannot be read: .*HTTP error") as failed:
+        Experiment.open("s3://bucket/away")
+    assert can_pass(failed.value)
+    server.is_away = False
+    with pytest.raises(UsageError, match="is no experiment"):
+        Experiment.open("s3://bucket/away")
 
 
 def test_a_bucket_that_is_not_there_is_said_and_not_waited_for(server: S3Server) -> None:
