@@ -1,5 +1,6 @@
 """A plan is every trial, fully resolved, in order, and survives storage."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from nanochat.config import with_overrides
 from sweeps.capacity import SWEEP as CAPACITY
 from sweeps.smoke import SWEEP as SMOKE
 from sweeps.spec.errors import CorruptData, SweepError
+from sweeps.spec.parts import Parallel
 from sweeps.spec.plan import choose_legs, grown, make_plan, plan_from_json, plan_to_json
 from sweeps.spec.preset import apply_settings
 
@@ -54,6 +56,22 @@ def test_a_plan_survives_json(sweep: object, num_blocks: int) -> None:
     assert sweep in (CAPACITY, SMOKE)
     plan = make_plan(CAPACITY if sweep is CAPACITY else SMOKE, num_blocks)
     assert plan_from_json(json.loads(json.dumps(plan_to_json(plan)))) == plan
+
+
+@pytest.mark.parametrize("parallel", [None, 1, 7, "auto"])
+def test_blocks_at_a_time_survive_json_and_growth(parallel: Parallel) -> None:
+    plan = dataclasses.replace(make_plan(SMOKE, 2), parallel=parallel)
+    stored = json.loads(json.dumps(plan_to_json(plan)))
+    assert plan_from_json(stored) == plan
+    assert grown(plan, 3).parallel == parallel
+    del stored["parallel"]  # as plans were stored before there was a choice
+    assert plan_from_json(stored).parallel is None
+
+
+@pytest.mark.parametrize("parallel", [0, -1, "all", 1.5, True, []])
+def test_blocks_at_a_time_that_cannot_be_are_damage(parallel: object) -> None:
+    with pytest.raises(CorruptData):
+        plan_from_json(plan_to_json(make_plan(SMOKE)) | {"parallel": parallel})
 
 
 def test_a_stored_plan_that_is_damaged_is_named_so() -> None:

@@ -138,6 +138,9 @@ def test_a_sweep_without_axes_is_one_leg() -> None:
         ({"leg_name": lambda config: "same"}, "two legs are named same"),
         ({"leg_name": lambda config: "../up"}, "cannot name a folder"),
         ({"leg_name": lambda config: {}[config.model.depth]}, "leg_name raised KeyError: "),
+        ({"parallel": 0}, "parallel (unless it is 'auto') must be a whole number from 1 on, got 0"),
+        ({"parallel": "all"}, "parallel (unless it is 'auto') must be a whole number from 1 on, got 'all'"),
+        ({"parallel": True}, "parallel (unless it is 'auto') must be a whole number from 1 on, got True"),
         ({"window": TailWindow(num_steps=101)}, "window of 101 steps is longer than leg"),
     ],
 )
