@@ -52,9 +52,11 @@ class LegStarted(LegEvent):
 
     attempt: int
     num_earlier: int = 0  # attempts of the trial
+    node: str | None = None  # that its block is bound to
 
     def __str__(self) -> str:
-        return self.line(f"starts again (attempt {self.attempt})" if self.num_earlier else "starts")
+        how = f"starts again (attempt {self.attempt})" if self.num_earlier else "starts"
+        return self.line(how if self.node is None else f"{how} on {self.node}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,7 +126,7 @@ class StoredEvents:
         for index, attempt in enumerate(attempts[seen.num_ended :], start=seen.num_ended):
             if index >= seen.num_started:
                 seen.num_started = index + 1
-                yield LegStarted(at=place, attempt=attempt.number, num_earlier=index)
+                yield LegStarted(at=place, attempt=attempt.number, num_earlier=index, node=attempt.node)
             if attempt.facts is not None and index >= seen.num_training:
                 seen.num_training = index + 1
                 yield from _training(place, attempt)

@@ -56,6 +56,32 @@ def test_a_legs_life_is_told_in_order_and_once(
     assert lines(watch) == []
 
 
+def test_a_completed_leg_that_runs_again_elsewhere_is_told_again(
+    experiment: Experiment, complete: Callable[..., None]
+) -> None:
+    """Its driver can have begun before anybody looks."""
+    watch, record = StoredEvents(experiment), experiment.trial("static-b1")
+    complete(experiment, "static-b1")
+    assert lines(watch)[-1].startswith("[1/4] static-b1: completed")
+    record.begin_again()
+    record.start_attempt(num_workers=2, node_id="ab" * 28, node_host="two")
+    assert lines(watch) == [], "nobody has said so yet"
+    watch.reopen("static-b1", 1)
+    assert lines(watch) == ["[1/4] static-b1: starts again (attempt 1) on two/ababab"]
+    assert [each.at.trial for each in watch.unready()] == ["static-b1"]
+
+
+def test_trials_of_blocks_that_are_added_are_watched_too(experiment: Experiment) -> None:
+    watch = StoredEvents(experiment)
+    experiment.grow(2)
+    watch.look_for_more()
+    name = experiment.plan.trials[-1].name
+    experiment.trial(name).start_attempt(num_workers=2)
+    experiment.trial("static-b1").start_attempt(num_workers=2)
+    assert lines(watch) == ["[1/8] static-b1: starts", f"[8/8] {name}: starts"]
+    assert {each.at.trial for each in watch.unready()} == {"static-b1", name}
+
+
 def test_a_leg_that_went_on_uncompiled_is_told_once_with_the_reason(experiment: Experiment) -> None:
     watch, record = StoredEvents(experiment), experiment.trial("static-b1")
     attempt = record.start_attempt(num_workers=2)
