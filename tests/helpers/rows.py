@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from nanochat.stats import StartFacts, StepStats
+from sweeps.records.documents import TrialResult, utc_now
 from sweeps.records.rows import StepRow
 
 NUM_STEPS = 40
@@ -68,3 +69,20 @@ def start_facts(**changes: Any) -> StartFacts:
         compile_cache="none",
     )
     return dataclasses.replace(plausible, **changes)
+
+
+def trial_result(trial: str, last_step: int) -> TrialResult:
+    """The result of a trial that one attempt has completed; of a name `<leg>-b<block>`."""
+    leg, _, block = trial.rpartition("-b")
+    return TrialResult(
+        trial=trial,
+        leg=leg,
+        block=int(block),
+        status="completed",
+        last_step=last_step,
+        num_attempts=1,
+        peak_mib=900.0,
+        total_time_min=0.1,
+        min_val_bpb=1.5,
+        ended_utc=utc_now(),
+    )

@@ -21,14 +21,14 @@ from nanochat.checkpoints.folders import newest_first, save
 from nanochat.checkpoints.saving import Saver
 from nanochat.stats import Checkpoint, Hooks
 from sweeps.records import local_disk
-from sweeps.records.documents import Manifest, TrialResult, utc_now
+from sweeps.records.documents import Manifest, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.lock import Lock, current_owner
 from sweeps.records.owner import Owner
 from sweeps.records.store import Store
 from sweeps.records.trial import TrialRecord
 from tests.helpers.kill_points import Say, kill_everywhere
-from tests.helpers.rows import row
+from tests.helpers.rows import row, trial_result
 from tests.helpers.train_states import ALONE, train_state
 
 pytestmark = pytest.mark.integration
@@ -143,21 +143,6 @@ def store_steps(record: TrialRecord, steps: range) -> None:
     record.append_rows(0, [row(step, trial=record.name) for step in steps])
 
 
-def result_of(record: TrialRecord) -> TrialResult:
-    return TrialResult(
-        trial=record.name,
-        leg="leg",
-        block=1,
-        status="completed",
-        last_step=5,
-        num_attempts=1,
-        peak_mib=1.0,
-        total_time_min=1.0,
-        min_val_bpb=None,
-        ended_utc=utc_now(),
-    )
-
-
 def run_a_trial(folder: Path, say: Say) -> None:
     """A trial from its first attempt to its result, as driver and rank 0 store it."""
     experiment, record = opened(folder)
@@ -170,7 +155,7 @@ def run_a_trial(folder: Path, say: Say) -> None:
     record.update_attempt(replace(attempt, end="completed", ended_utc=utc_now()))
     say("end")
     record.compact()
-    record.write_result(result_of(record))
+    record.write_result(trial_result(record.name, last_step=5))
     say("result")
 
 
@@ -203,7 +188,7 @@ def write_the_result_before_the_rows(folder: Path, say: Say) -> None:
     record.start_attempt(num_workers=2)
     store_steps(record, range(4))
     say("steps 4")
-    record.write_result(result_of(record))
+    record.write_result(trial_result(record.name, last_step=5))
     store_steps(record, range(4, 6))
 
 

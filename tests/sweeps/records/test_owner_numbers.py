@@ -10,7 +10,7 @@ from nanochat.stats import TrainResult
 from sweeps.engine.ranks.rank import Rank, RankTask, Superseded
 from sweeps.engine.trials.driver import stored_trial
 from sweeps.engine.trials.next_move import Move, Policy, next_move
-from sweeps.records.documents import BlockMove, Manifest, TrialResult, utc_now
+from sweeps.records.documents import BlockMove, Manifest, utc_now
 from sweeps.records.experiment import Experiment
 from sweeps.records.owner import Owner
 from sweeps.records.rows import StepRow
@@ -18,6 +18,7 @@ from sweeps.records.store import Store
 from sweeps.spec.errors import Locked
 from tests.helpers.buckets import ROOT, bucket_in_memory
 from tests.helpers.ranks import TRIAL, OneRank
+from tests.helpers.rows import trial_result
 
 RESULT = TrainResult(last_step=3, completed=True, peak_mib=1.0, total_time_min=0.5, min_val_bpb=None, num_skipped=0)
 
@@ -142,18 +143,7 @@ def everything_below(store: Store, folder: str) -> dict[str, bytes]:
 
 def test_the_first_result_stays(launches: tuple[Experiment, Experiment]) -> None:
     frozen, successor = launches
-    first = TrialResult(
-        trial=TRIAL,
-        leg="static",
-        block=1,
-        status="completed",
-        last_step=3,
-        num_attempts=1,
-        peak_mib=1.0,
-        total_time_min=1.0,
-        min_val_bpb=None,
-        ended_utc=utc_now(),
-    )
+    first = trial_result(TRIAL, last_step=3)
     successor.trial(TRIAL).write_result(first)
     frozen.trial(TRIAL).write_result(dataclasses.replace(first, last_step=2))
     assert successor.trial(TRIAL).result() == first
