@@ -135,6 +135,9 @@ class PrecisionConfig:
         """True if any matrix multiplies in FP8."""
         return (self.linears, self.experts) != ("bf16", "bf16")
 
+    def __post_init__(self) -> None:
+        _check_kinds("precision", self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompileConfig:
@@ -143,6 +146,9 @@ class CompileConfig:
     mode: CompileMode = "static"
     fallback: CompileFallback = "error"  # none: the run continues uncompiled, and is marked
     kernels: KernelsSetting = "auto"  # torch: none of the faster kernels for Hopper, attention apart
+
+    def __post_init__(self) -> None:
+        _check_kinds("compile", self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +281,6 @@ class TrainConfig:
                 continue
             absent = " or None" if name == "moe" else ""
             _require(isinstance(section, kind), f"{name} must be a {kind.__name__}{absent}, got {shown(section)}")
-            _check_values(name, vars(section))
         _require(
             self.precision.experts == "bf16" or self.moe is not None,
             "precision.experts is 'fp8' but the model has no experts (moe is None); set moe or keep experts in bf16",
@@ -294,17 +299,11 @@ class TrainConfig:
         return self.data.device_batch_size * self.model.seq_len
 
 
-def _check_values(section: str, values: Mapping[str, Any]) -> None:
-    """Raises ConfigError unless every field of a section can hold its value."""
-    for name, value in values.items():
-        wrong = misfit(value, field_alternatives(f"{section}.{name}"))
-        _require(wrong is None, f"{section}.{name} {wrong}")
-
-
 def _check_kinds(section: str, holder: Any) -> None:
-    """The same for a section that is being built, before its own checks compare its values."""
-    fields = dataclasses.fields(_SECTION_TYPES[section])
-    _check_values(section, {field.name: getattr(holder, field.name) for field in fields})
+    """Raises ConfigError unless every field of a section can hold its value, before its own checks compare them."""
+    for each in dataclasses.fields(_SECTION_TYPES[section]):
+        wrong = misfit(getattr(holder, each.name), field_alternatives(f"{section}.{each.name}"))
+        _require(wrong is None, f"{section}.{each.name} {wrong}")
 
 
 _SECTION_TYPES: dict[str, type[Any]] = {
@@ -389,7 +388,6 @@ def with_overrides(config: TrainConfig, overrides: Mapping[str, Any]) -> TrainCo
                 f"{section}.{next(iter(values))} cannot be set: this config has no {section} section "
                 f"(start from a recipe that has one)"
             )
-        _check_values(section, values)
         changed[section] = dataclasses.replace(holder, **values)
     return dataclasses.replace(config, **changed)
 
@@ -413,7 +411,8 @@ def _section(name: str, value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     body = cast(Mapping[str, Any], value)
-    _check_values(name, body)
+    for field_name in body:
+        check_path(f"{name}.{field_name}")
     return _SECTION_TYPES[name](**body)
 
 
