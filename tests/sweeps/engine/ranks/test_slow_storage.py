@@ -1,5 +1,6 @@
 """No step waits for storage, however slow it is, and nothing is lost by that."""
 
+import threading
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -16,7 +17,6 @@ from tests.helpers.ranks import TRIAL, OneRank, stored_steps
 from tests.helpers.rows import stats_of
 from tests.helpers.s3_server import S3Server, s3_server, use
 
-DELAY_S = 0.1
 NUM_STEPS = 40
 
 
@@ -26,9 +26,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Generator[S3Server]:
         server.make_bucket("bucket")
         use(server, monkeypatch)
         yield server
+        server.gate.set()
 
 
-def test_hooks_of_a_step_take_no_time_on_slow_storage_and_all_rows_get_there(
+def test_steps_go_on_while_storage_does_not_answer_and_all_rows_get_there(
     server: S3Server,
     make_manifest: Callable[..., Manifest],
     make_row: Callable[..., StepRow],
@@ -40,18 +41,21 @@ def test_hooks_of_a_step_take_no_time_on_slow_storage_and_all_rows_get_there(
     number = experiment.trial(TRIAL).start_attempt(num_workers=1).number
     rank = Rank(RankTask(experiment.uri, TRIAL, number), OneRank(tmp_path, number))
     hooks = rank.hooks()
-    took_s: list[float] = []
-    server.delay_s = DELAY_S
-    with rank.running():
+
+    def train() -> None:
         for step in range(NUM_STEPS):
-            time.sleep(0.05)
-            begin_s = time.perf_counter()
+            time.sleep(0.02)
             assert not hooks.should_stop()
             hooks.on_step(stats_of(make_row(step)))
-            took_s.append(time.perf_counter() - begin_s)
-    server.delay_s = 0.0
-    assert sorted(took_s)[-2] < DELAY_S / 2  # a busy machine may stop a thread once
-    assert stored_steps(experiment)
+
+    training = threading.Thread(target=train, daemon=True)
+    with rank.running():
+        server.gate.clear()
+        training.start()
+        training.join(20)  # a request takes 30 s to fail
+        has_ended = not training.is_alive()
+        server.gate.set()
+    assert has_ended
     result = TrainResult(
         last_step=NUM_STEPS - 1, completed=True, peak_mib=1, total_time_min=1, min_val_bpb=None, num_skipped=0
     )
