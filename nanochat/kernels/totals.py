@@ -1,11 +1,11 @@
 """Weight gradients that are added to where micro-steps are added up, by the product itself or row by row.
 
-Autograd would have them written, read again and added. What takes such a total instead gives autograd no gradient.
+Autograd would have them written, read again and added. What takes such a total instead gives autograd no gradient;
+hooks that run once a gradient has been accumulated still run, behind what has added it.
 
 Legend: N rows, K inner and M outer size of a product, V entries of a table, D width.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from nanochat.kernels.hopper import jitted
 
-_on_added: dict[int, Callable[[], None]] = {}  # by the address of the gradient
 _CHUNK, _COLUMNS = 32, 128  # tokens and columns that a program of a table's gradient works on
 _IN_PLACE: dict[str, Any] = {"mutates_args": ("total",), "tags": (torch.Tag.needs_exact_strides,)}
 
@@ -38,28 +37,10 @@ def together(*params: Tensor) -> Tensor | None:
     return first.data.as_strided(shape, first.stride()).data
 
 
-def listen(callbacks: dict[int, Callable[[], None]]) -> None:
-    """From now on calls what belongs to a gradient's address when something has been added to it.
-
-    Autograd's hooks do not run for such gradients. One set of listeners per process: the last one.
-    """
-    _on_added.clear()
-    _on_added.update(callbacks)
-
-
-def tell(total: Tensor) -> None:
-    """Calls the listeners of all gradients in `total`; the operators that add do so."""
-    begin, end = total.data_ptr(), total.data_ptr() + total.numel() * total.element_size()
-    for address, callback in list(_on_added.items()):
-        if begin <= address < end:
-            callback()
-
-
 @torch.library.custom_op("nanochat::add_weight_grad", **_IN_PLACE)
 def add_weight_grad(total: Tensor, dy: Tensor, x: Tensor) -> None:
     """Adds dy^T x to `total` (M, K); dy (N, M), x (N, K)."""
     total.addmm_(dy.t(), x)
-    tell(total)
 
 
 @add_weight_grad.register_fake
@@ -116,7 +97,7 @@ def add_table_grad(total: Tensor, grad: Tensor, ids: Tensor, token: Tensor) -> N
     """
     num_tokens, width = grad.shape
     if num_tokens == 0:
-        return tell(total)
+        return
     grid = (jitted().cdiv(num_tokens, _CHUNK), jitted().cdiv(width, _COLUMNS))
     # What a chunk of tokens has of the id that began before it, and of the one that continues behind it.
     ends = grad.new_empty(grid[0], 2, width, dtype=torch.float32)
@@ -124,7 +105,6 @@ def add_table_grad(total: Tensor, grad: Tensor, ids: Tensor, token: Tensor) -> N
     precision = "tf32" if grad.dtype == torch.bfloat16 else "ieee"  # tf32 holds every number in bf16
     jitted().add_runs_kernel[grid](total, grad, ids, token, ends, num_tokens, width, **sizes, PRECISION=precision)
     jitted().add_long_runs_kernel[grid](total, ids, ends, num_tokens, width, **sizes)
-    return tell(total)
 
 
 @add_table_grad.register_fake

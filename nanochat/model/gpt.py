@@ -314,7 +314,7 @@ class GPT(nn.Module):
     def add_in_products(self) -> None:
         """From now on most weight gradients are added to the parameters' present ones where they are made.
 
-        Autograd gets none of them, and runs no hooks on them. For GPUs with Triton.
+        Autograd gets none of them; it runs its hooks behind what has added them. For GPUs with Triton.
         """
         self.wte_total = totals.together(self.wte.weight)
         for module in self.modules():

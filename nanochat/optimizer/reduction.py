@@ -1,7 +1,7 @@
 """Gradients travel while backward still runs: a bucket is sent as soon as its last gradient is final.
 
 One reduction per optimizer step, in the backward of its last micro-step. Autograd says when a gradient has been
-accumulated, or the product that has added to it (`kernels.totals`). On a CPU the bucket then goes to gloo's threads at
+accumulated, also where a product has added it (`kernels.totals`). On a CPU the bucket then goes to gloo's threads at
 once. On a GPU a micro-step is recorded as a CUDA graph and replayed, without any Python in between: there the moment is
 an event, recorded into the graph, and the host, which is done with launching long before the GPU is done with
 computing, queues each bucket's collective behind its event, on a stream next to the graph's. The collectives stay out
@@ -9,11 +9,10 @@ of the graph: NCCL's watchdog sees them, so that a rank that is lost ends the ot
 micro-step.
 
 All ranks send in one order, from the model's end to its start; a bucket that is final early waits for its turn. Between
-compiled blocks gradients become final block by block; inside of one those that products add do at once, the others
-at its end.
+compiled blocks gradients become final block by block; inside of one they all do at its end.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from nanochat.kernels import totals
 from nanochat.machine.ranks import Handle, Ranks
 
 
@@ -43,13 +41,9 @@ class Reduction:
         self._beside = torch.cuda.Stream(ranks.device) if self.queue and ranks.device.type == "cuda" else None
         self._handles: list[Handle] = []
         self._is_last = False
-        added: dict[int, Callable[[], None]] = {}
         for watched in self.queue:
             for param in watched.parcel.params:
                 param.register_post_accumulate_grad_hook(partial(self._on_gradient, watched))
-                if param.grad is not None:
-                    added[param.grad.data_ptr()] = partial(self._on_gradient, watched, param)
-        totals.listen(added)
 
     @contextmanager
     def micro_step(self, *, is_last: bool) -> Iterator[None]:

@@ -44,8 +44,8 @@ class Chain(nn.Module):
         return x.square().sum()
 
 
-def _chain(ranks: Ranks, note: Callable[[str], None]) -> tuple[Chain, ShardedOptimizer]:
-    optim.BUCKET_ELEMENTS = SIZE * SIZE
+def _chain(ranks: Ranks, note: Callable[[str], None], *, layers_per_bucket: int = 1) -> tuple[Chain, ShardedOptimizer]:
+    optim.BUCKET_ELEMENTS = layers_per_bucket * SIZE * SIZE
     chain = Chain(note)
     specs = [ParamSpec(name=n, param=p, kind="muon", lr=0.02) for n, p in chain.named_parameters()]
     return chain, ShardedOptimizer(specs, ranks, compute_dtype=torch.float32)
@@ -82,11 +82,19 @@ def test_alone_nothing_is_sent(monkeypatch: pytest.MonkeyPatch):
     assert [layer._post_accumulate_grad_hooks for layer in chain.layers] == [None] * NUM_LAYERS, "nor watched"
 
 
-def added_in_products(ranks: Ranks) -> tuple[list[str], bool]:
-    """Layers whose gradients the products add, beside the same ones through autograd."""
+def _count(times: list[int], place: int) -> None:
+    times[place] += 1
+
+
+def added_in_products(ranks: Ranks, is_compiled: bool) -> tuple[list[str], bool, list[int]]:
+    """Layers whose gradients the products add, two to a bucket, beside the same ones through autograd."""
     watched = Watched(ranks.rank, ranks.world_size, ranks.device)
     plain, by_autograd = _chain(ranks, lambda _: None)
-    chain, optimizer = _chain(watched, lambda _: None)
+    chain, optimizer = _chain(watched, lambda _: None, layers_per_bucket=2)
+    times_told = [0] * NUM_LAYERS
+    for i, layer in enumerate(chain.layers):
+        layer.register_post_accumulate_grad_hook(lambda _, i=i: _count(times_told, i))
+    apply = torch.compile(totals.linear, fullgraph=True, backend="aot_eager") if is_compiled else totals.linear
     for step in range(2):
         optimizer.zero_grad()
         by_autograd.zero_grad()
@@ -96,18 +104,21 @@ def added_in_products(ranks: Ranks) -> tuple[list[str], bool]:
                 for layer, twin in zip(chain.layers, plain.layers, strict=True):
                     total = totals.together(layer)
                     assert total is not None
-                    x, y = torch.tanh(totals.linear(x, layer, total)), torch.tanh(y @ twin.t())
+                    x, y = torch.tanh(apply(x, layer, total)), torch.tanh(y @ twin.t())
                 x.square().sum().backward()
                 watched.seen.append("end of backward")
                 y.square().sum().backward()
         for o in (optimizer, by_autograd):
             o.step(lr_mult=1.0, momentum=0.9, weight_decay=0.1)
-    return watched.seen, all(torch.allclose(a, b) for a, b in zip(chain.layers, plain.layers, strict=True))
+    is_equal = all(torch.allclose(a, b) for a, b in zip(chain.layers, plain.layers, strict=True))
+    return watched.seen, is_equal, times_told
 
 
-def test_gradients_that_products_add_are_sent_from_within_backward_too(run_world):
-    seen = ["end of backward", *["reduce"] * NUM_LAYERS, "end of backward"]
-    assert run_world(added_in_products, 2) == [(seen * 2, True)] * 2
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_gradients_that_products_add_are_sent_from_within_backward_too(run_world, is_compiled: bool):
+    seen = ["end of backward", "reduce", "reduce", "end of backward"]
+    told_once_a_micro_step = [4] * NUM_LAYERS
+    assert run_world(added_in_products, 2, is_compiled) == [(seen * 2, True, told_once_a_micro_step)] * 2
 
 
 def early_middle(ranks: Ranks) -> list[str]:
