@@ -4,6 +4,7 @@ from typing import Any
 
 from sweeps.results.decisions.conclusion import CPU_WARNING, Conclusion, gate_bound, gate_value, ran_on_cpu
 from sweeps.results.decisions.judgement import GateVerdict, Judgement, LegVerdict
+from sweeps.results.decisions.looks import NOT_RUN
 from sweeps.results.decisions.phrase import interval_of, text_of
 from sweeps.results.decisions.time_to_loss import TimeToLoss, time_to_loss
 from sweeps.results.measures.snapshot import Snapshot
@@ -19,8 +20,8 @@ def gate_rows(judgement: Judgement) -> list[tuple[str, ...]]:
 
 
 def leg_rows(judgement: Judgement) -> list[tuple[str, ...]]:
-    """Headers, then a row per leg but the baseline."""
-    return [LEG_HEADERS, *(_leg_row(verdict) for verdict in judgement.legs)]
+    """Headers, then a row per leg that runs, but the baseline."""
+    return [LEG_HEADERS, *(_leg_row(verdict) for verdict in judgement.legs if verdict.finding is not NOT_RUN)]
 
 
 def gate_json(snapshot: Snapshot, judgement: Judgement, conclusion: Conclusion) -> dict[str, Any]:

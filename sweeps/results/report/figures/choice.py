@@ -15,7 +15,7 @@ _SHORT = 26
 
 def leading_legs(snapshot: Snapshot, judgement: Judgement, most: int) -> list[Leg]:
     """The first legs of the ranking, in plan order; all of them if they are few."""
-    legs = snapshot.plan.legs
+    legs = snapshot.plan.family
     if len(legs) <= most:
         return list(legs)
     kept = ranked_legs(snapshot, judgement)
@@ -26,7 +26,7 @@ def leading_legs(snapshot: Snapshot, judgement: Judgement, most: int) -> list[Le
 
 def left_out(snapshot: Snapshot, shown: Sequence[Leg]) -> str:
     """A sentence on the legs that a figure does not show; "" if it shows all."""
-    number = len(snapshot.plan.legs) - len(shown)
+    number = len(snapshot.plan.family) - len(shown)
     if not number:
         return ""
     return f" {counted(number, 'further leg')} {'is' if number == 1 else 'are'} in the tables."

@@ -87,6 +87,7 @@ def test_legs_that_a_launch_leaves_out_cost_the_others_no_certainty():
     assert judgements[0].of_leg("cap1") == judgements[1].of_leg("cap1")
     left_out = judgements[0].of_leg("cap1.25")
     assert (left_out.word, left_out.finding.ratio, left_out.finding.num_blocks) == ("INCONCLUSIVE", None, 0)
+    assert [name for name, *_ in leg_rows(judgements[0])[1:]] == ["cap1"]
 
 
 @pytest.mark.parametrize("num_blocks", [1, 2])
