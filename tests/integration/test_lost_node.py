@@ -11,7 +11,7 @@ from sweeps.engine.launch import LaunchResult, run_experiment
 from sweeps.engine.trials.context import LaunchContext
 from sweeps.engine.watching.events import BlockBound, Event, LegCheckpointed, LegCompleted, LegTraining
 from sweeps.records.experiment import Experiment
-from tests.helpers.nodes import NUM_STEPS, leg_name, nodes, toy_experiment
+from tests.helpers.nodes import leg_name, nodes, toy_experiment
 from tests.helpers.toy import Fault, toy_trainer
 
 pytestmark = pytest.mark.integration
@@ -31,10 +31,11 @@ def node_of(experiment: Experiment, trial: str) -> str | None:
 
 def check_whole(experiment: Experiment) -> None:
     """Each trial has each step once, and what counts of a block ran on one node."""
+    num_steps = experiment.plan.trials[0].config.schedule.num_steps or 0
     by_block: dict[int, set[str | None]] = {}
     for trial, record in zip(experiment.plan.trials, experiment.trials(), strict=True):
         rows = record.rows()
-        assert [row.step for row in rows] == list(range(NUM_STEPS)), trial.name
+        assert [row.step for row in rows] == list(range(num_steps)), trial.name
         attempts = {attempt.number: attempt.node_id for attempt in record.attempts()}
         by_block.setdefault(trial.block, set()).add(attempts[rows[-1].attempt])
     assert all(len(found) == 1 for found in by_block.values()), by_block
@@ -42,7 +43,7 @@ def check_whole(experiment: Experiment) -> None:
 
 def test_a_block_that_lost_its_node_runs_whole_on_the_other(tmp_path: Path) -> None:
     """The node without the launcher dies while its block's second leg trains; the first had completed there."""
-    experiment = toy_experiment(tmp_path, num_legs=2, num_blocks=2)
+    experiment = toy_experiment(tmp_path, num_legs=2, num_blocks=2, num_steps=80)
     events: list[Event] = []
     with nodes(2, 2) as cluster:
         (lost,) = cluster.worker_nodes  # the head is not among them
@@ -72,7 +73,8 @@ def test_a_block_that_lost_its_node_runs_whole_on_the_other(tmp_path: Path) -> N
 
 
 def test_a_stop_in_the_middle_of_two_blocks_is_restored_on_their_nodes(tmp_path: Path) -> None:
-    experiment = toy_experiment(tmp_path, num_legs=2, num_blocks=2)
+    """Legs are so long that both still train when the request is seen, on a busy machine too."""
+    experiment = toy_experiment(tmp_path, num_legs=1, num_blocks=2, num_steps=400)
     training: set[str] = set()
 
     def stop_when_both_train(event: Event) -> None:
