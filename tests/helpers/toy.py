@@ -67,8 +67,11 @@ def toy_train(config: TrainConfig, hooks: Hooks, fault: Fault | None) -> TrainRe
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     first, total = 0, 0
     for folder in hooks.checkpoints():
-        values = json.loads((folder / f"rank_{rank}.json").read_text())
-        first, total = values["step"], values["total"]
+        try:  # every rank looks at all files, so all take the same checkpoint; one that is not whole is none
+            states = [json.loads((folder / f"rank_{number}.json").read_text()) for number in range(world)]
+        except (OSError, ValueError):
+            continue
+        first, total = states[rank]["step"], states[rank]["total"]
         break
     if fault is Fault.CANNOT_START:
         raise ValueError("the toy cannot start")
