@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from sweeps.records import experiment, row_parts, trial
+from sweeps.records import attempts, experiment, row_parts, stored
 
 _MOST = 200  # results of each function
 
@@ -17,7 +17,7 @@ def remember() -> None:
     experiment.plan_from_json = _by(json.dumps, experiment.plan_from_json)
     experiment._digest = _by(json.dumps, experiment._digest)  # pyright: ignore[reportPrivateUsage]
     row_parts.decode_steps = _by(bytes, row_parts.decode_steps)
-    for module in (experiment, trial):
+    for module in (attempts, experiment, stored):
         vars(module)["from_bytes"] = _by(lambda kind, data, where: (kind, data, where), module.from_bytes)
 
 
