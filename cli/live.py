@@ -81,7 +81,7 @@ def changes(before: "ExperimentProgress | None", after: "ExperimentProgress") ->
         for place, leg in enumerate(after.legs, start=1)
         if leg.state != "pending" and leg != known.get(leg.name)
     ]
-    summary = f"{after.id}: {after.state}, {after.num_completed} of {counted(len(after.legs), 'leg')} completed"
+    summary = f"{after.id}: {after.state}, {after.num_completed} of {counted(len(after.legs), 'trial')} completed"
     return [*lines, summary] if before is None or before.state != after.state else lines
 
 

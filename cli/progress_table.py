@@ -15,7 +15,7 @@ from rich.text import Text
 
 from sweeps.records.documents import SETTLED_STATES
 from sweeps.results.measures.progress import ExperimentProgress, LegProgress
-from sweeps.spec.words import counted, fixed, grouped
+from sweeps.spec.words import fixed, grouped
 
 _STYLES = {
     "completed": "green",
@@ -168,7 +168,7 @@ def _name_room(width: int, widths: dict[str, int], kept: Sequence[str]) -> int:
 def _overall(progress: ExperimentProgress, width: int, look: Look) -> Text:
     fraction = progress.done_fraction
     # Never 100 % before the last step: 99.6 % is 99 %.
-    words = f" {int(fraction * 100)} %  {progress.num_completed} of {counted(len(progress.legs), 'leg')}"
+    words = f" {int(fraction * 100)} %  {progress.num_completed} of {len(progress.legs)}"
     num_failed = sum(leg.state == "failed" for leg in progress.legs)
     words += f", {num_failed} failed" if num_failed else ""
     if progress.seconds_left is not None and progress.state == "running":

@@ -57,6 +57,6 @@ def _how_it_stands(experiment: "Experiment") -> str:
 
     states = list(experiment.trial_states().values())
     done = sum(state in COMPLETED_STATES for state in states)
-    line = f"{experiment.id} has ended: {done} of {counted(len(states), 'leg')} completed"
+    line = f"{experiment.id} has ended: {done} of {counted(len(states), 'trial')} completed"
     is_over = experiment.state() in ENDED_STATES
     return line if is_over else f"{line}; continue with: nanochat-sweep restore {typed_name(experiment.uri)}"

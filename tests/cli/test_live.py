@@ -122,7 +122,7 @@ def test_no_color_means_plain_lines_in_a_terminal_too(
     train(make_experiment(id="mine"), "static-b1", [make_row(s) for s in range(10)])
     uri = make_experiment(id="other").uri
     with in_a_terminal("/usr/bin/env", "NO_COLOR=1", PROGRAM, "status", uri, "--watch") as (pid, read):
-        data = read_until(read, b"legs completed")
+        data = read_until(read, b"trials completed")
         assert exit_code(pid) == 0
     assert b"\x1b" not in data
 
@@ -135,7 +135,7 @@ def test_changes_name_what_is_new(make_experiment: Make, make_row: MakeRow, comp
     before = reader.read()
     assert changes(None, before) == [
         "[1/4] static: completed, step 40/40, loss 6.1000, 5,120 tok/s",
-        "mine: running, 1 of 4 legs completed",
+        "mine: running, 1 of 4 trials completed",
     ]
     experiment.trial("bf16-b1").start_attempt(num_workers=2)
     starting = reader.read()
@@ -145,7 +145,7 @@ def test_changes_name_what_is_new(make_experiment: Make, make_row: MakeRow, comp
     assert changes(starting, reader.read()) == [
         "[2/4] static_cap1p25: failed, step 10/40, loss 9.1000, 5,120 tok/s",
         "[4/4] bf16: interrupted",
-        "mine: interrupted, 1 of 4 legs completed",
+        "mine: interrupted, 1 of 4 trials completed",
     ]
 
 
@@ -165,9 +165,9 @@ def test_watching_without_a_terminal_ends_with_the_run(
     done = program("status", "mine", "--watch")
     assert (done.code, done.err) == (0, "")
     first, *_, last = lines = done.out.splitlines()
-    assert first == "mine: running, 0 of 4 legs completed"
+    assert first == "mine: running, 0 of 4 trials completed"
     assert "[1/4] static: completed, step 40/40, loss 6.1000, 5,120 tok/s" in lines
-    assert last == "mine: interrupted, 1 of 4 legs completed"
+    assert last == "mine: interrupted, 1 of 4 trials completed"
 
 
 def test_watching_and_json_exclude_each_other(program: Callable, make_experiment: Make) -> None:
@@ -183,7 +183,7 @@ def test_in_a_terminal_a_table_is_painted_over_until_the_run_ends(
     experiment = make_experiment(id="mine")
     experiment.lock()
     with in_a_terminal(PROGRAM, "status", experiment.uri, "--watch") as (pid, read):
-        read_until(read, b"0 of 4 legs")
+        read_until(read, b"0 of 4")
         train(experiment, "static-b1", [make_row(s) for s in range(10)])
         data = read_until(read, b"10/40")
         assert terminal().feed(data).shown() == (GOLDEN / "live_terminal.txt").read_text().splitlines()
@@ -204,7 +204,7 @@ def test_ctrl_c_ends_the_watching_and_leaves_the_terminal_as_it_was(make_experim
         pid,
         read,
     ):
-        read_until(read, b"0 of 4 legs")
+        read_until(read, b"0 of 4")
         time.sleep(0.5)
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         os.kill(int(children[-1]), signal.SIGINT)

@@ -70,9 +70,9 @@ def test_a_leg_without_a_model_yet_is_starting() -> None:
 
 def test_the_bar_is_full_only_at_the_end() -> None:
     almost = dataclasses.replace(CAPACITY, legs=(leg("a", "running", 279),))
-    assert " 99 %  0 of 1 leg" in table_lines(almost, PLAIN)[-1]
+    assert " 99 %  0 of 1" in table_lines(almost, PLAIN)[-1]
     done = dataclasses.replace(almost, state="completed", legs=(leg("a", "completed", 280),))
-    assert table_lines(done, PLAIN)[-1].endswith("━ 100 %  1 of 1 leg")
+    assert table_lines(done, PLAIN)[-1].endswith("━ 100 %  1 of 1")
 
 
 def test_more_legs_than_lines_show_those_around_the_running_one() -> None:

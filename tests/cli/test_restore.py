@@ -27,7 +27,7 @@ def test_a_completed_experiment_needs_none(
         complete(full_size, trial.name)
     done = program("restore", "mine", "--address", "local")
     assert done.code == 0, done.err
-    assert "6 of 6 legs completed" in done.err
+    assert "6 of 6 trials completed" in done.err
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_an_experiment_is_complete_without_a_leg_that_was_dropped(
     for _ in range(2):  # the same command can be given again
         done = program("restore", "mine", "--drop", open_trial.leg.name, "--address", "local")
         assert done.code == 0, done.err
-        assert f"5 of 6 legs completed; dropped: {open_trial.name}" in done.err
+        assert f"5 of 6 trials completed; dropped: {open_trial.name}" in done.err
     assert (full_size.trial(open_trial.name).state(), full_size.state()) == ("dropped", "completed")
     assert program("restore", "mine", "--address", "local").code == 0  # it stays dropped
     assert "dropped" in program("status", "mine").out

@@ -36,7 +36,7 @@ def test_it_asks_the_owner_and_returns_when_it_has_ended(
     asked, ended = done.err.splitlines()
     assert asked.startswith("mine: process ")
     assert "is asked to stop; the running leg ends after its step and writes a checkpoint" in asked
-    assert ended == "mine has ended: 1 of 4 legs completed; continue with: nanochat-sweep restore mine"
+    assert ended == "mine has ended: 1 of 4 trials completed; continue with: nanochat-sweep restore mine"
     assert experiment.stop_requested() == "nanochat-sweep stop"
     assert experiment.owner() is None
 
@@ -65,7 +65,7 @@ def test_a_completed_experiment_needs_no_restore(
     for trial in experiment.plan.trials:
         complete(experiment, trial.name)
     obey(experiment)
-    assert program("stop", "mine").err.splitlines()[-1] == "mine has ended: 4 of 4 legs completed"
+    assert program("stop", "mine").err.splitlines()[-1] == "mine has ended: 4 of 4 trials completed"
 
 
 def test_a_request_that_cannot_be_written_names_another_way(program: Callable, make_experiment: Make) -> None:

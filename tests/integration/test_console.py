@@ -57,7 +57,7 @@ def test_a_launch_on_a_terminal_is_stopped_from_another_one(tmp_path: Path) -> N
 
     assert stopped.returncode == 0
     last = stopped.stderr.splitlines()[-1]
-    assert last == f"live has ended: 0 of 1 leg completed; continue with: nanochat-sweep restore {tmp_path / 'live'}"
+    assert last == f"live has ended: 0 of 1 trial completed; continue with: nanochat-sweep restore {tmp_path / 'live'}"
     shown = written.decode()
     assert "nanochat-sweep stop: the running leg stops after its step" in shown
     assert "\x1b[?" not in shown

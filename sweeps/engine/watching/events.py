@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sweeps.spec.words import counted
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -22,8 +24,8 @@ class ExperimentStarted(Event):
 
     def __str__(self) -> str:
         done = f", {self.num_completed} already completed" if self.num_completed else ""
-        legs = "1 leg" if self.num_trials == 1 else f"{self.num_trials} legs"
-        return f"experiment {self.id}: {legs}{done}, {self.where}; {self.uri}"
+        trials = counted(self.num_trials, "trial")
+        return f"experiment {self.id}: {trials}{done}, {self.where}; {self.uri}"
 
 
 @dataclass(frozen=True)
@@ -255,8 +257,7 @@ class ExperimentEnded(Event):
     dropped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        legs = "leg" if self.num_trials == 1 else "legs"
-        line = f"experiment {self.id}: {self.num_completed} of {self.num_trials} {legs} completed"
+        line = f"experiment {self.id}: {self.num_completed} of {counted(self.num_trials, 'trial')} completed"
         if self.failed:
             line += f"; failed: {', '.join(self.failed)} (after a fix: nanochat-sweep retry {self.typed})"
         if self.dropped:

@@ -16,6 +16,7 @@ from sweeps.records.experiment import Experiment
 from sweeps.records.store import Store
 from sweeps.results.report.blocks import ABOVE
 from sweeps.spec.errors import SweepToolError, UsageError
+from sweeps.spec.words import counted
 
 _SUFFIXES = (".md", ".html", ".svg")
 _TIMEOUT_S = 60
@@ -61,7 +62,7 @@ class ReportCopy:
 def _subject(experiment: Experiment) -> str:
     states = list(experiment.trial_states().values())
     num_done = sum(state in COMPLETED_STATES for state in states)
-    return f"Report of {experiment.id}: {num_done} of {len(states)} legs completed"
+    return f"Report of {experiment.id}: {num_done} of {counted(len(states), 'trial')} completed"
 
 
 def _commit(folder: Path, names: list[str], subject: str) -> None:

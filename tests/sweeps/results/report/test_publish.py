@@ -67,8 +67,8 @@ def test_each_completed_leg_is_one_commit(
         copy.publish(experiment)
         copy.publish(experiment)  # nothing new
     assert git(repository, "log", "--format=%s").splitlines() == [
-        "Report of mine: 2 of 4 legs completed",
-        "Report of mine: 1 of 4 legs completed",
+        "Report of mine: 2 of 4 trials completed",
+        "Report of mine: 1 of 4 trials completed",
     ]
     assert git(repository, "status", "--porcelain") == ""
 
@@ -120,7 +120,7 @@ def test_a_launch_from_within_another_repositorys_hook_commits_where_it_was_told
     copy.check()
     copy.publish(experiment)
     monkeypatch.undo()
-    assert git(repository, "log", "--format=%s") == "Report of mine: 0 of 4 legs completed"
+    assert git(repository, "log", "--format=%s") == "Report of mine: 0 of 4 trials completed"
     assert git(other, "status", "--porcelain") == ""
 
 
