@@ -18,7 +18,7 @@ FAST := not integration and not gpu
 # Several processes on few cores: one thread each is fastest, and results repeat.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: help demo test check lint fix types fast-tests coverage install machine bench fuzz constraints wheel clean
+.PHONY: help demo test long-tests check lint fix types fast-tests coverage install machine bench fuzz constraints wheel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -29,9 +29,12 @@ demo: install ## set up, run the capacity sweep at a tiny size on the CPU, expor
 	$(BIN)/nanochat-sweep export $(DEMO_NAME)
 	$(BIN)/nanochat-sweep report $(DEMO_NAME)
 
-# All in one go, in the order of tests/conftest.py; three processes, as many of them wait for a cluster or a signal.
-test: lint ## everything that CI runs: lint, types, import contracts, all tests
-	$(PYTEST) --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# All in one go, in the order of tests/conftest.py; two processes, as some tests start clusters of several nodes.
+test: lint ## everything that CI runs: lint, types, import contracts, all tests but the long ones
+	$(PYTEST) -m "not long" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+long-tests: install ## clusters that lose nodes and launchers while blocks run side by side; ten minutes
+	$(PYTEST) -m long
 
 check: lint fast-tests ## the same without the tests that start a Ray cluster; under three minutes
 

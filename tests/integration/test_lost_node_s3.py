@@ -9,7 +9,7 @@ from tests.helpers.nodes import leg_name, nodes, toy_experiment
 from tests.helpers.s3_server import s3_server, use
 from tests.helpers.toy import Fault, toy_trainer
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 NUM_STEPS = 120
 
 

@@ -11,7 +11,7 @@ from sweeps.engine.watching.events import BlockBound, Event
 from tests.helpers.nodes import leg_name, nodes, toy_experiment
 from tests.helpers.toy import toy_trainer
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 
 @pytest.mark.parametrize("after_s", [0.0, 4.0])

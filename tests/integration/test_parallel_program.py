@@ -10,7 +10,7 @@ import pytest
 from sweeps.records.experiment import Experiment
 from tests.helpers.nodes import nodes
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
 NUM_STEPS = 40
