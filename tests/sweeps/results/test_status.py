@@ -74,6 +74,8 @@ def test_the_document_has_the_agreed_keys_and_names(make_experiment: Make, compl
         "diverged",
         "damage",
         "failure",
+        "host",
+        "node_id",
     }
 
 
