@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from sweeps.records.experiment import Experiment
+
 pytestmark = pytest.mark.integration
 
 PROGRAM = Path(sys.executable).parent / "nanochat-sweep"
@@ -109,6 +111,6 @@ def test_a_leg_that_failed_by_a_bug_completes_when_it_is_retried_without(tmp_pat
     retried = call(tmp_path, "retry", "mine", "--legs", "exact")
     assert retried.returncode == 0, retried.stderr
     assert retried.stderr.startswith("mine: trying again exact-b1\n")
-    attempts = sorted((tmp_path / "mine" / "trials" / "exact-b1" / "attempts").iterdir())
-    assert [json.loads(file.read_text())["end"] for file in attempts] == ["failed", "completed"]
+    attempts = Experiment.open(str(tmp_path / "mine")).trial("exact-b1").attempts()
+    assert [attempt.end for attempt in attempts] == ["failed", "completed"]
     assert json.loads(call(tmp_path, "status", "mine", "--json").stdout)["state"] == "completed"
