@@ -25,7 +25,7 @@ from sweeps.spec.plan import make_plan
 from tests.helpers.s3_server import s3_server, use
 from tests.helpers.toy import Fault, toy_trainer
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 OUTAGE_S = 100.0
 LEGS = ("slow", "next")
