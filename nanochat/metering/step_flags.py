@@ -50,7 +50,7 @@ class Flags:
             self._carried.add("sample")
 
     def told(self, wait_ms: float, dt_ms: float) -> None:
-        """For how long the first rank's training thread was with whoever keeps the step's record.
+        """For how long the first rank's training thread waited for the step's record to be taken.
 
         The other ranks wait for it in the next step, so a long wait is in that step's time.
         """

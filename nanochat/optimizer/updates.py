@@ -15,6 +15,7 @@ Shapes: n matrices, r rows, c columns; a neuron is a row of a tall matrix, a col
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -165,29 +166,6 @@ def adamw_apply(
         sent.copy_(value)
 
 
-def _own_direction(
-    grad: Tensor, momentum_buffer: Tensor, *, active: Tensor, momentum: Tensor, dtype: torch.dtype
-) -> Tensor:
-    return updating.muon_direction(
-        grad, momentum_buffer, active=active, momentum=momentum, margin=_POLAR_MARGIN, dtype=dtype
-    )
-
-
-def _own_apply(
-    value: Tensor,
-    sent: Tensor | None,
-    update: Tensor,
-    second_moment: Tensor,
-    *,
-    lr: Tensor,
-    active: Tensor,
-    weight_decay: Tensor,
-) -> None:
-    updating.muon_apply(
-        value, sent, update, second_moment, lr=lr, active=active, weight_decay=weight_decay, beta2=NORMUON_BETA2
-    )
-
-
 def _own_adamw(
     value: Tensor,
     sent: Tensor | None,
@@ -234,8 +212,8 @@ class UpdateKernels:
     def own(*, by_half: bool) -> "UpdateKernels":
         """For GPUs with Triton: the kernels of `kernels.updating`, which need no compiler."""
         return UpdateKernels(
-            direction=_own_direction,
-            apply=_own_apply,
+            direction=partial(updating.muon_direction, margin=_POLAR_MARGIN),
+            apply=partial(updating.muon_apply, beta2=NORMUON_BETA2),
             adamw=_own_adamw,
             extents=updating.extents,
             by_half=by_half,

@@ -1,7 +1,7 @@
 """The numbered files `lock/owner-000001.json` and on, by which owners claim an experiment. None is ever deleted.
 
 Creating the next number is exclusive on a disk and in a bucket, so it has one winner. In a bucket a lease is only ever
-replaced by who knows its present version: an owner's heartbeat, or whoever ends the lease of an owner that is dead.
+replaced by who knows its present version: an owner's heartbeat, or a launch that ends the lease of a dead owner.
 Of a heartbeat and a takeover at the same moment one fails. A lease has a new nonce each time it is written, because
 versions are hashes of contents.
 """

@@ -15,7 +15,7 @@ class Requests:
         self._is_storage_away = False
 
     def look(self) -> None:
-        """One look. Storage that cannot be read asks for nothing, and is told once."""
+        """One look. Storage that cannot be read asks for nothing, and the log says so once."""
         try:
             self._is_stop_asked = self._look_up()
             self._is_storage_away = False

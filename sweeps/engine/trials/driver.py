@@ -110,7 +110,7 @@ def _run_trial(task: TrialTask, train: TrainFunction | None) -> None:
 
 
 def _can_start_on(experiment: Experiment, node_id: str) -> bool:
-    """True if a node lives and no leg has found it unfit. If not, the leg's block goes on elsewhere."""
+    """True if a node lives and no leg has found it unfit. If not, the leg's block continues elsewhere."""
     return is_alive(node_id) and with_retries(lambda: experiment.refusal_on_node(node_id)) is None
 
 
