@@ -18,7 +18,7 @@ FAST := not integration and not gpu
 # Several processes on few cores: one thread each is fastest, and results repeat.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-.PHONY: help demo test long-tests check lint fix types fast-tests coverage install machine bench fuzz constraints wheel clean
+.PHONY: help demo test check lint fix types fast-tests coverage install machine bench fuzz constraints wheel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -29,13 +29,11 @@ demo: install ## set up, run the capacity sweep at a tiny size on the CPU, expor
 	$(BIN)/nanochat-sweep export $(DEMO_NAME)
 	$(BIN)/nanochat-sweep report $(DEMO_NAME)
 
-# All in one go, in the order of tests/conftest.py; two processes, as some tests start clusters of several nodes.
-test: lint ## everything that CI runs: lint, types, import contracts, all tests but the long ones
+# In the order of tests/conftest.py, by two processes, as some tests start clusters of several nodes. Then the long ones,
+# each alone in a process of its own: Ray ends a process a minute after the cluster of a launch that was cut short.
+test: lint ## everything that CI runs: lint, types, import contracts, all tests
 	$(PYTEST) -m "not long" --numprocesses 2 --dist loadfile --no-loadscope-reorder
-
-# Each in a process of its own: a launch that is cut short leaves threads of Ray in the process of its test.
-long-tests: install ## clusters that lose nodes, launchers and storage, ten minutes
-	for test in $$($(PYTEST) -m long --collect-only | grep '::'); do $(PYTEST) "$$test" || exit 1; done
+	tests=$$($(PYTEST) -m long --collect-only | grep '::') && for test in $$tests; do $(PYTEST) "$$test" || exit 1; done
 
 check: lint fast-tests ## the same without the tests that start a Ray cluster; under three minutes
 

@@ -171,9 +171,10 @@ def test_make_test_checks_everything(place: Path, run: Run) -> None:
     steps = run(f"{command} --dry-run --assume-old=install", ROOT, timeout_s=60).stdout.splitlines()
     tools = [Path(words[0]).name for words in map(shlex.split, steps) if words and "/bin/" in words[0]]
     assert tools == ["ruff", "ruff", "pyright", "lint-imports"]
-    (tests,) = [step for step in steps if "pytest" in step]
-    words = shlex.split(tests.split("-m pytest ")[1])
-    assert words == ["-q", "--numprocesses", "3", "--dist", "loadfile", "--no-loadscope-reorder"]  # none is left out
+    together, alone = [shlex.split(step.split("-m pytest ")[1]) for step in steps if "pytest" in step]
+    apart = ["--numprocesses", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+    assert together == ["-q", "-m", "not long", *apart]
+    assert alone[:4] == ["-q", "-m", "long", "--collect-only"]  # so none is left out
 
 
 def test_the_program_is_found_once_the_environment_is_active(place: Path, run: Run) -> None:
